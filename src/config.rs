@@ -1,0 +1,1 @@
+//! The configuration: one TOML file, every limit with its unit, validated once.

@@ -1,0 +1,3 @@
+//! The command line of unsocket: arguments to configuration to run; no protocol here.
+
+fn main() {}

@@ -1,0 +1,110 @@
+//! A port is one RX/TX queue pair as a worker sees it: bursts of frames in, bursts of frames out.
+//!
+//! A frame is an Ethernet frame without its FCS. Frames are owned: a received frame is lent to the worker until
+//! it gives it back with [`Port::release`]; a frame to send is taken with [`Port::alloc`], filled, and handed to
+//! [`Port::tx_burst`], which takes from the front what the device accepts. Unsent frames stay with the caller.
+//! All frames are allocated when the port is made; nothing here allocates per frame.
+
+use crate::time::Duration;
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+
+/// One frame buffer, owned by whoever holds it.
+pub trait Frame {
+    /// The frame's bytes, from the destination MAC to the end of the payload.
+    fn bytes(&self) -> &[u8];
+    /// The frame's bytes, writable.
+    fn bytes_mut(&mut self) -> &mut [u8];
+    /// Sets the frame's length in bytes; the contents of the grown part are unspecified.
+    ///
+    /// # Panics
+    /// When `len` is over the port's `frame_bytes_max`.
+    fn set_len(&mut self, len: usize);
+    /// What the device says of a received frame's IP and TCP checksums.
+    fn rx_checksum(&self) -> RxChecksum {
+        RxChecksum::Unknown
+    }
+}
+
+/// What the device found out about a received frame's checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RxChecksum {
+    /// Not looked at: software must verify, unless the operator trusts the medium.
+    Unknown,
+    /// Verified, or never on a real wire.
+    Good,
+    /// Verified and wrong: drop and count.
+    Bad,
+}
+
+/// What a port can do and how it is set up; constant for its life.
+#[derive(Clone, Debug)]
+pub struct PortInfo {
+    /// How the operator knows it, e.g. `tap:uns0` or `wire`.
+    pub name: String,
+    /// The port's own MAC address.
+    pub mac: [u8; 6],
+    /// Largest IP packet in bytes (without the Ethernet header).
+    pub mtu: usize,
+    /// Largest frame buffer in bytes; at least `mtu + 14`.
+    pub frame_bytes_max: usize,
+    /// The device fills in IPv4/TCP/ICMP checksums on transmit, or nobody reads them (in-process wire).
+    pub tx_checksum_offload: bool,
+    /// Received frames need no checksum verification (trusted medium) unless a frame says otherwise.
+    pub rx_checksum_trusted: bool,
+}
+
+/// One RX/TX queue pair. Send but not shared: one worker owns it.
+pub trait Port {
+    /// The buffer type that goes in and out.
+    type Frame: Frame;
+
+    /// What this port can do.
+    fn info(&self) -> &PortInfo;
+
+    /// Appends up to `max` received frames to `burst`; returns how many. Never blocks.
+    fn rx_burst(&mut self, burst: &mut VecDeque<Self::Frame>, max: usize) -> usize;
+
+    /// A frame to fill and send, or `None` when all are in use just now.
+    fn alloc(&mut self) -> Option<Self::Frame>;
+
+    /// Sends frames from the front of `burst` until the device takes no more; returns how many were taken.
+    /// What is left in `burst` was not sent and still belongs to the caller. Never blocks.
+    fn tx_burst(&mut self, burst: &mut VecDeque<Self::Frame>) -> usize;
+
+    /// Gives a frame back, received or allocated.
+    fn release(&mut self, frame: Self::Frame);
+
+    /// A descriptor that polls readable when frames are waiting, for a worker that wants to sleep; `None` when
+    /// the device has none and must be polled.
+    fn wait_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// How long a worker may sleep when there is no [`Port::wait_fd`].
+    fn poll_interval(&self) -> Duration {
+        Duration::from_micros(50)
+    }
+
+    /// Counters since the port was made.
+    fn stats(&self) -> PortStats;
+}
+
+/// Counters of one port since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Frames and bytes received.
+    pub rx_frames: u64,
+    /// Bytes received, Ethernet headers included.
+    pub rx_bytes: u64,
+    /// Frames that the device lost before we saw them, as far as it says.
+    pub rx_dropped: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Bytes sent, Ethernet headers included.
+    pub tx_bytes: u64,
+    /// Times that [`Port::tx_burst`] could not take all it was given.
+    pub tx_full: u64,
+    /// Times that [`Port::alloc`] had nothing to give.
+    pub alloc_failed: u64,
+}

@@ -1,0 +1,40 @@
+//! RFC 6455, sans-IO, both roles: bytes in, events out; time and randomness are arguments.
+
+pub mod close;
+pub mod decoder;
+pub mod error;
+pub mod frame;
+pub mod handshake;
+pub mod mask;
+
+pub use close::{Close, CloseCode};
+pub use decoder::{Decoded, Decoder, Event, Message};
+pub use error::ProtocolError;
+pub use frame::{FrameHeader, Opcode};
+
+/// Which end of the connection we are: it decides who masks (RFC 6455 section 5.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We sent the upgrade request: we mask, the peer must not.
+    Client,
+    /// We answered it: the peer must mask, we must not.
+    Server,
+}
+
+/// Bounds on what one peer may send; each fails before anything is allocated for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message in bytes, over all its fragments.
+    pub message_bytes_max: usize,
+    /// Largest payload of one frame in bytes.
+    pub frame_bytes_max: usize,
+    /// Most frames that one message may be cut into.
+    pub fragments_max: usize,
+}
+
+impl Default for Limits {
+    /// 16 MiB a message and a frame; a million fragments (Autobahn's 9.3/9.4 send megabytes in 64-byte frames).
+    fn default() -> Self {
+        Limits { message_bytes_max: 16 << 20, frame_bytes_max: 16 << 20, fragments_max: 1 << 20 }
+    }
+}
