@@ -11,12 +11,16 @@ pub(super) enum Connection {
     Close,
 }
 
+/// What frames the response is ours alone.
+const OUR_HEADERS: [&str; 3] = ["Connection", "Content-Length", "Transfer-Encoding"];
+
 /// Appends a plain-text response, e.g. a refused upgrade.
 ///
-/// `extra` headers may come from an application: one whose name is no token is left out, and control bytes in a
-/// value become spaces (RFC 9110 section 5.5), so that nothing can be smuggled into the response. A 426 gets the
-/// `Upgrade: websocket` it must have (RFC 9110 section 15.5.22); 204 and 304 get no body (section 6.4.1), and a status outside
-/// 200..=599 is answered as 500.
+/// `extra` headers may come from an application: one whose name is no token, or that would say again how long the
+/// response is or what becomes of the connection, is left out, and control bytes in a value become spaces (RFC 9110
+/// section 5.5), so that nothing can be smuggled into the response. A `Content-Type` among them replaces ours.
+/// A 426 gets the `Upgrade: websocket` it must have (RFC 9110 section 15.5.22); 204 and 304 get no body (section
+/// 6.4.1); a status outside 200..=599 is answered as 500.
 pub fn write_plain(out: &mut Vec<u8>, status: u16, extra: &[(String, String)], body: &str, keep_alive: bool) {
     let connection = if keep_alive { Connection::Open } else { Connection::Close };
     plain(out, status, extra, body, connection, true);
@@ -39,9 +43,12 @@ pub(super) fn plain<S: AsRef<str>>(
         header(out, "Upgrade", "websocket");
     }
     connection_header(out, connection, upgrade);
+    let mut typed = false;
     for (name, value) in extra {
         let (name, value) = (name.as_ref(), value.as_ref());
-        if !(upgrade && ["upgrade", "connection"].iter().any(|own| name.eq_ignore_ascii_case(own))) {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        if !(OUR_HEADERS.iter().any(|ours| is(ours)) || upgrade && is("Upgrade")) {
+            typed |= is("Content-Type");
             header(out, name, value);
         }
     }
@@ -49,7 +56,9 @@ pub(super) fn plain<S: AsRef<str>>(
         out.extend_from_slice(b"\r\n");
         return;
     }
-    header(out, "Content-Type", "text/plain; charset=utf-8");
+    if !typed {
+        header(out, "Content-Type", "text/plain; charset=utf-8");
+    }
     header(out, "X-Content-Type-Options", "nosniff");
     content_length(out, body.len());
     out.extend_from_slice(b"\r\n");
@@ -162,6 +171,16 @@ mod tests {
         let text = written(400, &[("X-A", "1\r\nSet-Cookie: x\0"), ("B: x\r\nC", "2"), ("", "3")], true);
         assert!(text.contains("X-A: 1  Set-Cookie: x \r\n"));
         assert!(!text.contains("\nSet-Cookie") && !text.contains("\nC:") && !text.contains("\n: 3"));
+    }
+
+    #[test]
+    fn an_application_sets_the_type_and_never_the_framing() {
+        let extra =
+            [("content-type", "application/json"), ("content-length", "9"), ("Connection", "keep-alive")];
+        let text = written(400, &extra, false);
+        assert_eq!(text.to_lowercase().matches("content-type").count(), 1);
+        assert_eq!(text.to_lowercase().matches("content-length").count(), 1);
+        assert!(text.contains("Content-Length: 3\r\n") && !text.contains("keep-alive"));
     }
 
     #[test]
