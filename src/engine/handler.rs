@@ -2,8 +2,8 @@
 
 use super::conn::{Conn, Context};
 use crate::http::RequestHead;
-use crate::stack::CloseCause;
-use crate::ws::handshake::HandshakeError;
+use crate::stack::{CloseCause, ConnectError};
+use crate::ws::handshake::ResponseError;
 use crate::ws::{CloseCode, Message, ProtocolError, handshake};
 use std::net::SocketAddr;
 
@@ -25,9 +25,9 @@ pub trait Handler: Sized {
         Upgrade::accept(Self::Session::default())
     }
 
-    /// We are about to ask for a WebSocket: the session of the connection to be.
-    fn on_connect(&mut self, connect: &Connect) -> Self::Session {
-        let _ = connect;
+    /// A server agreed to the WebSocket that we asked for: the connection's session. `protocol` is the subprotocol it chose.
+    fn on_connect(&mut self, connect: &Connect, protocol: Option<&str>) -> Self::Session {
+        let _ = (connect, protocol);
         Self::Session::default()
     }
 
@@ -49,10 +49,14 @@ pub trait Handler: Sized {
         let _ = conn;
     }
 
-    /// The connection is over; called exactly once for each that was open, and for each that [`Connect`] asked for.
-    /// The session is dropped after it.
+    /// The connection is over; called exactly once for each that was open. The session is dropped after it.
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, closed: &Closed<'_>) {
         let _ = (conn, closed);
+    }
+
+    /// A connection that we asked for did not come to be.
+    fn on_connect_failed(&mut self, context: &mut Context<'_, Self>, connect: &Connect, cause: Cause) {
+        let _ = (context, connect, cause);
     }
 
     /// Called every [`Deadlines::tick`](super::Deadlines::tick).
@@ -118,6 +122,7 @@ pub struct Upgrade<S> {
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
     pub(super) body: String,
 }
 
@@ -131,7 +136,7 @@ impl<S> Upgrade<S> {
     pub fn refuse(status: u16, body: impl Into<String>) -> Self {
         let status = if (400..=599).contains(&status) { status } else { 403 };
         Upgrade {
-            answer: Err(Refusal { status, body: body.into() }),
+            answer: Err(Refusal { status, headers: Vec::new(), body: body.into() }),
             protocol: None,
             headers: Vec::new(),
         }
@@ -237,11 +242,13 @@ pub enum Cause {
     PeerFinished,
     /// TCP ended without a close frame.
     Transport(CloseCause),
-    /// Client: the server's answer is no upgrade.
-    Handshake(HandshakeError),
-    /// Client: the server's answer did not come within [`Deadlines::handshake`](super::Deadlines::handshake), or
-    /// did not fit into [`Limits::head_bytes_max`](super::Limits::head_bytes_max).
+    /// Client, never open: the server's answer is no upgrade.
+    Handshake(ResponseError),
+    /// Client, never open: the server's answer does not fit into
+    /// [`Limits::head_bytes_max`](super::Limits::head_bytes_max).
+    AnswerTooLong,
+    /// Client, never open: no answer within [`Deadlines::handshake`](super::Deadlines::handshake).
     NoAnswer,
-    /// Client: no connection could be opened.
-    Connect(crate::stack::ConnectError),
+    /// Client, never open: TCP could not even begin.
+    Connect(ConnectError),
 }

@@ -3,7 +3,7 @@
 use super::config::{Deadlines, EngineConfig, Limits, SlowReader};
 use super::conn::{PublishOutcome, SendOutcome};
 use super::handler::{Cause, Connect};
-use super::mailbox::{Command, Crew, SharedMessage};
+use super::mailbox::{Command, Crew, Mailbox, SharedMessage};
 use super::outbound::{CONTROL_BYTES_MAX, OutFrame};
 use super::session::{Closing, Phase, Session};
 use super::stats::WorkerStats;
@@ -84,6 +84,11 @@ impl<S> Local<S> {
         }
     }
 
+    /// This worker's own mailbox.
+    pub(super) fn mailbox(&self) -> Option<&Mailbox> {
+        self.crew.mailbox(self.worker)
+    }
+
     /// The session in a slot.
     pub(super) fn at(&mut self, index: u32) -> Option<&mut Session<S>> {
         self.sessions.get_mut(index as usize)?.as_mut()
@@ -136,7 +141,8 @@ impl<S> Local<S> {
         session.outbound.mid_message = if taken { !fin } else { opcode == Opcode::Continuation };
         if taken && fin && session.outbound.held_bytes() > 0 {
             session.outbound.release_held();
-            self.flush(index, half);
+            let id = session.id;
+            self.attention.push(id);
         }
         outcome
     }
@@ -352,9 +358,17 @@ impl<S> Local<S> {
         }
     }
 
-    /// Whether `more` bytes of heap may be taken.
-    pub(super) fn memory_allows(&self, more: usize) -> bool {
-        self.stats.memory_bytes.saturating_add(more as u64) <= self.limits.memory_bytes_max as u64
+    /// A session that ends holds nothing more.
+    pub(super) fn forget_outbound(&mut self, index: u32) {
+        if let Some(session) = self.at(index) {
+            session.outbound.clear();
+            self.account_out(index);
+        }
+    }
+
+    /// Whether the worker's bound on memory is exceeded.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.stats.memory_bytes > self.limits.memory_bytes_max as u64
     }
 
     /// Counts a change of the heap that a session's sending side holds.

@@ -117,6 +117,10 @@ impl Mailbox {
 
     /// Takes the oldest command out.
     pub(super) fn pop(&self) -> Option<Command> {
+        // Each worker looks at each burst; `ArrayQueue::pop` has a full fence on an empty queue, this has none.
+        if self.queue.is_empty() {
+            return None;
+        }
         let command = self.queue.pop()?;
         self.bytes.fetch_sub(command.payload_bytes(), Ordering::Relaxed);
         Some(command)

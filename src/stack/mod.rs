@@ -315,6 +315,27 @@ pub struct SendHalf<'a> {
 }
 
 impl SendHalf<'_> {
+    /// The same half, lent for less long.
+    pub fn reborrow(&mut self) -> SendHalf<'_> {
+        todo!()
+    }
+
+    /// Another connection's sending half; `None` for an id that was released.
+    pub fn other(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
+        let _ = id;
+        todo!()
+    }
+
+    /// The peer's address.
+    pub fn peer(&self) -> SocketAddr {
+        todo!()
+    }
+
+    /// Our address.
+    pub fn local(&self) -> SocketAddr {
+        todo!()
+    }
+
     /// Free bytes in the send ring; 0 when the connection cannot send (any more).
     pub fn free_bytes(&self) -> usize {
         todo!()
