@@ -8,8 +8,21 @@
 //! 4. [`Stack::egress`] once, then hand the [`TxQueue`] to the port,
 //! 5. sleep until traffic or [`Stack::next_deadline`].
 
+mod classify;
 mod config;
 mod device;
+mod flow;
+#[cfg(test)]
+mod frames;
+mod isn;
+mod key;
+mod ports;
+mod rate;
+mod reply;
+mod rings;
+mod secret;
+mod time_wait;
+mod wheel;
 
 pub use config::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 pub use device::TxQueue;

@@ -1,0 +1,1 @@
+//! Connection flows to slab slots.
