@@ -1,6 +1,7 @@
 //! The slab of connections: what the stack keeps of each one beside smoltcp's socket.
 
-use super::classify::{FlowKey, TcpInfo};
+use super::classify::TcpInfo;
+use super::key::FlowKey;
 use super::rings::RingPair;
 use super::{CloseCause, ConnId, Status};
 use crate::time::Instant;
@@ -153,8 +154,7 @@ impl Slot {
     /// Whether data or a FIN of ours is unacknowledged.
     pub(super) fn awaits_acknowledgement(&self) -> bool {
         let socket = self.socket();
-        socket.send_queue() > 0
-            || matches!(socket.state(), State::FinWait1 | State::Closing | State::LastAck)
+        socket.send_queue() > 0 || matches!(socket.state(), State::FinWait1 | State::Closing | State::LastAck)
     }
 }
 
@@ -195,34 +195,30 @@ impl Slab {
         self.half_open
     }
 
-    /// Takes a slot into use for a connection with a socket of its own; `None` when all are in use.
+    /// Takes a slot into use for a connection with a socket of its own. The caller has asked [`Slab::is_full`].
     pub(super) fn insert(
         &mut self,
         key: FlowKey,
         socket: Socket<'static>,
+        rings: RingPair,
         phase: Phase,
         now: Instant,
-    ) -> Option<u32> {
-        if self.is_full() {
-            return None;
-        }
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                let index = u32::try_from(self.slots.len()).ok()?;
-                self.slots.push(Slot::empty());
-                index
-            }
-        };
+    ) -> u32 {
+        debug_assert!(!self.is_full(), "no slot is free");
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::empty());
+            self.slots.len() as u32 - 1
+        });
         let slot = &mut self.slots[index as usize];
         slot.handle = slot.set.add(socket);
         slot.key = key;
+        slot.rings = Some(rings);
         slot.phase = phase;
         slot.progress_at = now;
         if phase == Phase::HalfOpen {
             self.link_half_open(index);
         }
-        Some(index)
+        index
     }
 
     /// Frees a slot; gives its rings back to the caller. The generation moves on, so old ids are dead.

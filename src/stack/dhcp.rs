@@ -8,6 +8,7 @@
 
 use super::conn::Phase;
 use super::device::{Listener, OneFrame, TxQueue};
+use super::secret::derive_key;
 use super::{Cidr, CloseCause, Stack};
 use crate::port::Frame;
 use crate::time::{Duration, Instant};
@@ -42,12 +43,14 @@ pub(super) struct Dhcp {
 }
 
 impl Dhcp {
-    pub(super) fn new(mac: [u8; 6], mtu: usize, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(mac: [u8; 6], mtu: usize, secret: &[u8; 32], now: Instant) -> Self {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ethernet;
         caps.max_transmission_unit = mtu + super::net::ETHERNET_BYTES;
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
-        config.random_seed = seed;
+        let key = derive_key(secret, "dhcp");
+        config.random_seed =
+            u64::from_le_bytes([key[0], key[1], key[2], key[3], key[4], key[5], key[6], key[7]]);
         let iface = Interface::new(config, &mut Listener { rx: None, caps: &caps }, real(now));
         let mut set = SocketSet::new(Vec::new());
         let handle = set.add(Socket::new());

@@ -4,11 +4,11 @@ use super::classify::{Class, PathMtu, TcpInfo};
 use super::conn::{Phase, Received};
 use super::device::{Listener, OneFrame, TxQueue};
 use super::time_wait::Verdict;
-use super::{CloseCause, Stack, rings};
+use super::{CloseCause, Stack};
 use crate::port::{Frame, RxChecksum};
 use crate::time::Instant;
 use smoltcp::iface::SocketSet;
-use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::socket::tcp::State;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
 impl Stack {
@@ -91,7 +91,7 @@ impl Stack {
                 return;
             }
         };
-        let opens = segment.flags.is_opening();
+        let opens = segment.flags.syn() && !segment.flags.ack();
         if opens && self.listening.contains(&segment.key.local().port()) {
             self.accept(frame, segment, isn_floor);
         } else {
@@ -164,19 +164,18 @@ impl Stack {
                 self.mark_ready_index(index);
             }
             (Phase::Live, State::Closed) => {
-                let cause =
-                    if segment.flags.rst() { CloseCause::Reset } else { CloseCause::Finished };
+                let cause = if segment.flags.rst() { CloseCause::Reset } else { CloseCause::Finished };
                 self.close(index, cause);
             }
             (Phase::Live, _) => {
                 let now = self.now;
                 let slot = self.slab.slot_mut(index);
-                let unbounded = slot.closing_deadline == Instant::FAR_FUTURE;
                 if state == State::TimeWait {
                     let flow = slot.key;
-                    self.time_wait.insert(now, flow, segment.ack, segment.end_seq());
-                } else if state == State::FinWait2 && unbounded {
-                    slot.closing_deadline = now + self.tcp.fin_wait2_timeout;
+                    let theirs = segment.seq.wrapping_add(segment.sequence_len());
+                    self.time_wait.insert(now, flow, segment.ack, theirs);
+                } else if state == State::FinWait2 {
+                    slot.closing_deadline = slot.closing_deadline.min(now + self.tcp.fin_wait2_timeout);
                 }
                 self.mark_dirty(index);
                 if self.slab.slot(index).owned {
@@ -197,13 +196,8 @@ impl Stack {
             self.stats.half_open_dropped += 1;
             self.remove(oldest);
         }
-        let Some((socket, rings)) = self.make_socket() else {
-            self.stats.rx_syn_refused += 1;
-            return;
-        };
         let flow = segment.key;
-        let Some(index) = self.slab.insert(flow, socket, Phase::HalfOpen, self.now) else {
-            self.rings.give_back(rings);
+        let Some(index) = self.open(flow, Phase::HalfOpen) else {
             self.stats.rx_syn_refused += 1;
             return;
         };
@@ -211,8 +205,6 @@ impl Stack {
         let isn = self.isn.generate(&flow, self.now, isn_floor);
         let mut net = self.nets.with_first_random(0, local.ip(), isn, self.stack_now);
         let slot = self.slab.slot_mut(index);
-        slot.rings = Some(rings);
-        slot.closing_deadline = self.now + self.tcp.syn_timeout;
         slot.received = Received::after_syn(segment.seq);
         let endpoint = IpEndpoint::new(IpAddress::from(local.ip()), local.port());
         let listening = slot.socket_mut().listen(endpoint);
@@ -267,30 +259,12 @@ impl Stack {
     }
 
     /// Nobody will read it: the owner has let go of the connection.
-    fn discard_received(&mut self, index: u32) {
+    pub(super) fn discard_received(&mut self, index: u32) {
         let socket = self.slab.slot_mut(index).socket_mut();
         while socket.can_recv() {
             if socket.recv(|bytes| (bytes.len(), ())).is_err() {
                 break;
             }
         }
-    }
-
-    /// A fresh socket with its rings; `None` when connections or ring memory are used up.
-    pub(super) fn make_socket(&mut self) -> Option<(Socket<'static>, rings::RingPair)> {
-        if self.slab.is_full() {
-            return None;
-        }
-        let mut rings = self.rings.take()?;
-        let (recv, send) = rings.buffers();
-        let mut socket = Socket::new(recv, send);
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(Some(self.clock.stretch(self.tcp.ack_delay)));
-        socket.set_keep_alive(self.tcp.keep_alive.map(|interval| self.clock.stretch(interval)));
-        socket.set_congestion_control(match self.tcp.congestion {
-            super::CongestionControl::Cubic => smoltcp::socket::tcp::CongestionControl::Cubic,
-            super::CongestionControl::None => smoltcp::socket::tcp::CongestionControl::None,
-        });
-        Some((socket, rings))
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! smoltcp lends the receive ring through a closure that borrows the whole socket, so a handler could not write to
 //! the send ring of the same connection while it reads. Here, once, the two are taken apart.
-#![allow(unsafe_code)] // One block: splitting a socket into its receive ring and the rest.
+//!
+//! Giving ring memory back has to be vouched for too, and is for the same reason done here.
+#![allow(unsafe_code)] // The rings under a socket: lent apart from it, emptied, given back.
 
-use super::conn::Slot;
+use super::conn::{Slab, Slot};
+use super::rings::RingPool;
 use crate::time::Instant;
 use smoltcp::socket::tcp::Socket;
 
@@ -94,6 +97,29 @@ pub(super) fn lend<R>(
     // The same bytes are still in front, so this cannot fail nor give less.
     let _ = slot.socket_mut().recv(|_| (used, ()));
     Some(result)
+}
+
+/// Gives the pages of a quiet connection's rings back. Does nothing when bytes lie in them.
+pub(super) fn reclaim(slot: &Slot, pool: &RingPool) -> bool {
+    let socket = slot.socket();
+    if socket.recv_queue() > 0 || socket.send_queue() > 0 || slot.received.has_gap() {
+        return false;
+    }
+    let Some(rings) = &slot.rings else { return false };
+    // SAFETY: a stack has one pool, so the rings are from it. Both queues are empty and no segment that came early
+    // lies beyond a gap, so smoltcp reads no byte before it has written it again. Slices of the rings are lent by
+    // `lend` alone, which holds the slot mutably as long as they live.
+    unsafe { pool.reclaim(rings) };
+    true
+}
+
+/// Frees a slot: drops its socket and gives its rings back.
+pub(super) fn close(slab: &mut Slab, pool: &mut RingPool, index: u32) {
+    if let Some(rings) = slab.remove(index) {
+        // SAFETY: a stack has one pool, so the rings are from it. `Slab::remove` has dropped the socket, and with it
+        // both buffers that were lent with the rings.
+        unsafe { pool.give_back(rings) };
+    }
 }
 
 /// A slot's socket and the fields that writing changes.

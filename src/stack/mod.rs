@@ -16,14 +16,21 @@ mod device;
 mod dhcp;
 mod egress;
 mod flow;
+#[cfg(test)]
+mod frames;
 mod ingress;
 mod isn;
+mod key;
 mod lend;
 mod neighbors;
 mod net;
 mod ports;
 mod rate;
+mod reply;
 mod rings;
+mod secret;
+#[cfg(test)]
+mod tests;
 mod time_wait;
 mod timers;
 mod wheel;
@@ -35,17 +42,19 @@ pub use lend::SendHalf;
 
 use crate::port::PortInfo;
 use crate::time::Instant;
-use classify::{Class, FlowKey, symmetric_hash};
+use classify::Class;
 use clock::StackClock;
 use conn::{Phase, Slab};
 use dhcp::Dhcp;
 use flow::FlowTable;
 use isn::SequenceNumbers;
+use key::{FlowKey, symmetric_hash};
 use neighbors::Neighbors;
 use net::Nets;
 use ports::EphemeralPorts;
 use rate::TokenBucket;
 use rings::RingPool;
+use smoltcp::socket::tcp;
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 use std::collections::VecDeque;
@@ -249,26 +258,25 @@ impl Stack {
         let clock = StackClock::new(config.tcp.min_rto);
         let stack_now = clock.to_stack(now);
         let tcp = config.tcp.clone();
-        let [sequence_key, port_key, flow_key, dhcp_seed] = split_secret(secret);
         Ok(Stack {
             now,
             stack_now,
-            flows: FlowTable::new(tcp.connections_max, flow_key),
+            flows: FlowTable::new(tcp.connections_max, &secret),
             slab: Slab::new(tcp.connections_max),
             nets: Nets::new(config, info, stack_now)?,
-            wheel: TimerWheel::new(now),
+            wheel: TimerWheel::new(tcp.connections_max, now),
             ready: VecDeque::new(),
             dirty: VecDeque::new(),
             rx_checksum_trusted: info.rx_checksum_trusted,
             stats: StackStats::default(),
             clock,
             rings: RingPool::new(tcp.connections_max, tcp.recv_ring_bytes(), tcp.send_buffer_bytes)?,
-            isn: SequenceNumbers::new(sequence_key),
-            ports: EphemeralPorts::new(port_key, config.share),
+            isn: SequenceNumbers::new(&secret),
+            ports: EphemeralPorts::new(&secret, config.share),
             time_wait: TimeWait::new(tcp.time_wait_max, tcp.time_wait),
             listening: Vec::new(),
             neighbors: Neighbors::new(clock),
-            dhcp: config.dhcp.then(|| Dhcp::new(info.mac, info.mtu, dhcp_seed, now)),
+            dhcp: config.dhcp.then(|| Dhcp::new(info.mac, info.mtu, &secret, now)),
             rst_rate: TokenBucket::new(tcp.rst_per_second_max, now),
             due: Vec::new(),
             tcp,
@@ -296,28 +304,22 @@ impl Stack {
         let (flows, time_wait) = (&self.flows, &self.time_wait);
         let in_use = |flow: &FlowKey| flows.get(flow).is_some() || time_wait.contains(flow);
         let flow = self.ports.choose(source, remote, self.now, in_use).ok_or(ConnectError::NoPort)?;
-        let (mut socket, rings) = self.make_socket().ok_or(ConnectError::Full)?;
+        let index = self.open(flow, Phase::Connecting).ok_or(ConnectError::Full)?;
         let isn = self.isn.generate(&flow, self.now, None);
         let mut net = self.nets.with_first_random(0, source, isn, self.stack_now);
         let local = flow.local();
-        let connected = socket.connect(
+        let slot = self.slab.slot_mut(index);
+        slot.owned = true;
+        let connected = slot.socket_mut().connect(
             net.iface.context(),
             IpEndpoint::new(IpAddress::from(remote.ip()), remote.port()),
             IpEndpoint::new(IpAddress::from(local.ip()), local.port()),
         );
-        let inserted = match connected {
-            Ok(()) => self.slab.insert(flow, socket, Phase::Connecting, self.now),
-            Err(_) => None,
-        };
-        let Some(index) = inserted else {
-            // Port 0 or an unspecified remote; the slab is not full, `make_socket` looked.
-            self.rings.give_back(rings);
+        if connected.is_err() {
+            // Port 0 or an unspecified remote.
+            self.remove(index);
             return Err(ConnectError::NoRoute);
-        };
-        let slot = self.slab.slot_mut(index);
-        slot.rings = Some(rings);
-        slot.owned = true;
-        slot.closing_deadline = self.now + self.tcp.syn_timeout;
+        }
         self.flows.insert(flow, index);
         self.mark_dirty(index);
         Ok(self.slab.id(index))
@@ -524,19 +526,25 @@ impl Stack {
             }
         }
         self.wheel.cancel(index);
-        if let Some(rings) = self.slab.remove(index) {
-            self.rings.give_back(rings);
-        }
+        lend::close(&mut self.slab, &mut self.rings, index);
     }
-}
 
-/// One key for each use: none can be told from another.
-fn split_secret(secret: [u8; 32]) -> [u64; 4] {
-    let mut keys = [0; 4];
-    for (key, bytes) in keys.iter_mut().zip(secret.chunks_exact(8)) {
-        let mut word = [0; 8];
-        word.copy_from_slice(bytes);
-        *key = u64::from_le_bytes(word);
+    /// A slot with a fresh socket for a handshake; `None` when connections or rings are used up.
+    fn open(&mut self, flow: FlowKey, phase: Phase) -> Option<u32> {
+        if self.slab.is_full() {
+            return None;
+        }
+        let (rings, recv, send) = self.rings.take()?;
+        let mut socket = tcp::Socket::new(recv, send);
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(self.clock.stretch(self.tcp.ack_delay)));
+        socket.set_keep_alive(self.tcp.keep_alive.map(|interval| self.clock.stretch(interval)));
+        socket.set_congestion_control(match self.tcp.congestion {
+            CongestionControl::Cubic => tcp::CongestionControl::Cubic,
+            CongestionControl::None => tcp::CongestionControl::None,
+        });
+        let index = self.slab.insert(flow, socket, rings, phase, self.now);
+        self.slab.slot_mut(index).closing_deadline = self.now + self.tcp.syn_timeout;
+        Some(index)
     }
-    keys
 }

@@ -2,7 +2,8 @@
 //!
 //! smoltcp keeps a neighbour for 60 s of stack time after it was last heard *as a source address*, which a router
 //! never is for the traffic it forwards. When its entry runs out every off-link connection stalls, and the reply
-//! to the new request reaches the interface, not the sockets that wait. Hence two lists here.
+//! to the new request reaches the interface, not the sockets that wait. And after one request smoltcp sends none for
+//! a second of stack time, whoever is wanted. Hence the lists here.
 
 use super::conn::Phase;
 use super::device::TxQueue;
@@ -23,10 +24,16 @@ const ENTRY_LIFETIME: StackDuration = StackDuration::from_secs(60);
 /// A router is asked this many times within the lifetime, so that a lost answer does not cost the entry.
 const REFRESHES_PER_LIFETIME: u32 = 4;
 
+/// A neighbour is asked for once in this time (RFC 4861 section 10, RETRANS_TIMER; RFC 1122 section 2.3.2.1).
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// Most neighbours asked for within [`ASK_INTERVAL`]; the rest waits for smoltcp's own requests.
+const ASKED_MAX: usize = 256;
+
 /// Connections that wait for a neighbour, and when the routers are asked again.
 #[derive(Debug)]
 pub(super) struct Neighbors {
     waiting: Vec<u32>,
+    asked: Vec<(IpAddr, Instant)>,
     learned: bool,
     refresh_at: Instant,
     refresh_interval: Duration,
@@ -36,6 +43,7 @@ impl Neighbors {
     pub(super) fn new(clock: StackClock) -> Self {
         Neighbors {
             waiting: Vec::new(),
+            asked: Vec::new(),
             learned: false,
             refresh_at: Instant::ZERO,
             refresh_interval: clock.shrink(ENTRY_LIFETIME) / REFRESHES_PER_LIFETIME,
@@ -52,11 +60,21 @@ impl Stack {
         self.neighbors.learned = true;
     }
 
-    /// Puts a connection into the list of those who wait.
-    pub(super) fn await_neighbor(&mut self, index: u32) {
+    /// Puts a connection into the list of those who wait, and asks for its next hop unless that was done.
+    pub(super) fn await_neighbor<F: Frame>(&mut self, index: u32, asked: bool, tx: &mut TxQueue<F>) {
         let slot = self.slab.slot_mut(index);
         if !core::mem::replace(&mut slot.awaits_neighbor, true) {
             self.neighbors.waiting.push(index);
+        }
+        let Some(next_hop) = self.nets.next_hop(slot.key.remote().ip()) else { return };
+        let (now, recent) = (self.now, &mut self.neighbors.asked);
+        recent.retain(|(_, at)| now < *at + ASK_INTERVAL);
+        if recent.len() >= ASKED_MAX || recent.iter().any(|(addr, _)| *addr == next_hop) {
+            return;
+        }
+        recent.push((next_hop, now));
+        if !asked {
+            self.ask(next_hop, tx);
         }
     }
 
@@ -92,29 +110,27 @@ impl Stack {
             return;
         }
         self.neighbors.refresh_at = self.now + self.neighbors.refresh_interval;
+        let mut routers: Vec<IpAddr> = self.nets.routers().collect();
+        routers.sort_unstable();
+        routers.dedup();
+        for router in routers {
+            self.ask(router, tx);
+        }
+    }
+
+    /// Asks for a neighbour's address.
+    fn ask<F: Frame>(&mut self, neighbor: IpAddr, tx: &mut TxQueue<F>) {
         let mac = EthernetAddress(self.nets.mac());
-        let mut asked = Vec::new();
-        for router in self.nets.routers() {
-            if asked.contains(&router) {
-                continue;
-            }
-            asked.push(router);
-            match (self.nets.source_for(router), router) {
-                (Some(IpAddr::V4(source)), IpAddr::V4(router)) => push_arp_request(tx, mac, source, router),
-                (Some(IpAddr::V6(source)), IpAddr::V6(router)) => push_solicitation(tx, mac, source, router),
-                _ => {}
-            }
+        match (self.nets.source_for(neighbor), neighbor) {
+            (Some(IpAddr::V4(source)), IpAddr::V4(neighbor)) => push_arp_request(tx, mac, source, neighbor),
+            (Some(IpAddr::V6(source)), IpAddr::V6(neighbor)) => push_solicitation(tx, mac, source, neighbor),
+            _ => {}
         }
     }
 }
 
 /// Queues an ARP request, RFC 826. Without room it is left for the next refresh.
-fn push_arp_request<F: Frame>(
-    tx: &mut TxQueue<F>,
-    mac: EthernetAddress,
-    source: Ipv4Addr,
-    target: Ipv4Addr,
-) {
+fn push_arp_request<F: Frame>(tx: &mut TxQueue<F>, mac: EthernetAddress, source: Ipv4Addr, target: Ipv4Addr) {
     let arp = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr: mac,

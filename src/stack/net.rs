@@ -82,10 +82,6 @@ impl Nets {
         &mut self.nets[usize::from(index)]
     }
 
-    pub(super) fn all(&mut self) -> impl Iterator<Item = &mut Net> {
-        self.nets.iter_mut()
-    }
-
     pub(super) fn mac(&self) -> [u8; 6] {
         self.mac
     }
@@ -100,13 +96,17 @@ impl Nets {
 
     /// The address to use towards `remote`; `None` without an address of its family or a way there.
     pub(super) fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
-        let on_link = self.addrs.iter().find(|cidr| contains(cidr, remote));
-        if let Some(cidr) = on_link {
-            return Some(cidr.addr);
+        let next_hop = self.next_hop(remote)?;
+        self.addrs.iter().find(|cidr| contains(cidr, next_hop)).map(|cidr| cidr.addr)
+    }
+
+    /// The neighbour that frames for `remote` go to: itself or a router; `None` without a way there.
+    pub(super) fn next_hop(&self, remote: IpAddr) -> Option<IpAddr> {
+        if self.addrs.iter().any(|cidr| contains(cidr, remote)) {
+            return Some(remote);
         }
-        let route = self.routes.iter().filter(|route| contains(&route.to, remote));
-        let via = route.max_by_key(|route| route.to.prefix)?.via;
-        self.addrs.iter().find(|cidr| contains(cidr, via)).map(|cidr| cidr.addr)
+        let routes = self.routes.iter().filter(|route| contains(&route.to, remote));
+        routes.max_by_key(|route| route.to.prefix).map(|route| route.via)
     }
 
     /// The routers in use.
@@ -116,9 +116,15 @@ impl Nets {
 
     /// The index of an interface for a path that carries `mtu` bytes, made when there is none; `None` when the
     /// path is not narrower than interface `current`, or narrower than IP permits (a forged message).
-    pub(super) fn narrower(&mut self, current: u8, mtu: usize, is_ipv6: bool, now: StackInstant) -> Option<u8> {
+    pub(super) fn narrower(
+        &mut self,
+        current: u8,
+        mtu: usize,
+        is_ipv6: bool,
+        now: StackInstant,
+    ) -> Option<u8> {
         let plateau = PATH_MTUS.into_iter().find(|plateau| *plateau <= mtu)?;
-        if plateau >= self.nets[usize::from(current)].mtu || (is_ipv6 && plateau < IPV6_MTU_MIN) {
+        if mtu >= self.nets[usize::from(current)].mtu || (is_ipv6 && plateau < IPV6_MTU_MIN) {
             return None;
         }
         let found = self.nets.iter().position(|net| net.mtu == plateau);
@@ -152,7 +158,13 @@ impl Nets {
 
     /// A throw-away interface whose first random number is `first_u32`: how a sequence number of ours gets into
     /// a socket, see [`isn`]. It owns `local` alone.
-    pub(super) fn with_first_random(&self, index: u8, local: IpAddr, first_u32: u32, now: StackInstant) -> Net {
+    pub(super) fn with_first_random(
+        &self,
+        index: u8,
+        local: IpAddr,
+        first_u32: u32,
+        now: StackInstant,
+    ) -> Net {
         let net = &self.nets[usize::from(index)];
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(self.mac)));
         config.random_seed = isn::pcg_seed_for(first_u32);
@@ -210,8 +222,7 @@ fn apply(iface: &mut Interface, addrs: &[Cidr], routes: &[Route]) {
 /// Linux probes its neighbours from link-local addresses (RFC 4861 section 7.2.2): an interface with IPv6 needs one.
 fn with_link_local(addrs: &[Cidr], mac: [u8; 6]) -> Vec<Cidr> {
     let mut all = addrs.to_vec();
-    let is_link_local =
-        |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+    let is_link_local = |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
     if addrs.iter().any(|cidr| cidr.addr.is_ipv6()) && !addrs.iter().any(is_link_local) {
         // Modified EUI-64, RFC 4291 appendix A.
         let [a, b, c, d, e, f] = mac;

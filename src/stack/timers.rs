@@ -4,7 +4,7 @@
 //! armed anew. So the per-segment path compares and rarely schedules, and an idle connection costs nothing.
 
 use super::conn::Phase;
-use super::{CloseCause, ConnId, Stack};
+use super::{CloseCause, ConnId, Stack, lend};
 use crate::time::{Duration, Instant};
 use smoltcp::time::Instant as StackInstant;
 
@@ -20,7 +20,9 @@ impl Stack {
     pub fn timers(&mut self) {
         self.wake_neighbor_waiters();
         let mut due = core::mem::take(&mut self.due);
-        self.wheel.advance(self.now, |index| due.push(index));
+        while let Some(index) = self.wheel.pop_due(self.now) {
+            due.push(index);
+        }
         let mut reclaims_left = RECLAIMS_PER_BURST;
         for index in due.drain(..) {
             if self.slab.slot(index).phase != Phase::Free {
@@ -85,6 +87,7 @@ impl Stack {
                     self.remove(index);
                 }
                 Phase::Connecting | Phase::Live => self.fail(index, CloseCause::TimedOut),
+                Phase::Closed(_) if !slot.owned => self.remove(index),
                 Phase::Closed(_) | Phase::Free => {}
             }
             return;
@@ -111,8 +114,7 @@ impl Stack {
         let slot = self.slab.slot(index);
         let silent = self.now - slot.progress_at;
         let unanswered = slot.awaits_acknowledgement() && silent >= self.tcp.user_timeout;
-        let unprobed =
-            self.tcp.keep_alive.is_some_and(|interval| silent >= interval + self.tcp.user_timeout);
+        let unprobed = self.tcp.keep_alive.is_some_and(|interval| silent >= interval + self.tcp.user_timeout);
         unanswered || unprobed
     }
 
@@ -122,19 +124,13 @@ impl Stack {
         if !slot.rings_touched || self.now < slot.progress_at + IDLE_RECLAIM_AFTER {
             return false;
         }
-        let socket = slot.socket();
-        if socket.recv_queue() > 0 || socket.send_queue() > 0 || slot.received.has_gap() {
-            // In use: looked at again after whatever empties them, which sets the mark anew.
-            slot.rings_touched = false;
-            return false;
-        }
         if *reclaims_left == 0 {
             return true;
         }
-        *reclaims_left -= 1;
+        // Rings in use are looked at again after whatever empties them, which sets the mark anew.
         slot.rings_touched = false;
-        if let Some(rings) = &slot.rings {
-            self.rings.reclaim(rings);
+        if lend::reclaim(slot, &self.rings) {
+            *reclaims_left -= 1;
             self.stats.rings_reclaimed += 1;
         }
         false

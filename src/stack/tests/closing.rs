@@ -115,8 +115,7 @@ fn time_wait_ignores_a_reset() {
 fn time_wait_gives_way_to_a_newer_connection() {
     // RFC 6191 and RFC 9293 section 3.10.7.4: a SYN beyond the old sequence numbers opens at once.
     let (mut host, ours, theirs) = time_wait();
-    let answer =
-        segments(&host.burst(Instant::from_millis(10), &[Raw::syn(5000, theirs + 1000).frame()]));
+    let answer = segments(&host.burst(Instant::from_millis(10), &[Raw::syn(5000, theirs + 1000).frame()]));
     assert!(answer[0].syn);
     assert!((answer[0].seq.wrapping_sub(ours) as i32) > 0, "the new numbers are above the old ones");
     assert_eq!(host.stack.time_wait_records(), 0);
@@ -126,8 +125,7 @@ fn time_wait_gives_way_to_a_newer_connection() {
 #[test]
 fn time_wait_does_not_give_way_to_an_old_syn() {
     let (mut host, ours, theirs) = time_wait();
-    let answer =
-        segments(&host.burst(Instant::from_millis(10), &[Raw::syn(5000, theirs - 50).frame()]));
+    let answer = segments(&host.burst(Instant::from_millis(10), &[Raw::syn(5000, theirs - 50).frame()]));
     assert!(answer.iter().all(|segment| !segment.syn && (segment.seq, segment.ack) == (ours, theirs)));
     assert_eq!(host.stack.connections(), 0);
 }

@@ -5,8 +5,8 @@ use crate::stack::{Cidr, ConnId, Stack, StackConfig, Status, TxQueue};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, IpRepr, Ipv4Packet,
-    Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, IpRepr,
+    Ipv4Packet, Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -58,7 +58,6 @@ impl Port for Plug {
 /// One stack with its port.
 pub(super) struct Host {
     pub(super) stack: Stack,
-    pub(super) mac: [u8; 6],
     pub(super) now: Instant,
     /// Connections that became ready, in order.
     pub(super) ready: Vec<ConnId>,
@@ -82,7 +81,6 @@ impl Host {
         };
         Host {
             stack: Stack::new(config, &info, [id; 32], Instant::ZERO).expect("a valid configuration"),
-            mac,
             now: Instant::ZERO,
             ready: Vec::new(),
             tx_max: 256,
@@ -96,7 +94,7 @@ impl Host {
         self.now = now;
         self.stack.begin(now);
         for frame in frames {
-            self.tx.refill(&mut self.plug, 256);
+            self.tx.refill(&mut self.plug, 1);
             self.stack.ingress(frame, RxChecksum::Unknown, &mut self.tx);
             self.tx.flush(&mut self.plug);
         }
@@ -166,7 +164,8 @@ impl Pair {
 
     /// Two hosts on one link, IPv4 and IPv6; `b` listens on port 80.
     pub(super) fn on_link() -> Pair {
-        let mut pair = Pair::new(&config(&["10.0.0.1/24", "fd00::1/64"]), &config(&["10.0.0.2/24", "fd00::2/64"]));
+        let mut pair =
+            Pair::new(&config(&["10.0.0.1/24", "fd00::1/64"]), &config(&["10.0.0.2/24", "fd00::2/64"]));
         pair.b.stack.listen(80);
         pair
     }
@@ -197,6 +196,8 @@ impl Pair {
             };
             if next >= end {
                 self.now = end;
+                self.a.stack.begin(end);
+                self.b.stack.begin(end);
                 return;
             }
             self.now = next;
