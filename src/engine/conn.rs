@@ -1,7 +1,7 @@
 //! What a callback can do: with its connection, and with the worker.
 
 use super::handler::{Cause, Connect, Handler};
-use super::local::{Local, Senders};
+use super::local::Local;
 use super::topics::SubscribeError;
 use crate::stack::{ConnId, SendHalf, Stack};
 use crate::time::Instant;
@@ -198,7 +198,7 @@ impl<H: Handler> Context<'_, H> {
         if conn.worker != self.local.worker || self.local.session(conn.id).is_none() {
             return SendOutcome::Closed;
         }
-        match Senders::sender(self.stack, conn.id) {
+        match self.stack.sender(conn.id) {
             Some(mut half) => self.local.send(conn.id.index, &mut half, message),
             None => SendOutcome::Closed,
         }
@@ -214,7 +214,7 @@ impl<H: Handler> Context<'_, H> {
         if conn.worker != self.local.worker || self.local.session(conn.id).is_none() {
             return false;
         }
-        Senders::sender(self.stack, conn.id).is_some_and(|mut half| {
+        self.stack.sender(conn.id).is_some_and(|mut half| {
             self.local.start_close(conn.id.index, &mut half, code, reason, Cause::Local)
         })
     }

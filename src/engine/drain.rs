@@ -1,7 +1,6 @@
 //! The end of a worker: a graceful drain, or being cut off.
 
-use super::handler::{Cause, Handler};
-use super::local::Senders;
+use super::handler::{Cause, ConnectFailure, Handler};
 use super::mailbox::Wish;
 use super::session::Phase;
 use super::worker::Worker;
@@ -87,12 +86,12 @@ impl<P: Port, H: Handler> Worker<P, H> {
             let (id, phase) = (session.id, session.phase);
             match phase {
                 Phase::Open => {
-                    if let Some(mut half) = Senders::sender(&mut self.stack, id) {
+                    if let Some(mut half) = self.stack.sender(id) {
                         let (code, reason) = (CloseCode::GOING_AWAY, "server going away");
                         self.local.start_close(id.index, &mut half, code, reason, Cause::Drain);
                     }
                 }
-                Phase::Connecting | Phase::Response => self.fail_connect(id, Cause::Drain),
+                Phase::Connecting | Phase::Response => self.fail_connect(id, ConnectFailure::Drain),
                 Phase::Head => self.linger(id),
                 Phase::CloseSent | Phase::Lingering => {}
             }

@@ -3,7 +3,7 @@
 use super::conn::{Conn, Context};
 use crate::http::RequestHead;
 use crate::stack::{CloseCause, ConnectError};
-use crate::ws::handshake::ResponseError;
+use crate::ws::handshake::{HeadFieldError, ResponseError};
 use crate::ws::{CloseCode, Message, ProtocolError, handshake};
 use std::net::SocketAddr;
 
@@ -55,7 +55,7 @@ pub trait Handler: Sized {
     }
 
     /// A connection that we asked for did not come to be.
-    fn on_connect_failed(&mut self, context: &mut Context<'_, Self>, connect: &Connect, cause: Cause) {
+    fn on_connect_failed(&mut self, context: &mut Context<'_, Self>, connect: &Connect, cause: ConnectFailure) {
         let _ = (context, connect, cause);
     }
 
@@ -148,21 +148,11 @@ impl<S> Upgrade<S> {
         self
     }
 
-    /// Adds a header to the response. One whose name is no token or whose value holds a control character is
-    /// left out: it could smuggle in a second response.
+    /// Adds a header to the response. One that cannot stand in a response makes the request fail with 500.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        let (name, value) = (name.into(), value.into());
-        if is_token(&name) && !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
-            self.headers.push((name, value));
-        }
+        self.headers.push((name.into(), value.into()));
         self
     }
-}
-
-/// RFC 9110 section 5.6.2.
-fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// A WebSocket to open.
@@ -242,13 +232,28 @@ pub enum Cause {
     PeerFinished,
     /// TCP ended without a close frame.
     Transport(CloseCause),
-    /// Client, never open: the server's answer is no upgrade.
-    Handshake(ResponseError),
-    /// Client, never open: the server's answer does not fit into
-    /// [`Limits::head_bytes_max`](super::Limits::head_bytes_max).
-    AnswerTooLong,
-    /// Client, never open: no answer within [`Deadlines::handshake`](super::Deadlines::handshake).
+}
+
+/// Why a connection that we asked for did not come to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectFailure {
+    /// What was asked for cannot be put into a request.
+    #[error(transparent)]
+    Request(#[from] HeadFieldError),
+    /// TCP could not even begin.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// TCP ended before the server agreed.
+    #[error("the connection ended before the server agreed: {0:?}")]
+    Transport(CloseCause),
+    /// The server's answer is no upgrade.
+    #[error(transparent)]
+    Refused(#[from] ResponseError),
+    /// No answer within [`Deadlines::handshake`](super::Deadlines::handshake).
+    #[error("no answer in time (`deadlines.handshake`)")]
     NoAnswer,
-    /// Client, never open: TCP could not even begin.
-    Connect(ConnectError),
+    /// This worker is drained.
+    #[error("this worker is shutting down")]
+    Drain,
 }

@@ -26,7 +26,7 @@ pub(super) trait Senders {
 
 impl Senders for Stack {
     fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
-        self.status(id).is_some().then(|| Stack::sender(self, id))
+        Stack::sender(self, id)
     }
 }
 

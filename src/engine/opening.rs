@@ -3,7 +3,9 @@
 use super::config::EngineConfig;
 use super::handler::{Connect, Handler, Refusal, Request, Upgrade};
 use crate::http::{RequestHead, Routes, write_plain};
-use crate::ws::handshake::{self, Accepted, ClientRequest, HandshakeError, ResponseError};
+use crate::ws::handshake::{
+    self, Accepted, ClientRequest, HandshakeError, HeadFieldError, RESPONSE_HEAD_BYTES_MAX, ResponseError,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -79,7 +81,8 @@ impl Site {
             // RFC 6455 section 4.2.2: the server may only choose what the client offered.
             return Err(Refusal::new(500, "the application chose a subprotocol that was not offered"));
         }
-        handshake::write_accept(out, checked.key, protocol.as_deref(), &headers);
+        handshake::write_accept(out, checked.key, protocol.as_deref(), &headers)
+            .map_err(|_| Refusal::new(500, "the application's answer cannot be sent"))?;
         Ok(session)
     }
 
@@ -150,8 +153,6 @@ pub(super) enum Response {
     },
     /// It does not.
     Refused(ResponseError),
-    /// It does not fit.
-    TooLong,
 }
 
 impl ClientHandshake {
@@ -159,19 +160,23 @@ impl ClientHandshake {
         ClientHandshake { connect, nonce, buffer: Vec::new() }
     }
 
-    pub(super) fn write_request(&self, out: &mut Vec<u8>) {
-        self.request().write(out);
+    /// Appends the request.
+    ///
+    /// # Errors
+    /// What of it cannot be sent; nothing was appended.
+    pub(super) fn write_request(&self, out: &mut Vec<u8>) -> Result<(), HeadFieldError> {
+        self.request().write(out)
     }
 
     /// Takes more bytes of the response.
-    pub(super) fn take(&mut self, bytes: &[u8], head_bytes_max: usize) -> Response {
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Response {
         let before = self.buffer.len();
-        let room = head_bytes_max.saturating_sub(before).min(bytes.len());
-        let scanned = before.saturating_sub(2);
+        let room = RESPONSE_HEAD_BYTES_MAX.saturating_sub(before).min(bytes.len());
+        let tail = before.saturating_sub(2);
         self.buffer.extend_from_slice(&bytes[..room]);
         // Looked at once at first and then only when it may be whole: not again for each byte that trickles in.
-        let worth_it = before == 0 || ends_head(&self.buffer[scanned..]) || self.buffer.len() >= head_bytes_max;
-        if !worth_it {
+        let full = self.buffer.len() >= RESPONSE_HEAD_BYTES_MAX;
+        if before > 0 && !full && !ends_head(&self.buffer[tail..]) {
             return Response::Partial;
         }
         match self.request().check_response(&self.buffer) {
@@ -179,7 +184,6 @@ impl ClientHandshake {
                 used: consumed.saturating_sub(before),
                 protocol: protocol.map(str::to_owned),
             },
-            Ok(None) if self.buffer.len() >= head_bytes_max => Response::TooLong,
             Ok(None) => Response::Partial,
             Err(error) => Response::Refused(error),
         }

@@ -3,7 +3,7 @@
 use super::conn::Conn;
 use super::handler::{Cause, Closed, Handler};
 use super::opening::{self, Answered, Response, ends_head};
-use super::serve::conclude;
+use super::serve::{conclude, lend};
 use super::session::{Inbound, Phase};
 use super::worker::Worker;
 use crate::http::{HEADERS_MAX, parse_head};
@@ -119,7 +119,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// A request head, and the body that may follow it.
     fn read_head(&mut self, id: ConnId, share: &mut Share) {
-        let addresses = [self.stack.peer(id), self.stack.local(id)];
+        let (Some(peer), Some(ours)) = (self.stack.peer(id), self.stack.local(id)) else { return };
         let Worker { stack, inbound, local, handler, site, scratch, .. } = self;
         let Some(Inbound::Head { buffer, body_bytes }) = inbound.get_mut(id.index as usize) else { return };
         let Some(Some(session)) = local.sessions.get_mut(id.index as usize) else { return };
@@ -155,7 +155,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                         opening::answer_busy(scratch);
                         return (used, (used, HeadStep::Busy));
                     }
-                    let step = match site.answer(handler, &head, addresses, scratch) {
+                    let step = match site.answer(handler, &head, [peer, ours], scratch) {
                         Answered::Http { keep_alive } => HeadStep::Answered { keep_alive, body_bytes },
                         Answered::Upgraded(user) => HeadStep::Upgraded(user),
                     };
@@ -192,7 +192,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
             *body_bytes = following;
             session.phase_deadline = now + deadlines.http_keep_alive;
         }
-        local.push_bytes(id.index, &mut stack.sender(id), scratch);
+        if let Some(mut half) = stack.sender(id) {
+            local.push_bytes(id.index, &mut half, scratch);
+        }
         match step {
             HeadStep::Upgraded(user) => self.open(id, user),
             HeadStep::Answered { keep_alive: true, .. } => {}
@@ -202,11 +204,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// The response to our own request.
     fn read_response(&mut self, id: ConnId, share: &mut Share) {
-        let Worker { stack, inbound, local, handler, .. } = self;
+        let Worker { stack, inbound, handler, .. } = self;
         let Some(Inbound::Response(handshake)) = inbound.get_mut(id.index as usize) else { return };
-        let head_bytes_max = local.limits.head_bytes_max;
         let response = stack.with_received(id, |bytes, _| {
-            let response = handshake.take(bytes, head_bytes_max);
+            let response = handshake.take(bytes);
             let used = match &response {
                 Response::Accepted { used, .. } => *used,
                 _ => bytes.len(),
@@ -221,8 +222,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 let user = handler.on_connect(&handshake.connect, protocol.as_deref());
                 self.open(id, user);
             }
-            Some(Response::Refused(error)) => self.fail_connect(id, Cause::Handshake(error)),
-            Some(Response::TooLong) => self.fail_connect(id, Cause::AnswerTooLong),
+            Some(Response::Refused(error)) => self.fail_connect(id, error.into()),
         }
     }
 
@@ -236,8 +236,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.inbound[id.index as usize] = Inbound::Frames(Decoder::new(role, limits));
         self.local.stats.open += 1;
         self.local.stats.opened += 1;
-        let half = self.stack.sender(id);
-        self.handler.on_open(&mut Conn { id, half, local: &mut self.local });
+        if let Some(mut conn) = lend(&mut self.stack, &mut self.local, id) {
+            self.handler.on_open(&mut conn);
+        }
     }
 
     /// What nobody wants any more: the connection is on its way out.

@@ -1,12 +1,13 @@
 //! One connection's turn: what came is read under a share, what waits is flushed, what is due is done.
 
 use super::conn::{Conn, Context};
-use super::handler::{Cause, Closed, Connect, Handler};
+use super::handler::{Cause, Closed, Connect, ConnectFailure, Handler};
+use super::local::Local;
 use super::opening::{self, ClientHandshake};
 use super::session::{Closing, Inbound, Phase, Session};
 use super::worker::Worker;
 use crate::port::Port;
-use crate::stack::{CloseCause, ConnId, ConnectError, Status};
+use crate::stack::{CloseCause, ConnId, ConnectError, Stack, Status};
 use crate::time::Instant;
 use crate::ws::{CloseCode, Role};
 use rand_core::RngCore;
@@ -40,9 +41,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
     pub(super) fn connect(&mut self, connect: Connect) {
         let full = self.local.stats.sessions >= self.local.limits.connections_max as u64;
         let opened = match (self.local.draining, full) {
-            (true, _) => Err(Cause::Drain),
-            (false, true) => Err(Cause::Connect(ConnectError::Full)),
-            (false, false) => self.stack.connect(connect.remote).map_err(Cause::Connect),
+            (true, _) => Err(ConnectFailure::Drain),
+            (false, true) => Err(ConnectError::Full.into()),
+            (false, false) => self.stack.connect(connect.remote).map_err(ConnectFailure::Connect),
         };
         match opened {
             Ok(id) => {
@@ -110,9 +111,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         let Some(Inbound::Response(handshake)) = self.inbound.get(id.index as usize) else { return };
         self.scratch.clear();
-        handshake.write_request(&mut self.scratch);
-        let mut half = self.stack.sender(id);
-        self.local.push_bytes(id.index, &mut half, &self.scratch);
+        if let Err(error) = handshake.write_request(&mut self.scratch) {
+            return self.fail_connect(id, error.into());
+        }
+        self.push_scratch(id);
         if let Some(session) = self.local.session(id) {
             session.phase = Phase::Response;
         }
@@ -124,15 +126,17 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if waiting == 0 {
             return;
         }
-        let mut half = self.stack.sender(id);
+        let Some(mut half) = self.stack.sender(id) else { return };
         let drained = self.local.flush(id.index, &mut half);
         if self.waiting_bytes(id) < waiting {
             // The peer reads: it is alive, even if we do not read from it because it is behind.
             self.hear(id);
         }
-        if drained && self.phase(id) == Some(Phase::Open) {
-            let half = self.stack.sender(id);
-            self.handler.on_drain(&mut Conn { id, half, local: &mut self.local });
+        if drained
+            && self.phase(id) == Some(Phase::Open)
+            && let Some(mut conn) = lend(&mut self.stack, &mut self.local, id)
+        {
+            self.handler.on_drain(&mut conn);
         }
     }
 
@@ -155,14 +159,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let Some(session) = self.local.session(id) else { return };
         let overdue = now >= session.phase_deadline;
         match session.phase {
-            Phase::Connecting | Phase::Response if overdue => self.fail_connect(id, Cause::NoAnswer),
+            Phase::Connecting | Phase::Response if overdue => self.fail_connect(id, ConnectFailure::NoAnswer),
             Phase::Head if overdue => {
                 if matches!(self.inbound.get(id.index as usize), Some(Inbound::Head { buffer, .. }) if !buffer.is_empty())
                 {
                     self.scratch.clear();
                     opening::answer_timeout(&mut self.scratch);
-                    let mut half = self.stack.sender(id);
-                    self.local.push_bytes(id.index, &mut half, &self.scratch);
+                    self.push_scratch(id);
                 }
                 self.linger(id);
             }
@@ -177,8 +180,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
             {
                 session.pinged = true;
                 session.phase_deadline = now + deadlines.pong;
-                let mut half = self.stack.sender(id);
-                self.local.ping(id.index, &mut half, b"");
+                if let Some(mut half) = self.stack.sender(id) {
+                    self.local.ping(id.index, &mut half, b"");
+                }
             }
             Phase::CloseSent | Phase::Lingering if overdue => {
                 // A FIN that is out needs no owner; anything else is cut off.
@@ -193,9 +197,16 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
+    fn push_scratch(&mut self, id: ConnId) {
+        if let Some(mut half) = self.stack.sender(id) {
+            self.local.push_bytes(id.index, &mut half, &self.scratch);
+        }
+    }
+
     fn start_close(&mut self, id: ConnId, code: CloseCode, reason: &str, cause: Cause) {
-        let mut half = self.stack.sender(id);
-        self.local.start_close(id.index, &mut half, code, reason, cause);
+        if let Some(mut half) = self.stack.sender(id) {
+            self.local.start_close(id.index, &mut half, code, reason, cause);
+        }
     }
 
     /// Looks whether TCP has ended, or can be ended; everything that came has been read.
@@ -211,7 +222,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         };
         let over = matches!(self.stack.status(id), Some(Status::Closed(_)));
         if matches!(phase, Phase::Connecting | Phase::Response) {
-            return self.fail_connect(id, Cause::Transport(ended));
+            return self.fail_connect(id, ConnectFailure::Transport(ended));
         }
         self.give_up(id, ended);
         if over || self.waiting_bytes(id) == 0 {
@@ -260,20 +271,22 @@ impl<P: Port, H: Handler> Worker<P, H> {
                         },
                     },
                 };
-                let half = self.stack.sender(id);
-                conclude(&mut self.handler, &mut Conn { id, half, local: &mut self.local }, &closed, true);
+                if let Some(mut conn) = lend(&mut self.stack, &mut self.local, id) {
+                    conclude(&mut self.handler, &mut conn, &closed, true);
+                }
                 self.inbound[id.index as usize] = Inbound::Idle;
             }
             Phase::Head => self.linger(id),
-            Phase::Connecting | Phase::Response => self.fail_connect(id, Cause::Transport(ended)),
+            Phase::Connecting | Phase::Response => self.fail_connect(id, ConnectFailure::Transport(ended)),
             Phase::Lingering => {}
         }
     }
 
     /// Ends an open WebSocket from our side without waiting for the peer's close frame (RFC 6455 section 7.1.7).
     pub(super) fn fail(&mut self, id: ConnId, code: CloseCode, reason: &str, cause: Cause) {
-        let mut half = self.stack.sender(id);
-        self.local.push_close(id.index, &mut half, code, reason);
+        if let Some(mut half) = self.stack.sender(id) {
+            self.local.push_close(id.index, &mut half, code, reason);
+        }
         let Some(session) = self.local.session(id) else { return };
         let closing = session.closing.take();
         let closed = match &closing {
@@ -281,13 +294,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
             Some(closing) => closing.closed(false),
             None => Closed { code, reason, clean: false, cause },
         };
-        let half = self.stack.sender(id);
-        conclude(&mut self.handler, &mut Conn { id, half, local: &mut self.local }, &closed, true);
+        if let Some(mut conn) = lend(&mut self.stack, &mut self.local, id) {
+            conclude(&mut self.handler, &mut conn, &closed, true);
+        }
         self.inbound[id.index as usize] = Inbound::Idle;
     }
 
     /// A client's connection that never opened is over.
-    pub(super) fn fail_connect(&mut self, id: ConnId, cause: Cause) {
+    pub(super) fn fail_connect(&mut self, id: ConnId, cause: ConnectFailure) {
         let Some(inbound) = self.inbound.get_mut(id.index as usize) else { return };
         let inbound = std::mem::take(inbound);
         if !matches!(self.stack.status(id), Some(Status::Closed(_))) {
@@ -325,6 +339,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
             self.stack.set_deadline(id, Some(deadline));
         }
     }
+}
+
+/// A connection, for a callback.
+pub(super) fn lend<'a, H: Handler>(
+    stack: &'a mut Stack,
+    local: &'a mut Local<H::Session>,
+    id: ConnId,
+) -> Option<Conn<'a, H>> {
+    Some(Conn { id, half: stack.sender(id)?, local })
 }
 
 /// Tells the handler that a WebSocket is over. What is queued still goes out; then, with `finish`, FIN.
