@@ -40,7 +40,7 @@ mod worker;
 pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, SlowReader, Steering};
 pub use conn::{Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
-pub use handler::{Cause, Closed, Connect, Handler, Request, Upgrade};
+pub use handler::{Cause, Closed, Connect, ConnectFailure, Handler, Request, Upgrade};
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};
 pub use topics::SubscribeError;
