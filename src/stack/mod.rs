@@ -26,6 +26,7 @@ mod wheel;
 
 pub use config::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 pub use device::TxQueue;
+pub use rings::RingError;
 
 use crate::port::{Frame, PortInfo, RxChecksum};
 use crate::time::Instant;
