@@ -122,6 +122,11 @@ impl TcpFlags {
         self.0 & Self::RST != 0
     }
 
+    /// Whether the segment asks for a connection: SYN alone.
+    pub(crate) fn is_opening(self) -> bool {
+        self.0 & (Self::SYN | Self::FIN | Self::RST | Self::ACK) == Self::SYN
+    }
+
     fn are_consistent(self) -> bool {
         (self.0 & (Self::SYN | Self::FIN | Self::RST)).count_ones() <= 1
     }
@@ -149,9 +154,10 @@ pub(crate) struct TcpInfo {
 }
 
 impl TcpInfo {
-    /// How much of the sequence space the segment takes up: payload, SYN and FIN.
-    pub(crate) fn sequence_len(&self) -> u32 {
-        u32::from(self.payload_len) + u32::from(self.flags.syn()) + u32::from(self.flags.fin())
+    /// The sequence number that follows the segment.
+    pub(crate) fn end_seq(&self) -> u32 {
+        let len = u32::from(self.payload_len) + u32::from(self.flags.syn()) + u32::from(self.flags.fin());
+        self.seq.wrapping_add(len)
     }
 
     /// Whether the IPv4 header's and the TCP checksum of the frame that this was read from are right.
@@ -589,7 +595,7 @@ mod tests {
             assert_eq!(info.key.is_ipv4(), ours.is_ipv4());
             assert!(info.flags.syn() && !info.flags.ack() && !info.flags.fin() && !info.flags.rst());
             assert_eq!((info.seq, info.window, info.payload_len), (1_000, 4_096, 0));
-            assert_eq!(info.sequence_len(), 1);
+            assert_eq!(info.end_seq(), 1_001);
             assert!(info.checksum_is_good(&frame));
         }
     }
