@@ -261,8 +261,11 @@ impl Port for WirePort {
             self.bell.wake_up();
         }
         self.collect_returned();
-        let mut bytes = 0;
         let count = if self.rx.cached_slots() >= max { max } else { self.rx.slots().min(max) };
+        if count == 0 {
+            return 0;
+        }
+        let mut bytes = 0;
         if let Ok(frames) = self.rx.read_chunk(count) {
             burst.extend(frames.into_iter().inspect(|frame| bytes += frame.len));
         }
