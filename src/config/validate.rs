@@ -32,7 +32,8 @@ impl Config {
     /// The first thing that cannot work: its key, its value, and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for Range { key, value, min, max, zero_is_off } in self.ranges() {
-            if !(min..=max).contains(&value) && !(zero_is_off && value == 0) {
+            let allowed = (min..=max).contains(&value) || zero_is_off && value == 0;
+            if !allowed {
                 let off = if zero_is_off { ", or 0 for off" } else { "" };
                 return Err(ConfigError::OutOfRange { key, value, allowed: format!("{min}..={max}{off}") });
             }
@@ -188,7 +189,7 @@ impl Config {
             if set && !tap {
                 return Err(invalid(
                     "port.spec",
-                    &display(&port.spec),
+                    display(&port.spec),
                     format!("`{key}` is for tap:NAME ports only"),
                 ));
             }
@@ -212,8 +213,10 @@ impl Config {
         let routes = port.routes.iter().map(|route| ("port.routes", route.via));
         for (key, router) in gateways.chain(routes) {
             // A router is reached without a router. By DHCP the network is not known yet.
-            let on_link = is_link_local(router) || port.ip.iter().any(|cidr| contains(cidr, router));
-            if !on_link && !(port.dhcp && router.is_ipv4()) {
+            let reachable = is_link_local(router)
+                || port.ip.iter().any(|cidr| contains(cidr, router))
+                || port.dhcp && router.is_ipv4();
+            if !reachable {
                 return Err(invalid(key, router, "it is on none of the networks of `port.ip`"));
             }
         }
