@@ -9,7 +9,7 @@ const PAGE: &str = include_str!("page.html");
 /// address on it can be edited.
 const POLICY: &str = "default-src 'none'; \
     script-src 'sha256-dMEj0wTFi2uXPzZaRUcovNoiSKjnxc815qlDWrUP3sM='; \
-    style-src 'sha256-IhXUy7n3xZH6zP8QF/Uh58k/0Ocw4P59+JkmR/kpVrk='; \
+    style-src 'sha256-AriHmB0CSJ/X6utuTIxuRhCSyohqNmDI9hHotWPsb/o='; \
     img-src data:; connect-src ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The answer with the page. `path` is where it connects to at first, on the host that it came from.
