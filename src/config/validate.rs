@@ -384,6 +384,65 @@ mod tests {
         }
     }
 
+    /// The rows of the tables of docs/configuration.md: key with its table, default, what is allowed.
+    fn documented() -> Vec<(String, String, String)> {
+        let page = include_str!("../../docs/configuration.md");
+        let mut table = "";
+        let mut rows = Vec::new();
+        for line in page.lines() {
+            if let Some(name) = line.strip_prefix("## `[") {
+                table = name.trim_end_matches("]`");
+            } else if line.starts_with("| `") {
+                let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+                assert_eq!(cells.len(), 4, "{line}");
+                rows.push((
+                    format!("{table}.{}", cells[0].trim_matches('`')),
+                    cells[1].into(),
+                    cells[2].into(),
+                ));
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn the_page_lists_every_key_with_its_default() {
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        let expected: Vec<_> = Config::keys()
+            .into_iter()
+            .map(|path| {
+                let (table, key) = path.split_once('.').unwrap();
+                let default = match defaults[table].get(key) {
+                    None => "not set".to_owned(),
+                    Some(number @ toml::Value::Integer(_)) => number.to_string(),
+                    Some(value) => format!("`{value}`"),
+                };
+                (path, default)
+            })
+            .collect();
+        let documented: Vec<_> = documented().into_iter().map(|(path, default, _)| (path, default)).collect();
+        assert_eq!(documented, expected);
+    }
+
+    #[test]
+    fn the_page_states_every_range() {
+        let rows = documented();
+        for Range { key, min, max, zero_is_off, .. } in Config::default().ranges() {
+            let off = if zero_is_off { ", or 0 for off" } else { "" };
+            let row = rows.iter().find(|row| row.0 == key).unwrap();
+            assert_eq!(row.2, format!("{min}..={max}{off}"), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_example_on_the_page_is_valid() {
+        let page = include_str!("../../docs/configuration.md");
+        let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let config = config(example);
+        config.validate().unwrap();
+        config.device().unwrap();
+    }
+
     #[test]
     fn what_must_fit_together() {
         for (text, key) in [
