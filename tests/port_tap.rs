@@ -34,6 +34,18 @@ fn open_one(config: &TapConfig) -> TapPort {
     open(config).unwrap_or_else(|error| panic!("{error}")).remove(0)
 }
 
+/// Opens a device that this process has just closed. The child process of another test, forked in between, keeps our
+/// descriptors until its exec.
+fn open_again(config: &TapConfig) -> Vec<TapPort> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match open(config) {
+            Err(TapError::Busy(_)) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            result => return result.unwrap_or_else(|error| panic!("{error}")),
+        }
+    }
+}
+
 fn refused(config: &TapConfig) -> TapError {
     open(config).map(|_| ()).expect_err("the device must not open")
 }
@@ -254,11 +266,7 @@ fn a_device_that_is_in_use_is_named() {
         assert!(matches!(error, TapError::Busy(_)), "{error}");
         assert!(error.to_string().contains("`uns0` is in use by another process"), "{error}");
         drop(ports);
-        // Another test's child process, just forked, has our descriptors until its exec.
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = open(&config) {
-            assert!(Instant::now() < deadline, "free again, but: {error}");
-        }
+        open_again(&config);
     }
 }
 
@@ -283,7 +291,7 @@ fn a_persistent_device_is_attached_to_and_stays() {
         netns.ip(&format!("tuntap add dev uns0 mode tap {flag}"));
         for offload in [true, false] {
             let config = TapConfig { create: false, queues, offload, ..config(&netns) };
-            let mut ports = open(&config).unwrap_or_else(|error| panic!("{error}"));
+            let mut ports = open_again(&config);
             if queues == 1 {
                 exchange_datagrams(&netns, &mut ports[0], 20);
             } else {
