@@ -18,13 +18,13 @@ pub struct PortArgs {
     /// Addresses of the kernel's end of the TAP device [default: none, the kernel's end is left alone]
     #[arg(long, value_name = "CIDR,..", value_delimiter = ',')]
     pub host_ip: Vec<Cidr>,
-    /// Network namespace for the kernel's end of the TAP device, made if missing [default: our own]
+    /// Network namespace for the kernel's end of the TAP device; it must exist [default: our own]
     #[arg(long, value_name = "NAME")]
     pub netns: Option<String>,
     /// Our MAC address [default: the port's choice]
     #[arg(long, value_name = "MAC")]
     pub mac: Option<Mac>,
-    /// Largest IP packet in bytes, 576..=9000 [default: the device's]
+    /// Largest IP packet in bytes, 576..=9000 [default: 1500]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,
     /// Default routers, at most one each of IPv4 and IPv6 [default: none, only our own networks are reached]

@@ -1,6 +1,7 @@
 //! From the configuration to what each layer is configured with.
 
 use super::{Config, Congestion, Poll, PortSpec, TcpSettings};
+use crate::port::tap::TapConfig;
 use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 use crate::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -33,6 +34,23 @@ impl Config {
             },
             ..StackConfig::default()
         }
+    }
+
+    /// How the TAP device is opened; `None` when the port is another one.
+    pub fn tap(&self) -> Option<TapConfig> {
+        let Some(PortSpec::Tap { name }) = &self.port.spec else { return None };
+        let port = &self.port;
+        let defaults = TapConfig::new(name);
+        Some(TapConfig {
+            queues: port.queues.unwrap_or(self.workers.count),
+            mtu: port.mtu.unwrap_or(defaults.mtu),
+            mac: port.mac.map(|mac| mac.0),
+            host_addresses: port.host_ip.iter().map(|cidr| (cidr.addr, cidr.prefix)).collect(),
+            netns: port.netns.clone(),
+            offload: port.offload,
+            frames: port.frames,
+            ..defaults
+        })
     }
 
     /// How workers wait: as configured, else adaptively on a TAP device and the wire, where a spinning core would
@@ -80,6 +98,33 @@ mod tests {
     fn the_defaults_of_the_file_are_those_of_the_stack() {
         let tcp = TcpConfig { connections_max: 0, ..Config::default().stack().tcp };
         assert_eq!(tcp, TcpConfig { connections_max: 0, ..TcpConfig::default() });
+    }
+
+    #[test]
+    fn the_defaults_of_the_file_are_those_of_a_tap_device() {
+        let config = Config::from_toml("port.spec = 'tap:t0'", "test").unwrap();
+        assert_eq!(format!("{:?}", config.tap().unwrap()), format!("{:?}", TapConfig::new("t0")));
+        assert!(Config::default().tap().is_none());
+    }
+
+    #[test]
+    fn settings_reach_the_tap_device() {
+        let text = "
+            [port]
+            spec = 'tap:t0'
+            host_ip = ['10.0.0.1/24']
+            netns = 'blue'
+            mac = '02:00:00:00:00:02'
+            mtu = 9000
+            offload = false
+            frames = 64
+            [workers]
+            count = 3
+        ";
+        let tap = Config::from_toml(text, "test").unwrap().tap().unwrap();
+        assert_eq!((tap.queues, tap.mtu, tap.frames, tap.offload), (3, 9000, 64, false));
+        assert_eq!((tap.mac, tap.netns.as_deref()), (Some([2, 0, 0, 0, 0, 2]), Some("blue")));
+        assert_eq!(tap.host_addresses, [("10.0.0.1".parse().unwrap(), 24)]);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub enum App {
 }
 
 /// `[port]`: the device and the addresses on it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PortConfig {
     /// Which device.
@@ -85,8 +85,12 @@ pub struct PortConfig {
     pub netns: Option<String>,
     /// Our MAC address; the port's own choice when not given.
     pub mac: Option<Mac>,
-    /// Largest IP packet in bytes; the device's when not given.
+    /// Largest IP packet in bytes; 1500 on a TAP device when not given.
     pub mtu: Option<usize>,
+    /// Frames of each queue.
+    pub frames: usize,
+    /// Whether the device may leave out checksums and hand over large segments.
+    pub offload: bool,
     /// Default routers, at most one of each family.
     pub gateway: Vec<IpAddr>,
     /// Static routes.
@@ -288,6 +292,25 @@ impl Default for ServerConfig {
             paths: Vec::new(),
             page: true,
             allowed_origins: Vec::new(),
+        }
+    }
+}
+
+impl Default for PortConfig {
+    fn default() -> Self {
+        PortConfig {
+            spec: None,
+            queues: None,
+            ip: Vec::new(),
+            host_ip: Vec::new(),
+            netns: None,
+            mac: None,
+            mtu: None,
+            frames: 1_024,
+            offload: true,
+            gateway: Vec::new(),
+            routes: Vec::new(),
+            dhcp: false,
         }
     }
 }

@@ -22,6 +22,8 @@ const GIB: u64 = 1 << 30;
 const WORKERS_MAX: u64 = 256;
 /// Addresses that the stack holds, less the IPv6 link-local one that it adds.
 const ADDRESSES_MAX: usize = 7;
+/// Least MTU that IPv6 works with, bytes (RFC 8200 section 5).
+const IPV6_MTU_MIN: usize = 1_280;
 /// Routes that the stack holds.
 const ROUTES_MAX: usize = 128;
 
@@ -74,6 +76,7 @@ impl Config {
         vec![
             size("port.mtu", self.port.mtu.unwrap_or(1500), 576, 9_000),
             size("port.queues", self.port.queues.unwrap_or(1), 1, WORKERS_MAX),
+            size("port.frames", self.port.frames, 64, 65_536),
 
             // The floor of two full segments at the largest MTU; the ceiling of RFC 7323's window (65,535 << 14).
             size("tcp.recv_buffer_bytes", tcp.recv_buffer_bytes, 18_000, GIB - (1 << 14)),
@@ -184,6 +187,12 @@ impl Config {
             let reason = format!("at most {ADDRESSES_MAX} addresses are possible");
             return Err(invalid("port.ip", port.ip.len(), reason));
         }
+        let v6 = port.ip.iter().chain(&port.host_ip).find(|cidr| cidr.addr.is_ipv6());
+        if let (Some(mtu @ ..IPV6_MTU_MIN), Some(cidr)) = (port.mtu, v6) {
+            let reason =
+                format!("IPv6 needs {IPV6_MTU_MIN} or more (RFC 8200 section 5), and there is {cidr}");
+            return Err(invalid("port.mtu", mtu, reason));
+        }
         let tap = matches!(port.spec, Some(PortSpec::Tap { .. }) | None);
         for (key, set) in [("port.host_ip", !port.host_ip.is_empty()), ("port.netns", port.netns.is_some())] {
             if set && !tap {
@@ -194,7 +203,11 @@ impl Config {
                 ));
             }
         }
-        if let Some(netns) = port.netns.as_ref().filter(|name| name.is_empty() || name.contains('/')) {
+        if let Some(netns) = port
+            .netns
+            .as_ref()
+            .filter(|name| name.contains(['/', '\0']) || ["", ".", ".."].contains(&name.as_str()))
+        {
             return Err(invalid("port.netns", netns, "the name that `ip netns add NAME` was given"));
         }
         self.validate_routes()
@@ -459,6 +472,7 @@ mod tests {
             ("port = { ip = ['10.0.0.1/24'], host_ip = ['10.0.0.1/24'] }", "port.ip"),
             ("port = { spec = 'wire', netns = 'x' }", "port.spec"),
             ("port.netns = 'a/b'", "port.netns"),
+            ("port = { mtu = 1279, ip = ['fd73::2/64'] }", "port.mtu"),
             ("port = { ip = ['10.0.0.2/24'], gateway = ['10.0.1.1'] }", "port.gateway"),
             ("port = { ip = ['10.0.0.2/24'], gateway = ['10.0.0.1', '10.0.0.3'] }", "port.gateway"),
             ("port = { ip = ['fd73::2/64'], gateway = ['fd74::1'] }", "port.gateway"),
