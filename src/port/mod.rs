@@ -5,9 +5,16 @@
 //! [`Port::tx_burst`], which takes from the front what the device accepts. Unsent frames stay with the caller.
 //! All frames are allocated when the port is made; nothing here allocates per frame.
 
-use crate::time::Duration;
+pub mod wire;
+
+use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+
+/// Smallest MTU in bytes: what every IPv4 host must accept (RFC 1122, section 3.3.2).
+pub const MTU_MIN: usize = 576;
+/// Largest MTU in bytes: a jumbo frame's.
+pub const MTU_MAX: usize = 9000;
 
 /// One frame buffer, owned by whoever holds it.
 pub trait Frame {
@@ -62,6 +69,18 @@ pub trait Port {
     /// What this port can do.
     fn info(&self) -> &PortInfo;
 
+    /// Tells the port the time, once per loop, before [`Port::rx_burst`]. Only wrappers that delay or time-stamp
+    /// frames need it.
+    fn begin(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// When the port has something to do although no frame arrives (a delayed frame falls due), as of the last
+    /// [`Port::begin`]. A worker must not sleep longer.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
     /// Appends up to `max` received frames to `burst`; returns how many. Never blocks.
     fn rx_burst(&mut self, burst: &mut VecDeque<Self::Frame>, max: usize) -> usize;
 
@@ -79,6 +98,13 @@ pub trait Port {
     /// the device has none and must be polled.
     fn wait_fd(&self) -> Option<RawFd> {
         None
+    }
+
+    /// Announces that the worker is about to wait on [`Port::wait_fd`], and says whether it may: `false` when frames
+    /// are waiting already. Senders that share memory with us need not make a system call per burst while
+    /// nobody has announced it. The next [`Port::rx_burst`] withdraws the announcement, so it must follow every wait.
+    fn prepare_sleep(&mut self) -> bool {
+        true
     }
 
     /// How long a worker may sleep when there is no [`Port::wait_fd`].

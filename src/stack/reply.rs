@@ -1,0 +1,1 @@
+//! Answers to single TCP segments.
