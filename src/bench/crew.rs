@@ -14,38 +14,59 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 /// How often the supervisor looks at its generators.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The measured time, set once every connection has been opened or has failed.
+/// When the load begins and when it is measured; set once every connection has been opened or has failed.
 #[derive(Debug)]
 pub struct Window {
+    start: AtomicU64,
     from: AtomicU64,
     until: AtomicU64,
 }
 
+/// The instants of a [`Window`]; [`Instant::FAR_FUTURE`] stands for unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first messages go.
+    pub start: Instant,
+    /// Measuring begins.
+    pub from: Instant,
+    /// Measuring and sending end.
+    pub until: Instant,
+}
+
+impl Bounds {
+    /// Nothing is known.
+    pub const UNKNOWN: Bounds =
+        Bounds { start: Instant::FAR_FUTURE, from: Instant::FAR_FUTURE, until: Instant::FAR_FUTURE };
+}
+
 impl Default for Window {
-    /// Not known yet.
+    /// Nothing is known.
     fn default() -> Self {
-        let unknown = Instant::FAR_FUTURE.as_nanos();
-        Window { from: AtomicU64::new(unknown), until: AtomicU64::new(unknown) }
+        let unknown = || AtomicU64::new(Instant::FAR_FUTURE.as_nanos());
+        Window { start: unknown(), from: unknown(), until: unknown() }
     }
 }
 
 impl Window {
-    /// Measure from `from` until `until`.
-    pub fn open(&self, from: Instant, until: Instant) {
-        self.until.store(until.as_nanos(), Ordering::Relaxed);
-        self.from.store(from.as_nanos(), Ordering::Release);
+    /// Sets all bounds.
+    pub fn open(&self, bounds: Bounds) {
+        self.until.store(bounds.until.as_nanos(), Ordering::Relaxed);
+        self.from.store(bounds.from.as_nanos(), Ordering::Relaxed);
+        self.start.store(bounds.start.as_nanos(), Ordering::Release);
     }
 
-    /// Ends the measured time at `now`, unless it has ended before.
+    /// Ends everything at `now`, unless it has ended before.
     pub fn close(&self, now: Instant) {
-        self.until.fetch_min(now.as_nanos(), Ordering::Relaxed);
-        self.from.fetch_min(now.as_nanos(), Ordering::Release);
+        for bound in [&self.until, &self.from, &self.start] {
+            bound.fetch_min(now.as_nanos(), Ordering::Release);
+        }
     }
 
-    /// Beginning and end, [`Instant::FAR_FUTURE`] while unknown.
-    pub fn bounds(&self) -> (Instant, Instant) {
-        let from = self.from.load(Ordering::Acquire);
-        (Instant::from_nanos(from), Instant::from_nanos(self.until.load(Ordering::Relaxed)))
+    /// What is known.
+    pub fn bounds(&self) -> Bounds {
+        let start = Instant::from_nanos(self.start.load(Ordering::Acquire));
+        let from = Instant::from_nanos(self.from.load(Ordering::Relaxed));
+        Bounds { start, from, until: Instant::from_nanos(self.until.load(Ordering::Relaxed)) }
     }
 }
 
@@ -153,7 +174,7 @@ impl Crew {
         (crew, generators)
     }
 
-    /// Opens the window when every connection is settled, closes it when `interrupted`, reports to `observer`;
+    /// Starts the load when every connection is settled, ends it when `interrupted`, reports to `observer`;
     /// returns when `finished` says that every generator has ended.
     pub fn supervise(
         &self,
@@ -169,12 +190,12 @@ impl Crew {
                 self.window.close(now);
             } else if !opened && self.sum(Board::settled) >= u64::from(self.connections) {
                 opened = true;
-                let from = now + self.warmup;
+                let (start, from) = (now, now + self.warmup);
                 let until = match self.stop {
                     Stop::After(duration) => from + duration,
                     Stop::Messages(_) => Instant::FAR_FUTURE,
                 };
-                self.window.open(from, until);
+                self.window.open(Bounds { start, from, until });
             }
             observer(self.progress(begun, now));
             std::thread::sleep(LOOK_INTERVAL);
@@ -183,7 +204,7 @@ impl Crew {
 
     /// How long was measured, given the merged counts of all generators.
     pub fn measured(&self, tally: &Tally) -> Duration {
-        let (from, until) = self.window.bounds();
+        let Bounds { from, until, .. } = self.window.bounds();
         let end = match self.stop {
             Stop::After(_) => until.min(tally.ended_at),
             Stop::Messages(_) => tally.last_reply_at,
@@ -196,7 +217,7 @@ impl Crew {
     }
 
     fn progress(&self, begun: Instant, now: Instant) -> Progress {
-        let (from, until) = self.window.bounds();
+        let Bounds { from, until, .. } = self.window.bounds();
         let phase = match () {
             () if now >= until => Phase::Draining,
             () if now >= from => Phase::Measuring,
@@ -255,20 +276,25 @@ pub fn pin(core: usize) -> Result<(), BenchError> {
 mod tests {
     use super::*;
 
+    fn bounds(micros: [u64; 3]) -> Bounds {
+        let [start, from, until] = micros.map(Instant::from_micros);
+        Bounds { start, from, until }
+    }
+
     #[test]
     fn a_window_that_was_closed_early_stays_so() {
         let window = Window::default();
-        assert_eq!(window.bounds(), (Instant::FAR_FUTURE, Instant::FAR_FUTURE));
-        window.open(Instant::from_micros(10), Instant::from_micros(90));
+        assert_eq!(window.bounds(), Bounds::UNKNOWN);
+        window.open(bounds([5, 10, 90]));
         window.close(Instant::from_micros(50));
         window.close(Instant::from_micros(70));
-        assert_eq!(window.bounds(), (Instant::from_micros(10), Instant::from_micros(50)));
+        assert_eq!(window.bounds(), bounds([5, 10, 50]));
     }
 
     #[test]
     fn an_interruption_before_the_window_measures_nothing() {
         let window = Window::default();
         window.close(Instant::from_micros(5));
-        assert_eq!(window.bounds(), (Instant::from_micros(5), Instant::from_micros(5)));
+        assert_eq!(window.bounds(), bounds([5, 5, 5]));
     }
 }

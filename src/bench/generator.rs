@@ -6,7 +6,7 @@
 //! [`Generator::reply`]; when [`Generator::is_done`] says so it closes the connection. One connection costs
 //! a [`Load`] and one timestamp per message in flight.
 
-use super::crew::{Board, Window};
+use super::crew::{Board, Bounds, Window};
 use super::pattern::{Mismatch, Pattern};
 use super::plan::{Plan, Share, Stop};
 use super::tally::{Cause, Tally};
@@ -55,9 +55,10 @@ pub struct Generator {
     window: Arc<Window>,
     board: Arc<CachePadded<Board>>,
     now: Instant,
-    /// When measuring begins and ends, as far as it is known at `now`.
-    from: Instant,
-    until: Instant,
+    /// When the load begins and is measured, as far as it is known at `now`.
+    bounds: Bounds,
+    /// The first burst that was measured; what was sent before it does not count.
+    measuring_since: Instant,
     /// Measured messages that may still be sent.
     quota: u64,
     /// When each message on its way was sent: `in_flight` slots per connection.
@@ -88,8 +89,8 @@ impl Generator {
             window,
             board,
             now: Instant::ZERO,
-            from: Instant::FAR_FUTURE,
-            until: Instant::FAR_FUTURE,
+            bounds: Bounds::UNKNOWN,
+            measuring_since: Instant::FAR_FUTURE,
             quota: share.messages,
             sent_at: vec![Instant::ZERO; share.connections as usize * plan.in_flight as usize],
             opened: 0,
@@ -119,19 +120,25 @@ impl Generator {
     /// Begins a burst at `now` and publishes what the ones before it did.
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
-        (self.from, self.until) = self.window.bounds();
-        if self.stat_at_start.is_none() && now >= self.from {
+        self.bounds = self.window.bounds();
+        if self.measuring_since > now && now >= self.bounds.from {
+            self.measuring_since = now;
             self.stat_at_start = SchedStat::of_this_thread();
         }
-        if self.stat_at_end.is_none() && now >= self.until {
+        if self.stat_at_end.is_none() && now >= self.bounds.until {
             self.stat_at_end = SchedStat::of_this_thread();
         }
         self.board.publish(self.opened, self.settled, self.unmeasured, self.tally.messages);
     }
 
+    /// Whether the first messages may go: every connection of every thread is settled.
+    pub fn has_started(&self) -> bool {
+        self.now >= self.bounds.start
+    }
+
     /// Whether the load is over: nothing new is sent, connections that wait for nothing may close.
     pub fn is_over(&self) -> bool {
-        self.now >= self.until || (self.now >= self.from && self.quota == 0)
+        self.now >= self.bounds.until || (self.now >= self.measuring_since && self.quota == 0)
     }
 
     /// Connection `row` of this thread is open.
@@ -163,7 +170,7 @@ impl Generator {
 
     /// Whether a message is due on this connection.
     pub fn may_send(&self, load: &Load) -> bool {
-        load.sent - load.answered < u64::from(self.in_flight) && !self.is_over()
+        load.sent - load.answered < u64::from(self.in_flight) && self.has_started() && !self.is_over()
     }
 
     /// Whether the load is over for this connection: nothing to send, nothing to wait for.
@@ -188,7 +195,7 @@ impl Generator {
 
     /// The message that was due is on its way.
     pub fn sent(&mut self, load: &mut Load) {
-        if self.now >= self.from {
+        if self.now >= self.measuring_since {
             self.quota = self.quota.saturating_sub(1);
         }
         let slot = self.slot(load, load.sent);
@@ -216,9 +223,9 @@ impl Generator {
         }
         let sent_at = self.sent_at[slot];
         let measured = if self.counts_by_time {
-            self.from <= self.now && self.now < self.until
+            self.bounds.from <= self.now && self.now < self.bounds.until
         } else {
-            self.from <= sent_at
+            self.measuring_since <= sent_at
         };
         if measured {
             self.tally.reply(self.now, self.now - sent_at);
@@ -292,6 +299,12 @@ mod tests {
     }
 
     impl Bench {
+        /// Everything counts from 1 us on.
+        fn start(&mut self) {
+            self.window.open(Bounds { start: at(1), from: at(1), until: Instant::FAR_FUTURE });
+            self.generator.tick(at(1));
+        }
+
         fn send(&mut self, load: &mut Load) -> Vec<u8> {
             assert!(self.generator.may_send(load));
             let mut payload = Vec::new();
@@ -312,11 +325,13 @@ mod tests {
     #[test]
     fn a_reply_within_the_window_counts_with_its_round_trip_time() {
         let mut bench = bench(Stop::After(Duration::from_micros(100)), 1);
-        bench.generator.tick(at(10));
+        bench.generator.tick(at(9));
         let mut load = bench.generator.opened(0);
+        assert!(!bench.generator.may_send(&load));
+        bench.window.open(Bounds { start: at(10), from: at(20), until: at(120) });
+        bench.generator.tick(at(10));
         let warmup = bench.send(&mut load);
         assert!(!bench.generator.may_send(&load));
-        bench.window.open(at(20), at(120));
         bench.generator.tick(at(19));
         bench.reply(&mut load, &warmup).unwrap();
         let measured = bench.send(&mut load);
@@ -337,8 +352,7 @@ mod tests {
     #[test]
     fn a_number_of_messages_is_sent_exactly() {
         let mut bench = bench(Stop::Messages(3), 2);
-        bench.window.open(at(0), Instant::FAR_FUTURE);
-        bench.generator.tick(at(1));
+        bench.start();
         let mut load = bench.generator.opened(0);
         let first = bench.send(&mut load);
         let second = bench.send(&mut load);
@@ -353,10 +367,24 @@ mod tests {
     }
 
     #[test]
+    fn messages_of_the_warm_up_are_beside_the_number() {
+        let mut bench = bench(Stop::Messages(1), 1);
+        bench.window.open(Bounds { start: at(1), from: at(5), until: Instant::FAR_FUTURE });
+        bench.generator.tick(at(1));
+        let mut load = bench.generator.opened(0);
+        let warmup = bench.send(&mut load);
+        bench.generator.tick(at(6));
+        bench.reply(&mut load, &warmup).unwrap();
+        let measured = bench.send(&mut load);
+        bench.reply(&mut load, &measured).unwrap();
+        assert!(bench.generator.is_done(&load));
+        assert_eq!(bench.generator.finish().0.messages, 1);
+    }
+
+    #[test]
     fn a_wrong_reply_is_counted_and_the_loop_goes_on() {
         let mut bench = bench(Stop::After(Duration::from_secs(1)), 1);
-        bench.window.open(at(0), at(1_000_000));
-        bench.generator.tick(at(1));
+        bench.start();
         let mut load = bench.generator.opened(0);
         let mut other = bench.generator.opened(1);
         let mut corrupt = bench.send(&mut load);
@@ -376,7 +404,7 @@ mod tests {
     #[test]
     fn a_reply_of_the_wrong_kind_is_counted() {
         let mut bench = bench_of(Plan { text: true, ..Plan::small(1, 1, Stop::Messages(1)) });
-        bench.generator.tick(at(1));
+        bench.start();
         let mut load = bench.generator.opened(0);
         let payload = bench.send(&mut load);
         bench.reply(&mut load, &payload).unwrap();
@@ -387,7 +415,7 @@ mod tests {
     #[test]
     fn a_reply_out_of_order_or_to_nothing_ends_the_connection() {
         let mut bench = bench(Stop::After(Duration::from_secs(1)), 2);
-        bench.generator.tick(at(1));
+        bench.start();
         let mut load = bench.generator.opened(0);
         assert_eq!(bench.reply(&mut load, b"hello"), Err(Cause::Unsolicited));
         bench.send(&mut load);
@@ -401,7 +429,7 @@ mod tests {
     #[test]
     fn a_message_without_a_reply_becomes_overdue() {
         let mut bench = bench(Stop::After(Duration::from_secs(9)), 1);
-        bench.generator.tick(at(1));
+        bench.start();
         let mut load = bench.generator.opened(0);
         assert!(!bench.generator.is_overdue(&load));
         bench.send(&mut load);

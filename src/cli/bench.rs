@@ -46,9 +46,9 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
 
-    /// How long to run before measuring, once all connections are open, seconds
-    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
-    pub warmup: Duration,
+    /// How long to run before measuring, seconds [default: 0.5, with --messages 0]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub warmup: Option<Duration>,
 
     /// How long a reply, or the opening of a connection, may take before it is an error, seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
@@ -117,7 +117,7 @@ impl BenchArgs {
             size: self.size as usize,
             text: self.text,
             stop: self.messages.map_or(Stop::After(self.duration), Stop::Messages),
-            warmup: self.warmup,
+            warmup: self.warmup.unwrap_or(if self.messages.is_some() { Duration::ZERO } else { WARMUP }),
             timeout: self.timeout,
             workers: self.workers,
             cores: self.cores.clone(),
@@ -138,6 +138,8 @@ impl BenchArgs {
     }
 }
 
+/// Warm-up of a load that is measured for a duration.
+const WARMUP: Duration = Duration::from_millis(500);
 /// Most messages on their way over all connections: 8 bytes are kept for each.
 const OUTSTANDING_MAX: u64 = 1 << 28;
 

@@ -37,7 +37,8 @@ pub(super) struct Wires<'a> {
 }
 
 impl<'a> Wires<'a> {
-    pub(super) fn new(generator: Generator, url: &'a WsUrl) -> Self {
+    /// `seed` is random: masking keys follow from it.
+    pub(super) fn new(generator: Generator, url: &'a WsUrl, seed: [u8; 32]) -> Self {
         let size = generator.message_bytes();
         let defaults = Limits::default();
         Wires {
@@ -47,7 +48,7 @@ impl<'a> Wires<'a> {
                 frame_bytes_max: defaults.frame_bytes_max.max(size),
                 ..defaults
             },
-            random: ChaCha20Rng::from_os_rng(),
+            random: ChaCha20Rng::from_seed(seed),
             input: vec![0; INPUT_BYTES],
             output: Vec::with_capacity(OUTPUT_BYTES),
             generator,
@@ -130,9 +131,9 @@ impl Connection {
         matches!(self.stage, Stage::Connecting { .. } | Stage::Upgrading(_))
     }
 
-    /// The kernel says that something can be read or written.
-    pub(super) fn on_ready(&mut self, row: u32, wires: &mut Wires<'_>) -> Next {
-        match self.advance(row, wires) {
+    /// The kernel says that something can be read or written; `ended` when the peer's FIN may be among it.
+    pub(super) fn on_ready(&mut self, row: u32, ended: bool, wires: &mut Wires<'_>) -> Next {
+        match self.advance(row, ended, wires) {
             Ok(next) => next,
             Err(failure) => self.fail(failure, wires),
         }
@@ -175,14 +176,14 @@ impl Connection {
         Next::Gone
     }
 
-    fn advance(&mut self, row: u32, wires: &mut Wires<'_>) -> Result<Next, Failure> {
+    fn advance(&mut self, row: u32, ended: bool, wires: &mut Wires<'_>) -> Result<Next, Failure> {
         if let Stage::Connecting { deadline } = self.stage
             && !self.upgrade(deadline, wires)?
         {
             return Ok(Next::Wait);
         }
         let mut input = std::mem::take(&mut wires.input);
-        let read = self.read(row, &mut input, wires);
+        let read = self.read(row, ended, &mut input, wires);
         wires.input = input;
         let next = read?;
         if next != Next::Gone {
@@ -210,7 +211,13 @@ impl Connection {
     }
 
     /// Reads what there is, within the connection's share.
-    fn read(&mut self, row: u32, input: &mut [u8], wires: &mut Wires<'_>) -> Result<Next, Failure> {
+    fn read(
+        &mut self,
+        row: u32,
+        ended: bool,
+        input: &mut [u8],
+        wires: &mut Wires<'_>,
+    ) -> Result<Next, Failure> {
         for _ in 0..READS_MAX {
             let length = match self.stream.read(input) {
                 Ok(0) => return self.on_end(),
@@ -220,8 +227,9 @@ impl Connection {
                 Err(error) => return Err(Failure::new(Cause::Reset, error.to_string())),
             };
             self.on_bytes(row, &mut input[..length], wires)?;
-            // epoll(7): a read that was cut short has emptied the socket, the next bytes are a new edge.
-            if length < input.len() {
+            // epoll(7): a read that was cut short has emptied the socket, and what comes next is a new edge. Only a
+            // FIN that is there already is not.
+            if length < input.len() && !ended {
                 return Ok(Next::Wait);
             }
         }

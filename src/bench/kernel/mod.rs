@@ -27,6 +27,8 @@ pub const BATCH_MAX: usize = 64;
 const OPENING_MAX: usize = 64;
 /// How often connections are looked at that nothing happens to.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a thread whose connections are open looks whether the others' are.
+const START_INTERVAL: Duration = Duration::from_millis(1);
 /// How long a name's address may take to answer before the next one is tried.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// File descriptors used for other things than connections.
@@ -71,6 +73,15 @@ pub fn run(
     Ok(report)
 }
 
+/// Why a connection is looked at.
+#[derive(Clone, Copy)]
+enum Visit {
+    /// The kernel says that something can be read or written; `ended` when the peer's FIN may be there.
+    Ready { ended: bool },
+    /// Nothing happened to it for a while.
+    Idle,
+}
+
 /// One thread: opens its connections, keeps each one's loop going, closes them.
 fn generate(
     generator: Generator,
@@ -87,12 +98,16 @@ fn generate(
     let mut poll = Poll::new().map_err(refused("no epoll instance"))?;
     let mut events = Events::with_capacity(BATCH_MAX);
     let share = generator.share();
-    let mut wires = Wires::new(generator, url);
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|error| BenchError::Kernel { what: "no random bytes", source: error.into() })?;
+    let mut wires = Wires::new(generator, url, seed);
     let mut connections: Vec<Option<Connection>> = Vec::new();
     connections.resize_with(share.connections as usize, || None);
     let (mut begun, mut opening, mut live) = (0, 0, 0);
     let mut again: Vec<usize> = Vec::new();
     let mut swept = Instant::ZERO;
+    let mut started = false;
 
     wires.generator.tick(clock.now());
     loop {
@@ -111,22 +126,26 @@ fn generate(
         if live == 0 && (begun == connections.len() || wires.generator.is_over()) {
             break;
         }
-        let timeout = if spin || !again.is_empty() { Duration::ZERO } else { SWEEP_INTERVAL };
+        let timeout = match () {
+            () if spin || !again.is_empty() => Duration::ZERO,
+            () if started => SWEEP_INTERVAL,
+            () => START_INTERVAL,
+        };
         match poll.poll(&mut events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(refused("epoll")(error)),
             _ => wires.generator.tick(clock.now()),
         }
         let now = wires.generator.now();
-        let sweep = now - swept >= SWEEP_INTERVAL;
+        let starts = !started && wires.generator.has_started();
+        started |= starts;
+        let sweep = starts || now - swept >= SWEEP_INTERVAL;
         let due = std::mem::take(&mut again);
-        let ready = events.iter().map(|event| event.token().0).chain(due);
-        let mut visit = |row: usize, idle: bool| {
+        let mut visit = |row: usize, visit: Visit| {
             let Some(connection) = connections.get_mut(row).and_then(Option::as_mut) else { return };
             let was_opening = connection.is_opening();
-            let next = if idle {
-                connection.on_idle(&mut wires)
-            } else {
-                connection.on_ready(row as u32, &mut wires)
+            let next = match visit {
+                Visit::Ready { ended } => connection.on_ready(row as u32, ended, &mut wires),
+                Visit::Idle => connection.on_idle(&mut wires),
             };
             opening -= usize::from(was_opening && (next == Next::Gone || !connection.is_opening()));
             match next {
@@ -138,10 +157,15 @@ fn generate(
                 }
             }
         };
-        ready.for_each(|row| visit(row, false));
+        for event in &events {
+            visit(event.token().0, Visit::Ready { ended: event.is_read_closed() });
+        }
+        for row in due {
+            visit(row, Visit::Ready { ended: true });
+        }
         if sweep {
             swept = now;
-            (0..begun).for_each(|row| visit(row, true));
+            (0..begun).for_each(|row| visit(row, Visit::Idle));
         }
     }
     Ok(wires.generator.finish())
