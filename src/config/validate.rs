@@ -32,7 +32,8 @@ impl Config {
     /// The first thing that cannot work: its key, its value, and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for Range { key, value, min, max, zero_is_off } in self.ranges() {
-            if !(min..=max).contains(&value) && !(zero_is_off && value == 0) {
+            let allowed = (min..=max).contains(&value) || zero_is_off && value == 0;
+            if !allowed {
                 let off = if zero_is_off { ", or 0 for off" } else { "" };
                 return Err(ConfigError::OutOfRange { key, value, allowed: format!("{min}..={max}{off}") });
             }
@@ -188,7 +189,7 @@ impl Config {
             if set && !tap {
                 return Err(invalid(
                     "port.spec",
-                    &display(&port.spec),
+                    display(&port.spec),
                     format!("`{key}` is for tap:NAME ports only"),
                 ));
             }
@@ -212,8 +213,10 @@ impl Config {
         let routes = port.routes.iter().map(|route| ("port.routes", route.via));
         for (key, router) in gateways.chain(routes) {
             // A router is reached without a router. By DHCP the network is not known yet.
-            let on_link = is_link_local(router) || port.ip.iter().any(|cidr| contains(cidr, router));
-            if !on_link && !(port.dhcp && router.is_ipv4()) {
+            let reachable = is_link_local(router)
+                || port.ip.iter().any(|cidr| contains(cidr, router))
+                || port.dhcp && router.is_ipv4();
+            if !reachable {
                 return Err(invalid(key, router, "it is on none of the networks of `port.ip`"));
             }
         }
@@ -379,6 +382,65 @@ mod tests {
                 assert!(!value.is_integer() || ranged.contains(&path.as_str()), "{path} has no range");
             }
         }
+    }
+
+    /// The rows of the tables of docs/configuration.md: key with its table, default, what is allowed.
+    fn documented() -> Vec<(String, String, String)> {
+        let page = include_str!("../../docs/configuration.md");
+        let mut table = "";
+        let mut rows = Vec::new();
+        for line in page.lines() {
+            if let Some(name) = line.strip_prefix("## `[") {
+                table = name.trim_end_matches("]`");
+            } else if line.starts_with("| `") {
+                let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+                assert_eq!(cells.len(), 4, "{line}");
+                rows.push((
+                    format!("{table}.{}", cells[0].trim_matches('`')),
+                    cells[1].into(),
+                    cells[2].into(),
+                ));
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn the_page_lists_every_key_with_its_default() {
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        let expected: Vec<_> = Config::keys()
+            .into_iter()
+            .map(|path| {
+                let (table, key) = path.split_once('.').unwrap();
+                let default = match defaults[table].get(key) {
+                    None => "not set".to_owned(),
+                    Some(number @ toml::Value::Integer(_)) => number.to_string(),
+                    Some(value) => format!("`{value}`"),
+                };
+                (path, default)
+            })
+            .collect();
+        let documented: Vec<_> = documented().into_iter().map(|(path, default, _)| (path, default)).collect();
+        assert_eq!(documented, expected);
+    }
+
+    #[test]
+    fn the_page_states_every_range() {
+        let rows = documented();
+        for Range { key, min, max, zero_is_off, .. } in Config::default().ranges() {
+            let off = if zero_is_off { ", or 0 for off" } else { "" };
+            let row = rows.iter().find(|row| row.0 == key).unwrap();
+            assert_eq!(row.2, format!("{min}..={max}{off}"), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_example_on_the_page_is_valid() {
+        let page = include_str!("../../docs/configuration.md");
+        let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let config = config(example);
+        config.validate().unwrap();
+        config.device().unwrap();
     }
 
     #[test]

@@ -29,10 +29,9 @@ impl Answer {
     }
 
     /// An HTML page in UTF-8, under a `Content-Security-Policy`: what it may load, run and connect to.
-    pub fn html(body: &'static str, content_security_policy: impl Into<Cow<'static, str>>) -> Self {
-        Answer::new("text/html; charset=utf-8", body.as_bytes())
+    pub fn html(body: impl Into<String>, content_security_policy: impl Into<Cow<'static, str>>) -> Self {
+        Answer::new("text/html; charset=utf-8", body.into().into_bytes())
             .with_header("Content-Security-Policy", content_security_policy)
-            .with_header("Cross-Origin-Opener-Policy", "same-origin")
             .with_header("Referrer-Policy", "no-referrer")
     }
 

@@ -5,6 +5,7 @@
 //! [`Port::tx_burst`], which takes from the front what the device accepts. Unsent frames stay with the caller.
 //! All frames are allocated when the port is made; nothing here allocates per frame.
 
+pub mod tap;
 pub mod wire;
 
 use crate::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub trait Frame {
     /// Sets the frame's length in bytes; the contents of the grown part are unspecified.
     ///
     /// # Panics
-    /// When `len` is over the port's `frame_bytes_max`.
+    /// When `len` is over the frame's capacity: a frame from [`Port::alloc`] holds `mtu + 14` bytes or more.
     fn set_len(&mut self, len: usize);
     /// What the device says of a received frame's IP and TCP checksums.
     fn rx_checksum(&self) -> RxChecksum {
@@ -53,7 +54,8 @@ pub struct PortInfo {
     pub mac: [u8; 6],
     /// Largest IP packet in bytes (without the Ethernet header).
     pub mtu: usize,
-    /// Largest frame buffer in bytes; at least `mtu + 14`.
+    /// Largest frame that can be received, in bytes: at least `mtu + 14`, and more where the device hands over large
+    /// TCP segments.
     pub frame_bytes_max: usize,
     /// The device fills in IPv4/TCP/ICMP checksums on transmit, or nobody reads them (in-process wire).
     pub tx_checksum_offload: bool,
@@ -112,6 +114,11 @@ pub trait Port {
         Duration::from_micros(50)
     }
 
+    /// Whether frames can still come and go: `false` once the device or the other end is gone for good.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
     /// Counters since the port was made.
     fn stats(&self) -> PortStats;
 }
@@ -119,16 +126,20 @@ pub trait Port {
 /// Counters of one port since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortStats {
-    /// Frames and bytes received.
+    /// Frames received.
     pub rx_frames: u64,
     /// Bytes received, Ethernet headers included.
     pub rx_bytes: u64,
     /// Frames that the device lost before we saw them, as far as it says.
     pub rx_dropped: u64,
+    /// Times that receiving failed, other than for want of a frame.
+    pub rx_errors: u64,
     /// Frames sent.
     pub tx_frames: u64,
     /// Bytes sent, Ethernet headers included.
     pub tx_bytes: u64,
+    /// Frames that the device refused for good.
+    pub tx_errors: u64,
     /// Times that [`Port::tx_burst`] could not take all it was given.
     pub tx_full: u64,
     /// Times that [`Port::alloc`] had nothing to give.

@@ -222,11 +222,6 @@ pub struct WirePort {
 }
 
 impl WirePort {
-    /// Whether the other end still exists. What is sent after it is gone fills the ring and stays there.
-    pub fn peer_is_alive(&self) -> bool {
-        !self.tx.is_abandoned()
-    }
-
     /// Takes back what the peer returned.
     fn collect_returned(&mut self) {
         let count = self.rx_return.slots();
@@ -261,8 +256,11 @@ impl Port for WirePort {
             self.bell.wake_up();
         }
         self.collect_returned();
-        let mut bytes = 0;
         let count = if self.rx.cached_slots() >= max { max } else { self.rx.slots().min(max) };
+        if count == 0 {
+            return 0;
+        }
+        let mut bytes = 0;
         if let Ok(frames) = self.rx.read_chunk(count) {
             burst.extend(frames.into_iter().inspect(|frame| bytes += frame.len));
         }
@@ -321,6 +319,10 @@ impl Port for WirePort {
         self.bell.fall_asleep();
         self.asleep = true;
         self.rx.is_empty()
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.tx.is_abandoned()
     }
 
     fn stats(&self) -> PortStats {
@@ -631,9 +633,9 @@ mod tests {
     #[test]
     fn the_end_of_the_peer_is_seen() {
         let (a, b) = small(8, 8);
-        assert!(a.peer_is_alive());
+        assert!(a.is_alive());
         drop(b);
-        assert!(!a.peer_is_alive());
+        assert!(!a.is_alive());
     }
 
     #[test]

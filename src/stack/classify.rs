@@ -122,6 +122,11 @@ impl TcpFlags {
         self.0 & Self::RST != 0
     }
 
+    /// Whether the segment asks for a connection: SYN alone.
+    pub(crate) fn is_opening(self) -> bool {
+        self.0 & (Self::SYN | Self::FIN | Self::RST | Self::ACK) == Self::SYN
+    }
+
     fn are_consistent(self) -> bool {
         (self.0 & (Self::SYN | Self::FIN | Self::RST)).count_ones() <= 1
     }
@@ -149,9 +154,10 @@ pub(crate) struct TcpInfo {
 }
 
 impl TcpInfo {
-    /// How much of the sequence space the segment takes up: payload, SYN and FIN.
-    pub(crate) fn sequence_len(&self) -> u32 {
-        u32::from(self.payload_len) + u32::from(self.flags.syn()) + u32::from(self.flags.fin())
+    /// The sequence number that follows the segment.
+    pub(crate) fn end_seq(&self) -> u32 {
+        let len = u32::from(self.payload_len) + u32::from(self.flags.syn()) + u32::from(self.flags.fin());
+        self.seq.wrapping_add(len)
     }
 
     /// Whether the IPv4 header's and the TCP checksum of the frame that this was read from are right.
@@ -512,11 +518,11 @@ mod tests {
     use super::super::key::symmetric_hash;
     use super::*;
     use proptest::prelude::*;
-    use smoltcp::iface::{Config, Interface, SocketSet};
-    use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+    use smoltcp::iface::SocketSet;
+    use smoltcp::phy::ChecksumCapabilities;
     use smoltcp::time::Instant;
     use smoltcp::wire::{
-        EthernetFrame, EthernetProtocol, IpCidr, IpProtocol, Ipv4Repr, Ipv6ExtHeader, Ipv6ExtHeaderRepr,
+        EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Repr, Ipv6ExtHeader, Ipv6ExtHeaderRepr,
         Ipv6HopByHopHeader, Ipv6HopByHopRepr, Ipv6OptionRepr, Ipv6Packet, Ipv6Repr, TcpControl, TcpRepr,
         TcpSeqNumber, TcpTimestampRepr,
     };
@@ -589,7 +595,7 @@ mod tests {
             assert_eq!(info.key.is_ipv4(), ours.is_ipv4());
             assert!(info.flags.syn() && !info.flags.ack() && !info.flags.fin() && !info.flags.rst());
             assert_eq!((info.seq, info.window, info.payload_len), (1_000, 4_096, 0));
-            assert_eq!(info.sequence_len(), 1);
+            assert_eq!(info.end_seq(), 1_001);
             assert!(info.checksum_is_good(&frame));
         }
     }
@@ -848,75 +854,11 @@ mod tests {
         frame[0] & 1 != 0 || frame[6] & 1 != 0 || segment.key.local == segment.key.remote || mapped_in_v6
     }
 
-    /// A device that holds one received frame and keeps what is sent.
-    struct OneFrame {
-        rx: Option<Vec<u8>>,
-        tx: Vec<Vec<u8>>,
-    }
-
-    struct Rx(Vec<u8>);
-    struct Tx<'a>(&'a mut Vec<Vec<u8>>);
-
-    impl RxToken for Rx {
-        fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-            f(&self.0)
-        }
-    }
-
-    impl TxToken for Tx<'_> {
-        fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-            let mut frame = vec![0; len];
-            let result = f(&mut frame);
-            self.0.push(frame);
-            result
-        }
-    }
-
-    impl Device for OneFrame {
-        type RxToken<'a> = Rx;
-        type TxToken<'a> = Tx<'a>;
-
-        fn receive(&mut self, _: Instant) -> Option<(Rx, Tx<'_>)> {
-            self.rx.take().map(|frame| (Rx(frame), Tx(&mut self.tx)))
-        }
-
-        fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
-            Some(Tx(&mut self.tx))
-        }
-
-        fn capabilities(&self) -> DeviceCapabilities {
-            let mut caps = DeviceCapabilities::default();
-            caps.medium = Medium::Ethernet;
-            caps.max_transmission_unit = 1_514;
-            caps.checksum = ChecksumCapabilities::ignored();
-            caps
-        }
-    }
-
     /// What smoltcp's interface, without any socket, answers to a frame from a neighbour that it knows.
     fn answers(frame: &[u8]) -> Vec<Vec<u8>> {
-        let mut device = OneFrame { rx: None, tx: Vec::new() };
-        let mut interface = Interface::new(Config::new(our_hardware_addr()), &mut device, Instant::ZERO);
-        interface.update_ip_addrs(|addrs| {
-            addrs.push(IpCidr::new(ours_v4().ip().into(), 24)).unwrap();
-            addrs.push(IpCidr::new(ours_v6().ip().into(), 64)).unwrap();
-        });
+        let mut device = OneFrame::new();
+        let mut interface = interface(&mut device, 1);
         let mut sockets = SocketSet::new(Vec::new());
-        let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
-        arp.extend(PEER_MAC);
-        arp.extend([10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2]);
-        let mut solicit = vec![135, 0, 0, 0, 0, 0, 0, 0];
-        solicit.extend(FlowKey::new(ours_v6(), peer_v6()).local);
-        solicit.extend([1, 1]);
-        solicit.extend(PEER_MAC);
-        let mut solicit =
-            ip_frame(peer_v6().ip().into(), ours_v6().ip().into(), IpProtocol::Icmpv6, &solicit);
-        solicit[21] = 255;
-        for neighbour in [ethernet(EthernetProtocol::Arp, &arp), solicit] {
-            device.rx = Some(neighbour);
-            interface.poll(Instant::ZERO, &mut device, &mut sockets);
-        }
-        device.tx.clear();
         device.rx = Some(frame.to_vec());
         interface.poll(Instant::ZERO, &mut device, &mut sockets);
         device.tx

@@ -87,6 +87,11 @@ impl FlowTable {
         Some(index)
     }
 
+    /// The flow at a slab index that is in the table.
+    pub(crate) fn key(&self, index: u32) -> FlowKey {
+        self.keys[index as usize]
+    }
+
     /// How many flows there are.
     pub(crate) fn len(&self) -> usize {
         self.len

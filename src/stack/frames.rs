@@ -1,18 +1,17 @@
 //! Frames for the tests of this layer, built by smoltcp.
 
-use smoltcp::phy::ChecksumCapabilities;
+use super::key::FlowKey;
+use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time::Instant;
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, HardwareAddress, IpAddress, IpProtocol, IpRepr,
+    EthernetAddress, EthernetFrame, EthernetProtocol, HardwareAddress, IpAddress, IpCidr, IpProtocol, IpRepr,
     TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 use std::net::SocketAddr;
 
 pub(crate) const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub(crate) const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-
-pub(crate) fn our_hardware_addr() -> HardwareAddress {
-    HardwareAddress::Ethernet(EthernetAddress(OUR_MAC))
-}
 
 pub(crate) fn ours_v4() -> SocketAddr {
     "10.0.0.2:80".parse().unwrap()
@@ -102,4 +101,83 @@ pub(crate) fn with_hop_by_hop(frame: &[u8], options: &[u8]) -> Vec<u8> {
     result.extend(options);
     result.extend(&frame[54..]);
     result
+}
+
+/// A device that holds one received frame and keeps what is sent; checksums are of no matter to it.
+pub(crate) struct OneFrame {
+    pub(crate) rx: Option<Vec<u8>>,
+    pub(crate) tx: Vec<Vec<u8>>,
+}
+
+pub(crate) struct Rx(Vec<u8>);
+pub(crate) struct Tx<'a>(&'a mut Vec<Vec<u8>>);
+
+impl RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Tx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.0.push(frame);
+        result
+    }
+}
+
+impl Device for OneFrame {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Rx, Tx<'_>)> {
+        self.rx.take().map(|frame| (Rx(frame), Tx(&mut self.tx)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
+        Some(Tx(&mut self.tx))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut caps = DeviceCapabilities::default();
+        caps.medium = Medium::Ethernet;
+        caps.max_transmission_unit = 1_514;
+        caps.checksum = ChecksumCapabilities::ignored();
+        caps
+    }
+}
+
+impl OneFrame {
+    pub(crate) fn new() -> Self {
+        OneFrame { rx: None, tx: Vec::new() }
+    }
+}
+
+/// An interface with our addresses that knows the peer's MAC address.
+pub(crate) fn interface(device: &mut OneFrame, random_seed: u64) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(OUR_MAC)));
+    config.random_seed = random_seed;
+    let mut interface = Interface::new(config, device, Instant::ZERO);
+    interface.update_ip_addrs(|addrs| {
+        addrs.push(IpCidr::new(ours_v4().ip().into(), 24)).unwrap();
+        addrs.push(IpCidr::new(ours_v6().ip().into(), 64)).unwrap();
+    });
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    arp.extend(PEER_MAC);
+    arp.extend([10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2]);
+    let mut solicit = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    solicit.extend(FlowKey::new(ours_v6(), peer_v6()).local);
+    solicit.extend([1, 1]);
+    solicit.extend(PEER_MAC);
+    let mut solicit = ip_frame(peer_v6().ip().into(), ours_v6().ip().into(), IpProtocol::Icmpv6, &solicit);
+    // Neighbour discovery counts only with the hop limit that no router leaves whole.
+    solicit[21] = 255;
+    let mut sockets = SocketSet::new(Vec::new());
+    for neighbour in [ethernet(EthernetProtocol::Arp, &arp), solicit] {
+        device.rx = Some(neighbour);
+        interface.poll(Instant::ZERO, device, &mut sockets);
+    }
+    device.tx.clear();
+    interface
 }

@@ -3,6 +3,7 @@
 use super::classify::{Class, PathMtu, TcpInfo};
 use super::conn::{Phase, Received};
 use super::device::{Listener, OneFrame, TxQueue};
+use super::reply::Reply;
 use super::time_wait::Verdict;
 use super::{CloseCause, Stack};
 use crate::port::{Frame, RxChecksum};
@@ -83,15 +84,15 @@ impl Stack {
                 self.stats.rx_time_wait += 1;
                 return;
             }
-            Some(Verdict::Acknowledge(ack)) => {
+            Some(Verdict::Acknowledge(reply)) => {
                 self.stats.rx_time_wait += 1;
                 if self.rst_rate.take(self.now) {
-                    tx.push(ack.frame_bytes(frame), |out| ack.emit(frame, out));
+                    tx.push(reply.frame_bytes(), |out| reply.emit(frame, out));
                 }
                 return;
             }
         };
-        let opens = segment.flags.syn() && !segment.flags.ack();
+        let opens = segment.flags.is_opening();
         if opens && self.listening.contains(&segment.key.local().port()) {
             self.accept(frame, segment, isn_floor);
         } else {
@@ -171,9 +172,12 @@ impl Stack {
                 let now = self.now;
                 let slot = self.slab.slot_mut(index);
                 if state == State::TimeWait {
+                    // The segment that brought it here acknowledges our FIN and ends with the peer's. Later ones are
+                    // answered by smoltcp as long as the slot lives, and by the record after that.
                     let flow = slot.key;
-                    let theirs = segment.seq.wrapping_add(segment.sequence_len());
-                    self.time_wait.insert(now, flow, segment.ack, theirs);
+                    if !self.time_wait.contains(now, &flow) {
+                        self.time_wait.insert(now, flow, segment.ack, segment.end_seq());
+                    }
                 } else if state == State::FinWait2 {
                     slot.closing_deadline = slot.closing_deadline.min(now + self.tcp.fin_wait2_timeout);
                 }
@@ -225,15 +229,13 @@ impl Stack {
 
     /// Answers a segment of no flow with RST, within the rate.
     fn refuse<F: Frame>(&mut self, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        if segment.flags.rst() || !self.rst_rate.take(self.now) {
+        let reply = Reply::reset(segment).filter(|_| self.rst_rate.take(self.now));
+        let Some(reply) = reply else {
             self.stats.rx_no_flow += 1;
             return;
-        }
+        };
         self.stats.rx_rst_sent += 1;
-        let mut nobody = SocketSet::new([]);
-        let net = self.nets.main();
-        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps };
-        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut nobody);
+        tx.push(reply.frame_bytes(), |out| reply.emit(frame, out));
     }
 
     /// ARP, NDP, ICMP: the first interface answers.

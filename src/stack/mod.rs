@@ -39,6 +39,7 @@ pub use config::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 pub use device::TxQueue;
 pub use dhcp::Lease;
 pub use lend::SendHalf;
+pub use rings::RingError;
 
 use crate::port::PortInfo;
 use crate::time::Instant;
@@ -197,7 +198,7 @@ pub enum StackError {
     },
     /// No address for ring memory.
     #[error(transparent)]
-    Rings(#[from] rings::RingError),
+    Rings(#[from] RingError),
 }
 
 /// Why a connection could not be opened.
@@ -273,7 +274,7 @@ impl Stack {
             rings: RingPool::new(tcp.connections_max, tcp.recv_ring_bytes(), tcp.send_buffer_bytes)?,
             isn: SequenceNumbers::new(&secret),
             ports: EphemeralPorts::new(&secret, config.share),
-            time_wait: TimeWait::new(tcp.time_wait_max, tcp.time_wait),
+            time_wait: TimeWait::new(tcp.time_wait_max, tcp.time_wait, &secret),
             listening: Vec::new(),
             neighbors: Neighbors::new(clock),
             dhcp: config.dhcp.then(|| Dhcp::new(info.mac, info.mtu, &secret, now)),
@@ -301,9 +302,9 @@ impl Stack {
     /// See [`ConnectError`].
     pub fn connect(&mut self, remote: SocketAddr) -> Result<ConnId, ConnectError> {
         let source = self.nets.source_for(remote.ip()).ok_or(ConnectError::NoRoute)?;
-        let (flows, time_wait) = (&self.flows, &self.time_wait);
-        let in_use = |flow: &FlowKey| flows.get(flow).is_some() || time_wait.contains(flow);
-        let flow = self.ports.choose(source, remote, self.now, in_use).ok_or(ConnectError::NoPort)?;
+        let (flows, time_wait, now) = (&self.flows, &self.time_wait, self.now);
+        let in_use = |flow: &FlowKey| flows.get(flow).is_some() || time_wait.contains(now, flow);
+        let flow = self.ports.choose(source, remote, in_use).ok_or(ConnectError::NoPort)?;
         let index = self.open(flow, Phase::Connecting).ok_or(ConnectError::Full)?;
         let isn = self.isn.generate(&flow, self.now, None);
         let mut net = self.nets.with_first_random(0, source, isn, self.stack_now);
