@@ -19,7 +19,7 @@ plan.add('two-browsers-talk', async () => {
       const page = await (await browser.newContext()).newPage();
       await page.goto(`${base}/`, { timeout: 20_000 });
       await page.click('#connect');
-      await page.waitForFunction(() => /open|connected/i.test(document.querySelector('#state').textContent), null, {
+      await page.waitForFunction(() => document.querySelector('#state').textContent === 'open', null, {
         timeout: 15_000,
       });
       windows.push({ who, page });

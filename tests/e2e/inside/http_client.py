@@ -1,6 +1,6 @@
 """Drives the HTTP side of the server with curl, and with a plain socket where curl is too polite.
 
-Arguments: the base URL, e.g. http://10.73.0.2, and the most seconds that a slow request head may take.
+Arguments: the base URL, e.g. http://10.73.0.2, and the most seconds that a deadline may take.
 """
 
 import socket
@@ -12,7 +12,7 @@ import urllib.parse
 from cases import Plan, expect, expect_equal
 
 BASE = sys.argv[1]
-HEAD_SECONDS_MAX = float(sys.argv[2])
+DEADLINE_SECONDS_MAX = float(sys.argv[2])
 ADDRESS = urllib.parse.urlsplit(BASE).hostname
 HOST = urllib.parse.urlsplit(BASE).netloc
 
@@ -244,12 +244,12 @@ def byte_by_byte():
 def slow_head():
     started = time.monotonic()
     with dial() as connection:
-        connection.settimeout(HEAD_SECONDS_MAX)
+        connection.settimeout(DEADLINE_SECONDS_MAX)
         connection.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n".encode())
         try:
             answer = read_to_end(connection)
         except TimeoutError:
-            raise AssertionError(f"after {HEAD_SECONDS_MAX:.0f} s the server still waits for the rest") from None
+            raise AssertionError(f"after {DEADLINE_SECONDS_MAX:.0f} s the server still waits for the rest") from None
     expect(answer == b"" or b" 408 " in answer.split(b"\r\n")[0], f"the end, or 408: {answer[:80]!r}")
     return f"given up after {time.monotonic() - started:.1f} s"
 
@@ -261,7 +261,7 @@ def drip_fed_head():
     with dial() as connection:
         connection.settimeout(0.5)
         connection.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\nX-Slow: ".encode())
-        while time.monotonic() - started < HEAD_SECONDS_MAX:
+        while time.monotonic() - started < DEADLINE_SECONDS_MAX:
             try:
                 connection.sendall(b"x")
                 connection.recv(4096)  # 408 or the end
@@ -270,7 +270,22 @@ def drip_fed_head():
                 continue
             except (BrokenPipeError, ConnectionResetError):
                 return f"given up after {time.monotonic() - started:.1f} s"
-    raise AssertionError(f"after {HEAD_SECONDS_MAX:.0f} s the server still takes one byte at a time")
+    raise AssertionError(f"after {DEADLINE_SECONDS_MAX:.0f} s the server still takes one byte at a time")
+
+
+@plan.case("idle-keep-alive")
+def idle_keep_alive():
+    """Between two requests a connection may not wait forever, either."""
+    with dial() as connection:
+        connection.settimeout(DEADLINE_SECONDS_MAX)
+        connection.sendall(f"GET /healthz HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        expect_equal(read_answer(connection)[0], 200, "status")
+        started = time.monotonic()
+        try:
+            expect_equal(read_to_end(connection), b"", "what comes without a request")
+        except TimeoutError:
+            raise AssertionError(f"still open after {DEADLINE_SECONDS_MAX:.0f} s without a request") from None
+    return f"closed after {time.monotonic() - started:.1f} s"
 
 
 plan.main()
