@@ -101,7 +101,7 @@ impl Config {
             size("websocket.message_bytes_max", ws.message_bytes_max, 125, GIB),
             size("websocket.frame_bytes_max", ws.frame_bytes_max, 125, GIB),
             size("websocket.fragments_max", ws.fragments_max, 1, 1 << 30),
-            // A browser's upgrade request has about 500 bytes; every unfinished head is read again per segment.
+            // A browser's upgrade request has about 500 bytes; this much may be kept for each that is not whole.
             size("websocket.head_bytes_max", ws.head_bytes_max, 512, 64 << 10),
             range("websocket.handshake_timeout_ms", ws.handshake_timeout_ms, 100, HOUR_MS),
             range("websocket.http_idle_timeout_ms", ws.http_idle_timeout_ms, 100, HOUR_MS),
