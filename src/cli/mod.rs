@@ -1,5 +1,6 @@
 //! The command line: arguments to configuration to run. One file a command; no protocol here.
 
+pub mod bench;
 mod doctor;
 mod logging;
 mod port_args;

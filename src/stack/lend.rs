@@ -6,16 +6,30 @@
 //! Giving ring memory back has to be vouched for too, and is for the same reason done here.
 #![allow(unsafe_code)] // The rings under a socket: lent apart from it, emptied, given back.
 
-use super::conn::{Slab, Slot};
+use super::ConnId;
+use super::conn::{OtherSlots, Slab, Slot};
+use super::key::FlowKey;
 use super::rings::RingPool;
 use crate::time::Instant;
 use smoltcp::socket::tcp::Socket;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 
-/// The sending half of one connection: its send ring.
+/// The sending half of one connection: its send ring. Through it the other connections' sending halves can be
+/// reached, so that what one connection receives can be sent to others while it is lent.
 pub struct SendHalf<'a> {
+    id: ConnId,
+    key: FlowKey,
     socket: &'a mut Socket<'static>,
     flags: SlotFlags<'a>,
     now: Instant,
+    others: Option<Others<'a>>,
+}
+
+/// The rest of the stack, as far as sending concerns it.
+struct Others<'a> {
+    slots: OtherSlots<'a>,
+    dirty: &'a mut VecDeque<u32>,
 }
 
 /// What a write changes in the slot beside the socket.
@@ -25,11 +39,70 @@ struct SlotFlags<'a> {
     progress_at: &'a mut Instant,
 }
 
+impl SlotFlags<'_> {
+    fn reborrow(&mut self) -> SlotFlags<'_> {
+        SlotFlags {
+            write_blocked: self.write_blocked,
+            rings_touched: self.rings_touched,
+            progress_at: self.progress_at,
+        }
+    }
+}
+
 impl<'a> SendHalf<'a> {
-    /// The sending half of a slot in use.
-    pub(super) fn of(slot: &'a mut Slot, now: Instant) -> Self {
+    /// The sending half of the slot that an id names. The caller marks it dirty.
+    pub(super) fn of(
+        slab: &'a mut Slab,
+        dirty: &'a mut VecDeque<u32>,
+        id: ConnId,
+        now: Instant,
+    ) -> Option<Self> {
+        let (slot, slots) = slab.split(id)?;
+        Some(SendHalf::of_slot(slot, id, now, Some(Others { slots, dirty })))
+    }
+
+    fn of_slot(slot: &'a mut Slot, id: ConnId, now: Instant, others: Option<Others<'a>>) -> Self {
+        let key = slot.key;
         let (socket, flags) = split(slot);
-        SendHalf { socket, flags, now }
+        SendHalf { id, key, socket, flags, now, others }
+    }
+
+    /// The same half, lent for less long.
+    pub fn reborrow(&mut self) -> SendHalf<'_> {
+        let others = self.others.as_mut();
+        SendHalf {
+            id: self.id,
+            key: self.key,
+            socket: self.socket,
+            flags: self.flags.reborrow(),
+            now: self.now,
+            others: others
+                .map(|others| Others { slots: others.slots.reborrow(), dirty: others.dirty }),
+        }
+    }
+
+    /// The sending half of another connection (or of this one); `None` for an id that was released. From a half
+    /// that came from here only itself can be reached.
+    pub fn other(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
+        if id == self.id {
+            return Some(self.reborrow());
+        }
+        let Others { slots, dirty } = self.others.as_mut()?;
+        let slot = slots.find_mut(id)?;
+        if !core::mem::replace(&mut slot.dirty, true) {
+            dirty.push_back(id.index);
+        }
+        Some(SendHalf::of_slot(slot, id, self.now, None))
+    }
+
+    /// The peer's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.key.remote()
+    }
+
+    /// Our address.
+    pub fn local(&self) -> SocketAddr {
+        self.key.local()
     }
 
     /// Free bytes in the send ring; 0 when the connection cannot send (any more).
@@ -73,29 +146,32 @@ impl<'a> SendHalf<'a> {
     }
 }
 
-/// Lends `slot`'s received bytes (one contiguous run) and its sending half to `f`, then takes the bytes that `f`
-/// used up off the ring. `None` when there are no bytes.
+/// Lends the received bytes (one contiguous run) of the slot that `id` names and its sending half to `f`, then takes
+/// the bytes that `f` used up off the ring. `None` when there are no bytes.
 pub(super) fn lend<R>(
-    slot: &mut Slot,
+    slab: &mut Slab,
+    dirty: &mut VecDeque<u32>,
+    id: ConnId,
     now: Instant,
     f: impl FnOnce(&mut [u8], &mut SendHalf<'_>) -> (usize, R),
 ) -> Option<R> {
-    let (socket, flags) = split(slot);
-    if !socket.can_recv() {
+    let mut half = SendHalf::of(slab, dirty, id, now)?;
+    if !half.socket.can_recv() {
         return None;
     }
-    *flags.rings_touched = true;
-    let (start, len) = socket.recv(|ring| (0, (ring.as_mut_ptr(), ring.len()))).ok()?;
+    *half.flags.rings_touched = true;
+    let (start, len) = half.socket.recv(|ring| (0, (ring.as_mut_ptr(), ring.len()))).ok()?;
     // SAFETY: `start` and `len` describe a slice that smoltcp has just lent us from the receive ring, whose memory
     // outlives the slot's connection (`RingPair`). While `bytes` lives, the socket is reached only through
     // `SendHalf`, whose methods call `send_slice`, `may_send`, `send_queue` and `send_capacity`: these touch the
     // send ring and the socket's own fields, never the receive ring's memory. No frame is fed to the socket
-    // meanwhile, as both borrows come from one `&mut Slot`. `f` cannot keep either: their lifetimes are its call's.
+    // meanwhile, as both borrows come from one `&mut Slab`; `SendHalf::other` reaches the slots beside this one, whose
+    // rings are other memory. `f` cannot keep either: their lifetimes are its call's.
     let bytes = unsafe { core::slice::from_raw_parts_mut(start, len) };
-    let (used, result) = f(bytes, &mut SendHalf { socket, flags, now });
+    let (used, result) = f(bytes, &mut half);
     let used = used.min(len);
     // The same bytes are still in front, so this cannot fail nor give less.
-    let _ = slot.socket_mut().recv(|_| (used, ()));
+    let _ = half.socket.recv(|_| (used, ()));
     Some(result)
 }
 

@@ -389,10 +389,9 @@ impl Stack {
         id: ConnId,
         f: impl FnOnce(&mut [u8], &mut SendHalf<'_>) -> (usize, R),
     ) -> Option<R> {
-        let now = self.now;
-        let result = lend::lend(self.slab.find_mut(id)?, now, f);
+        self.slab.find(id)?;
         self.mark_dirty(id.index);
-        result
+        lend::lend(&mut self.slab, &mut self.dirty, id, self.now, f)
     }
 
     /// Bytes received and not used up yet.
@@ -404,8 +403,7 @@ impl Stack {
     pub fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
         self.slab.find(id)?;
         self.mark_dirty(id.index);
-        let now = self.now;
-        self.slab.find_mut(id).map(|slot| SendHalf::of(slot, now))
+        SendHalf::of(&mut self.slab, &mut self.dirty, id, self.now)
     }
 
     /// Sends FIN after what is queued. The peer may go on sending.

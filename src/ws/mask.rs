@@ -12,16 +12,15 @@ const SIMD_BYTES_MIN: usize = 256;
 /// that a payload can be masked in pieces.
 #[inline]
 pub fn apply(data: &mut [u8], key: [u8; 4], phase: usize) -> usize {
-    let phase = phase & 3;
-    let mut rotated = key;
-    rotated.rotate_left(phase);
-    let next_phase = (phase + data.len()) & 3;
+    let phase = (phase & 3) as u32;
+    let key = u32::from_le_bytes(key).rotate_right(8 * phase).to_le_bytes(); // little end first: first byte first
+    let next_phase = (phase as usize + data.len()) & 3;
     #[cfg(target_arch = "x86_64")]
     if data.len() >= SIMD_BYTES_MIN {
-        simd(data, rotated);
+        simd(data, key);
         return next_phase;
     }
-    words(data, rotated);
+    words(data, key);
     next_phase
 }
 
