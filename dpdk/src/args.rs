@@ -4,6 +4,9 @@ use crate::device::{Bus, Device};
 use crate::error::{Error, Result};
 use crate::sys;
 
+/// Begins the derived file prefix; the process's id ends it.
+pub(crate) const PREFIX: &str = "unsocket-";
+
 /// What DPDK's memory is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
@@ -16,7 +19,7 @@ pub enum Memory {
     },
 }
 
-/// How to start EAL. What is not said is derived: nothing outside this process is touched (`--in-memory`, a file prefix
+/// How to start EAL. What is not said is derived: nothing is shared with other processes (`--in-memory`, a file prefix
 /// of its own, no telemetry socket), no PCI device is probed but those named, and no thread is started or pinned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EalArgs {
@@ -36,7 +39,13 @@ impl Default for EalArgs {
 impl EalArgs {
     /// Hugepages, no device.
     pub fn new() -> Self {
-        Self { memory: Memory::HugePages, devices: Vec::new(), cpus: None, single_file_segments: false, extra: Vec::new() }
+        Self {
+            memory: Memory::HugePages,
+            devices: Vec::new(),
+            cpus: None,
+            single_file_segments: false,
+            extra: Vec::new(),
+        }
     }
 
     /// What memory to use.
@@ -92,27 +101,41 @@ impl EalArgs {
 
     /// The whole command line for a process `pid` whose thread may run on `affinity`.
     pub(crate) fn build(&self, affinity: &[usize], pid: u32) -> Result<Vec<String>> {
-        if let Some(bad) = self.extra.iter().find(|argument| matches!(argument.as_str(), "-h" | "--help" | "")) {
+        if let Some(bad) =
+            self.extra.iter().find(|argument| matches!(argument.as_str(), "-h" | "--help" | ""))
+        {
             return Err(Error::WrongArguments {
                 arguments: format!("{bad:?}"),
-                log: crate::error::LogLines(vec!["EAL's help ends the process; read it with a DPDK tool".into()]),
+                log: crate::error::LogLines(vec![
+                    "EAL's help ends the process; read it with a DPDK tool".into(),
+                ]),
             });
         }
         if let Some(bad) = self.extra.iter().find(|argument| argument.contains('\0')) {
-            return Err(Error::Setting { what: "EAL argument", given: format!("{bad:?}"), expected: "no NUL in it".into() });
+            return Err(Error::Setting {
+                what: "EAL argument",
+                given: format!("{bad:?}"),
+                expected: "no NUL in it".into(),
+            });
         }
         let mut line = vec!["unsocket".to_owned()];
         if !self.has(&["--proc-type"]) {
-            line.push("--in-memory".into());
+            // EAL takes --no-huge for its legacy memory, which excludes --in-memory; without hugepage files this is the same.
+            line.push(if self.needs_hugepages() { "--in-memory" } else { "--no-shconf" }.into());
         }
         if self.derives_prefix() {
-            line.push(format!("--file-prefix=unsocket-{pid}"));
+            line.push(format!("--file-prefix={PREFIX}{pid}"));
         }
         if !self.has(&["--no-telemetry", "--telemetry"]) {
             line.push("--no-telemetry".into());
         }
         // EAL's parser knows CPUs only up to the number of lcores that it was built for.
-        let cpus = self.cpus.as_deref().unwrap_or(affinity).iter().filter(|&&cpu| cpu < sys::SHIM_LCORES_MAX as usize);
+        let cpus = self
+            .cpus
+            .as_deref()
+            .unwrap_or(affinity)
+            .iter()
+            .filter(|&&cpu| cpu < sys::SHIM_LCORES_MAX as usize);
         let list: Vec<String> = cpus.map(usize::to_string).collect();
         if !list.is_empty() && !self.has(&["-l", "-c", "--lcores"]) {
             // One lcore over all of these CPUs: EAL starts no thread of its own for work and pins nobody.
@@ -181,7 +204,7 @@ mod tests {
         let args = EalArgs::new().memory(Memory::Ordinary { mib: 128 }).cpus([3]).single_file_segments(true);
         assert_eq!(
             line(&args),
-            "--in-memory --file-prefix=unsocket-77 --no-telemetry --lcores=0@(3) --no-huge -m 128 --single-file-segments --no-pci"
+            "--no-shconf --file-prefix=unsocket-77 --no-telemetry --lcores=0@(3) --no-huge -m 128 --single-file-segments --no-pci"
         );
         assert!(!args.needs_hugepages());
         assert!(!EalArgs::new().extra(["--no-huge"]).needs_hugepages());

@@ -60,7 +60,9 @@ impl FromStr for Device {
     fn from_str(devargs: &str) -> Result<Self> {
         let wrong = |reason: String| Error::WrongDevargs { devargs: devargs.to_owned(), reason };
         if devargs.contains('\0') || devargs.chars().any(char::is_whitespace) {
-            return Err(wrong("it contains a blank or a NUL; devargs are one word, e.g. `net_memif0,role=server`".into()));
+            return Err(wrong(
+                "it contains a blank or a NUL; devargs are one word, e.g. `net_memif0,role=server`".into(),
+            ));
         }
         let (name, arguments) = match devargs.split_once(',') {
             Some((name, arguments)) => (name, Some(arguments.to_owned())),
@@ -69,17 +71,23 @@ impl FromStr for Device {
         for pair in arguments.iter().flat_map(|arguments| arguments.split(',')) {
             // A list of values carries commas of its own: [1,2].
             if pair.is_empty() {
-                return Err(wrong("an argument between two commas is empty; write `key=value,key=value`".into()));
+                return Err(wrong(
+                    "an argument between two commas is empty; write `key=value,key=value`".into(),
+                ));
             }
         }
         let (bus, name) = match name.strip_prefix("pci:").unwrap_or(name) {
             address if looks_like_pci(address) => match pci_address(address) {
                 Some(address) => (Bus::Pci, address),
                 None => {
-                    return Err(wrong(format!("`{address}` is not a PCI address; one looks like 0000:03:00.0 (domain:bus:device.function)")));
+                    return Err(wrong(format!(
+                        "`{address}` is not a PCI address; one looks like 0000:03:00.0 (domain:bus:device.function)"
+                    )));
                 }
             },
-            name if name.starts_with("vmbus:") || name.starts_with("auxiliary:") => (Bus::Other, name.to_owned()),
+            name if name.starts_with("vmbus:") || name.starts_with("auxiliary:") => {
+                (Bus::Other, name.to_owned())
+            }
             name => {
                 let name = name.strip_prefix("vdev:").unwrap_or(name);
                 let sound = name.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -97,8 +105,7 @@ impl FromStr for Device {
 }
 
 fn looks_like_pci(name: &str) -> bool {
-    name.contains(':') && name.starts_with(|first: char| first.is_ascii_hexdigit()) && name.contains('.')
-        || (name.matches(':').count() >= 1 && name.chars().all(|c| c.is_ascii_hexdigit() || c == ':'))
+    name.contains(':') && name.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, ':' | '.'))
 }
 
 /// `[domain:]bus:device.function` in its long form, or `None` when it is not one.

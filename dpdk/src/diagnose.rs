@@ -24,7 +24,13 @@ const BIFURCATED: &[&str] = &["mlx5_core", "mlx4_core", "mana"];
 
 /// Why no port came up for a PCI device that EAL was allowed to probe. `may_open` says whether this process
 /// may open a file for reading and writing.
-pub(crate) fn pci(sys: &Path, dev: &Path, address: &str, may_open: impl Fn(&Path) -> bool, log: LogLines) -> Error {
+pub(crate) fn pci(
+    sys: &Path,
+    dev: &Path,
+    address: &str,
+    may_open: impl Fn(&Path) -> bool,
+    log: LogLines,
+) -> Error {
     let device = address.to_owned();
     let folder = sys.join("bus/pci/devices").join(address);
     if !folder.exists() {
@@ -36,7 +42,10 @@ pub(crate) fn pci(sys: &Path, dev: &Path, address: &str, may_open: impl Fn(&Path
     if BIFURCATED.contains(&driver.as_str()) {
         let verbs = dev.join("infiniband");
         return if verbs.exists() && !readable_below(&verbs, &may_open) {
-            Error::NoPermission { path: verbs.display().to_string(), fix: "give this user access to its uverbs devices".into() }
+            Error::NoPermission {
+                path: verbs.display().to_string(),
+                fix: "give this user access to its uverbs devices".into(),
+            }
         } else {
             Error::NoPmd { device, log }
         };
@@ -153,7 +162,9 @@ mod tests {
     #[test]
     fn hugepages_of_all_sizes_count() {
         let host = Host::new("huge");
-        for (size, free, total) in [("hugepages-2048kB", "3\n", "512\n"), ("hugepages-1048576kB", "1\n", "2\n")] {
+        for (size, free, total) in
+            [("hugepages-2048kB", "3\n", "512\n"), ("hugepages-1048576kB", "1\n", "2\n")]
+        {
             let folder = host.0.join("sys/kernel/mm/hugepages").join(size);
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join("free_hugepages"), free).unwrap();

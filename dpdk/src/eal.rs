@@ -1,6 +1,6 @@
 //! EAL, DPDK's runtime: started once per process, cleaned up when the last owner of anything of it is gone.
 
-use crate::args::EalArgs;
+use crate::args::{EalArgs, PREFIX};
 use crate::device::{Bus, Device};
 use crate::error::{Errno, Error, Result, check};
 use crate::{diagnose, ledger, log, sys};
@@ -40,12 +40,15 @@ impl Eal {
         log::forget();
         if let Err(errno) = start(&arguments) {
             let error = why_not_started(args, &arguments, errno);
+            remove_folder(runtime_folder(args).as_deref());
             log::close();
             // EAL itself knows whether it got far enough to refuse a second try.
             STARTED.store(false, Ordering::Release);
             return Err(error);
         }
-        let eal = Self { _runtime: Arc::new(Runtime { folder: args.derives_prefix().then(runtime_folder).flatten() }) };
+        let folder = runtime_folder(args);
+        folder.iter().for_each(|folder| sweep_beside(folder));
+        let eal = Self { _runtime: Arc::new(Runtime { folder }) };
         for device in args.devices() {
             match device.bus() {
                 Bus::Virtual => eal.attach(device)?,
@@ -75,6 +78,10 @@ impl Eal {
     pub fn attach(&self, device: &Device) -> Result<()> {
         let devargs = device.devargs();
         let text = c_string(&devargs)?;
+        if self.ports_of(device).is_ok_and(|ports| !ports.is_empty()) {
+            let reason = "a device of this name is attached already; give it another number".to_owned();
+            return Err(Error::WrongDevargs { devargs, reason });
+        }
         log::forget();
         // SAFETY: the string outlives the call; EAL runs for as long as `self` lives.
         let returned = unsafe { sys::rte_dev_probe(text.as_ptr()) };
@@ -83,16 +90,19 @@ impl Eal {
         }
         let errno = Errno::of(returned);
         let said = log::recent();
-        if errno.number() == libc::EPERM && !is_root() {
-            let fix = "run with the capability the driver needs (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF), or as root".to_owned();
+        let forbidden = ["Permission denied", "not permitted"];
+        if !is_root() && said.lines().iter().any(|line| forbidden.iter().any(|text| line.contains(text))) {
+            let fix = format!(
+                "run with the capability the driver needs (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF), or as root; {said}"
+            );
             return Err(Error::NoPermission { path: devargs, fix });
         }
         let reason = match errno.number() {
-            libc::EEXIST => "a device of this name is attached already; give it another number".to_owned(),
-            _ => format!(
-                "DPDK refused it ({errno}); {said}. Expected: a driver of this DPDK (net_memif0, net_af_xdp0, net_af_packet0, net_tap0, \
-                 net_ring0, net_null0, ...) and the arguments its documentation names"
-            ),
+            // The number of a device name that no driver claims.
+            libc::EFAULT => "no driver of this DPDK goes by that name; it has net_memif0, net_af_xdp0, net_af_packet0, net_tap0, net_ring0, \
+                             net_null0 and others, as installed"
+                .to_owned(),
+            _ => format!("its driver refused it; {said}. Its documentation names the arguments it takes"),
         };
         Err(Error::WrongDevargs { devargs, reason })
     }
@@ -147,7 +157,13 @@ impl Eal {
             return Ok(());
         }
         if device.bus() == Bus::Pci {
-            return Err(diagnose::pci(Path::new("/sys"), Path::new("/dev"), device.name(), diagnose::may_open, log::recent()));
+            return Err(diagnose::pci(
+                Path::new("/sys"),
+                Path::new("/dev"),
+                device.name(),
+                diagnose::may_open,
+                log::recent(),
+            ));
         }
         Err(Error::NoPmd { device: device.to_string(), log: log::recent() })
     }
@@ -193,12 +209,7 @@ impl Drop for Runtime {
             tracing::warn!(target: "dpdk", errno = %Errno::of(returned), "EAL's cleanup failed");
         }
         log::close();
-        if let Some(folder) = &self.folder
-            && let Err(error) = fs::remove_dir_all(folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(target: "dpdk", folder = %folder.display(), %error, "EAL's folder stays behind");
-        }
+        remove_folder(self.folder.as_deref());
     }
 }
 
@@ -239,14 +250,39 @@ fn why_not_started(args: &EalArgs, arguments: &[String], errno: Errno) -> Error 
     Error::Init { errno, log }
 }
 
-fn runtime_folder() -> Option<PathBuf> {
-    // SAFETY: EAL has started; the string is static.
+/// EAL's folder under /run when its name is ours, so that nobody else uses it.
+fn runtime_folder(args: &EalArgs) -> Option<PathBuf> {
+    // SAFETY: EAL's start has been tried; the string is static.
     let folder = unsafe { sys::rte_eal_get_runtime_dir() };
-    if folder.is_null() {
+    if folder.is_null() || !args.derives_prefix() {
         return None;
     }
     // SAFETY: not NULL, NUL-terminated, and static.
-    Some(PathBuf::from(unsafe { CStr::from_ptr(folder) }.to_string_lossy().into_owned()))
+    let folder = PathBuf::from(unsafe { CStr::from_ptr(folder) }.to_string_lossy().into_owned());
+    folder.file_name()?.to_string_lossy().starts_with(PREFIX).then_some(folder)
+}
+
+fn remove_folder(folder: Option<&Path>) {
+    if let Some(folder) = folder
+        && let Err(error) = fs::remove_dir_all(folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(target: "dpdk", folder = %folder.display(), %error, "EAL's folder stays behind");
+    }
+}
+
+/// Removes the empty folders of processes that were killed.
+fn sweep_beside(folder: &Path) {
+    for entry in folder.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten()
+    {
+        let name = entry.file_name();
+        let pid =
+            name.to_str().and_then(|name| name.strip_prefix(PREFIX)).filter(|pid| pid.parse::<u32>().is_ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Fails where it is not empty or not ours, as it should.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// The CPUs that the calling thread may run on.

@@ -9,7 +9,9 @@ use std::fmt;
 #[non_exhaustive]
 pub enum Error {
     /// EAL starts once per process, and not again after its cleanup.
-    #[error("DPDK's EAL was started before in this process: it starts once, so keep and share the first `Eal`")]
+    #[error(
+        "DPDK's EAL was started before in this process: it starts once, so keep and share the first `Eal`"
+    )]
     AlreadyInitialised,
 
     /// There is no free hugepage.
@@ -46,7 +48,9 @@ pub enum Error {
     },
 
     /// The PCI device belongs to no driver at all.
-    #[error("{device} is bound to no driver: bind it to vfio-pci (`sudo dpdk-devbind.py --bind=vfio-pci {device}`)")]
+    #[error(
+        "{device} is bound to no driver: bind it to vfio-pci (`sudo dpdk-devbind.py --bind=vfio-pci {device}`)"
+    )]
     NoDriver {
         /// PCI address.
         device: String,
@@ -238,6 +242,9 @@ impl Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("no error number was given");
+        }
         // SAFETY: takes any number and returns a string that is valid until this thread's next call.
         let text = unsafe { sys::rte_strerror(self.0) };
         // SAFETY: rte_strerror never returns NULL, and the string is used up before it is called again.
@@ -268,7 +275,11 @@ impl LogLines {
 
 impl fmt::Display for LogLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { f.write_str("DPDK gave no reason") } else { write!(f, "DPDK said: {}", self.0.join(" | ")) }
+        if self.0.is_empty() {
+            f.write_str("DPDK gave no reason")
+        } else {
+            write!(f, "DPDK said: {}", self.0.join(" | "))
+        }
     }
 }
 
@@ -283,11 +294,8 @@ pub(crate) fn check(returned: i32, what: impl FnOnce() -> String) -> Result<i32>
     if returned >= 0 {
         return Ok(returned);
     }
-    // Some calls return -errno, others a bare -1 and set rte_errno.
-    let errno = match (returned, Errno::last()) {
-        (-1, last) if last.number() != 0 => last,
-        _ => Errno::of(returned),
-    };
+    // Some calls return -errno, others a bare -1 and may set rte_errno: -EPERM is not to be told from it.
+    let errno = if returned == -1 { Errno::last() } else { Errno::of(returned) };
     Err(Error::Call { what: what(), errno, log: crate::log::recent() })
 }
 
@@ -307,6 +315,9 @@ mod tests {
     fn a_failed_call_carries_errno_and_name() {
         assert_eq!(check(3, || unreachable!()).unwrap(), 3);
         let error = check(-libc::EBUSY, || "rte_eth_dev_start(port 0)".into()).unwrap_err().to_string();
-        assert!(error.starts_with("rte_eth_dev_start(port 0) failed: Device or resource busy (EBUSY)"), "{error}");
+        assert!(
+            error.starts_with("rte_eth_dev_start(port 0) failed: Device or resource busy (EBUSY)"),
+            "{error}"
+        );
     }
 }

@@ -22,7 +22,9 @@ pub(crate) fn open() -> Result<()> {
     // SAFETY: the sink is a function that lives as long as the program and takes any bytes.
     match unsafe { sys::shim_log_open(Some(sink)) } {
         0 => Ok(()),
-        errno => Err(Error::Call { what: "fopencookie".into(), errno: Errno::of(errno), log: LogLines::default() }),
+        errno => {
+            Err(Error::Call { what: "fopencookie".into(), errno: Errno::of(errno), log: LogLines::default() })
+        }
     }
 }
 

@@ -224,6 +224,9 @@ impl Drop for Mbuf {
 
 impl fmt::Debug for Mbuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mbuf").field("len", &self.len()).field("segments", &self.segments()).finish_non_exhaustive()
+        f.debug_struct("Mbuf")
+            .field("len", &self.len())
+            .field("segments", &self.segments())
+            .finish_non_exhaustive()
     }
 }

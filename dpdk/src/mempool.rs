@@ -77,8 +77,9 @@ impl Mempool {
         let node = config.numa_node.map_or(-1, |node| i32::try_from(node).unwrap_or(i32::MAX));
         log::forget();
         // SAFETY: EAL runs (we hold it), the name outlives the call, and the sizes have been checked.
-        let pool =
-            unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), config.mbufs, config.cache_mbufs, 0, room, node) };
+        let pool = unsafe {
+            sys::rte_pktmbuf_pool_create(name.as_ptr(), config.mbufs, config.cache_mbufs, 0, room, node)
+        };
         let Some(pool) = NonNull::new(pool) else {
             return Err(match Errno::last() {
                 errno if errno.number() == libc::ENOMEM => Error::NoMemory {
@@ -115,7 +116,12 @@ impl Mempool {
         }
         ledger::took(count);
         // SAFETY: fresh mbufs of one segment each that nobody else has.
-        to.extend(raw[..count].iter().filter_map(|&raw| NonNull::new(raw)).map(|raw| unsafe { Mbuf::from_raw(raw) }));
+        to.extend(
+            raw[..count]
+                .iter()
+                .filter_map(|&raw| NonNull::new(raw))
+                .map(|raw| unsafe { Mbuf::from_raw(raw) }),
+        );
         count
     }
 

@@ -262,7 +262,8 @@ mod tests {
     fn lengths_never_spill_into_their_neighbours() {
         let wide = TxOffload { l2_bytes: 255, l3_bytes: u16::MAX, l4_bytes: 255, ..TxOffload::default() };
         assert_eq!(wide.lengths(), 127 | 511 << 7 | 255 << 16);
-        let tcp = TxOffload { l2_bytes: 14, l3_bytes: 20, l4_bytes: 32, tso_segment_bytes: Some(1448), ..wide };
+        let tcp =
+            TxOffload { l2_bytes: 14, l3_bytes: 20, l4_bytes: 32, tso_segment_bytes: Some(1448), ..wide };
         assert_eq!(tcp.lengths(), 14 | 20 << 7 | 32 << 16 | 1448 << 24);
     }
 

@@ -58,7 +58,12 @@ impl RxQueue {
         let count = usize::from(count).min(BURST_MAX);
         ledger::took(count);
         // SAFETY: the driver gave up its only reference to these mbufs.
-        burst.extend(raw[..count].iter().filter_map(|&raw| NonNull::new(raw)).map(|raw| unsafe { Mbuf::from_raw(raw) }));
+        burst.extend(
+            raw[..count]
+                .iter()
+                .filter_map(|&raw| NonNull::new(raw))
+                .map(|raw| unsafe { Mbuf::from_raw(raw) }),
+        );
         count
     }
 }

@@ -101,7 +101,8 @@ pub fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
     let mut hash = 0;
     for (at, byte) in input.iter().enumerate() {
         // Five bytes of key: the 32-bit windows that begin at each bit of this byte.
-        let window = (0..5).fold(0u64, |window, next| window << 8 | u64::from(key.get(at + next).copied().unwrap_or(0)));
+        let window = (0..5)
+            .fold(0u64, |window, next| window << 8 | u64::from(key.get(at + next).copied().unwrap_or(0)));
         for bit in 0..8 {
             if byte & (0x80 >> bit) != 0 {
                 hash ^= (window >> (8 - bit)) as u32;
@@ -117,13 +118,14 @@ mod tests {
 
     /// The key and the first rows of the table in Microsoft's "Verifying the RSS Hash Calculation".
     const KEY: [u8; 40] = [
-        0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca,
-        0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b,
-        0xbe, 0xac, 0x01, 0xfa,
+        0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
+        0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
+        0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
     ];
 
     fn tuple(source: [u8; 4], destination: [u8; 4], source_port: u16, destination_port: u16) -> Vec<u8> {
-        [source.as_slice(), &destination, &source_port.to_be_bytes(), &destination_port.to_be_bytes()].concat()
+        [source.as_slice(), &destination, &source_port.to_be_bytes(), &destination_port.to_be_bytes()]
+            .concat()
     }
 
     #[test]
@@ -149,7 +151,10 @@ mod tests {
     fn sets_of_functions_show_their_names() {
         assert_eq!(RssFunctions::tcp().to_string(), "ipv4-tcp ipv6-tcp");
         assert_eq!(RssFunctions::NONE.to_string(), "none");
-        assert_eq!(RssFunctions::from_bits(1 << 40 | RssFunctions::IPV4.bits()).to_string(), "ipv4 0x10000000000");
+        assert_eq!(
+            RssFunctions::from_bits(1 << 40 | RssFunctions::IPV4.bits()).to_string(),
+            "ipv4 0x10000000000"
+        );
         assert!(RssFunctions::tcp().and(RssFunctions::IPV4).is_empty());
     }
 }

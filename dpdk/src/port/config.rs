@@ -19,6 +19,8 @@ pub struct Capabilities {
     pub mtu_min: u16,
     /// Largest MTU in bytes.
     pub mtu_max: u16,
+    /// Largest MTU that the driver states, and so takes as a setting; some carry more than they state.
+    pub mtu_stated: u16,
     /// Offloads.
     pub offloads: Offloads,
     /// What RSS can hash.
@@ -155,14 +157,18 @@ pub struct PortStats {
 impl Capabilities {
     pub(super) fn of(port: u16) -> Result<Self> {
         let info = info(port)?;
+        let driver = super::text(&info.driver);
         // A driver's longest frame includes Ethernet header and FCS; some state no MTU but that.
         let by_frame = info.frame_bytes_max.saturating_sub(sys::SHIM_ETHER_HEADER_BYTES + ETHER_FCS_BYTES);
+        let mtu_stated = clamp(info.mtu_max.min(by_frame).max(info.mtu_min));
+        let mtu_max = if CARRIES_ANY_LENGTH.contains(&driver.as_str()) { MTU_MAX } else { mtu_stated };
         Ok(Self {
-            driver: super::text(&info.driver),
+            driver,
             rx_queues_max: clamp(info.rx_queues_max),
             tx_queues_max: clamp(info.tx_queues_max),
             mtu_min: clamp(info.mtu_min),
-            mtu_max: clamp(info.mtu_max.min(by_frame).max(info.mtu_min)),
+            mtu_max,
+            mtu_stated,
             offloads: Offloads::from_bits(info.rx_offloads, info.tx_offloads),
             rss_functions: RssFunctions::from_bits(info.rss_functions),
             rss_key_bytes: info.rss_key_bytes as usize,
@@ -172,7 +178,13 @@ impl Capabilities {
     }
 }
 
-pub(super) const ETHER_FCS_BYTES: u32 = 4;
+const ETHER_FCS_BYTES: u32 = 4;
+/// Room for two VLAN tags beside the Ethernet header.
+pub(super) const L2_BYTES_MAX: u32 = sys::SHIM_ETHER_HEADER_BYTES + 8;
+/// The longest frame that an mbuf's u16 lengths hold.
+const MTU_MAX: u16 = u16::MAX - L2_BYTES_MAX as u16;
+/// Drivers that state the classic 1500 bytes and have no such limit: they chain buffers for longer frames.
+const CARRIES_ANY_LENGTH: [&str; 1] = ["net_memif"];
 
 pub(super) fn info(port: u16) -> Result<sys::shim_port_info> {
     let mut info = sys::shim_port_info::default();

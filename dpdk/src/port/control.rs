@@ -149,7 +149,9 @@ impl Port {
         values.truncate(self.call("rte_eth_xstats_get", valued)? as usize);
         Ok(values
             .iter()
-            .filter_map(|entry| Some((super::text(&names.get(usize::try_from(entry.id).ok()?)?.name), entry.value)))
+            .filter_map(|entry| {
+                Some((super::text(&names.get(usize::try_from(entry.id).ok()?)?.name), entry.value))
+            })
             .collect())
     }
 
@@ -184,11 +186,9 @@ impl Port {
         if key.is_empty() || key.len() != self.capabilities.rss_key_bytes {
             return Err(self.unsupported("an RSS key of this length"));
         }
-        let mut conf = sys::rte_eth_rss_conf::default();
-        conf.rss_key = key.as_mut_ptr();
         // The driver states the length in a u8 itself.
-        conf.rss_key_len = key.len() as u8;
-        Ok(conf)
+        let (rss_key, rss_key_len) = (key.as_mut_ptr(), key.len() as u8);
+        Ok(sys::rte_eth_rss_conf { rss_key, rss_key_len, ..Default::default() })
     }
 
     /// The RSS redirection table: the queue for each value of the hash's low bits.

@@ -79,9 +79,9 @@ impl Port {
         self.in_use.as_ref()
     }
 
-    fn call(&self, function: &str, returned: i32) -> Result<i32> {
+    fn call(&self, function: &'static str, returned: i32) -> Result<i32> {
         if returned == -libc::ENOTSUP || returned == -libc::ENOSYS {
-            return Err(self.unsupported("this operation"));
+            return Err(self.unsupported(function));
         }
         check(returned, || format!("{function} of {}", self.name))
     }

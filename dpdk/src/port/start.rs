@@ -1,7 +1,7 @@
 //! Setting a port up: what is wanted, cut down to what the driver offers and then to what it really gives.
 
-use super::config::{self, InUse, PortConfig};
 use super::Port;
+use super::config::{self, InUse, L2_BYTES_MAX, PortConfig};
 use crate::error::{Error, Result, check};
 use crate::mempool::Mempool;
 use crate::offload::Offloads;
@@ -10,9 +10,6 @@ use crate::rss::RssFunctions;
 use crate::{log, sys};
 use std::sync::{Arc, PoisonError};
 
-/// Room for two VLAN tags beside the Ethernet header.
-const L2_BYTES_MAX: u32 = sys::SHIM_ETHER_HEADER_BYTES + 8;
-
 /// What will be asked of the driver.
 struct Plan {
     setup: sys::shim_port_setup,
@@ -20,6 +17,7 @@ struct Plan {
     _key: Option<Vec<u8>>,
     rx_descriptors: u16,
     tx_descriptors: u16,
+    mtu: u16,
     refused: Vec<String>,
 }
 
@@ -44,7 +42,10 @@ impl Port {
             if plan.setup.rss_functions == 0 {
                 return Err(error);
             }
-            plan.refused.push(format!("RSS: {} offers it and does not start with it ({error})", self.capabilities.driver));
+            plan.refused.push(format!(
+                "RSS: {} offers it and does not start with it ({error})",
+                self.capabilities.driver
+            ));
             plan.setup.rss_functions = 0;
             log::forget();
             self.configure_and_start(&plan, pools)?;
@@ -58,7 +59,8 @@ impl Port {
             multi_segment: in_use.offloads.tx_multi_segment.into(),
         };
         let rx = (0..in_use.rx_queues).map(|queue| RxQueue::new(Arc::clone(&self.shared), queue)).collect();
-        let tx = (0..in_use.tx_queues).map(|queue| TxQueue::new(Arc::clone(&self.shared), queue, rules)).collect();
+        let tx =
+            (0..in_use.tx_queues).map(|queue| TxQueue::new(Arc::clone(&self.shared), queue, rules)).collect();
         self.in_use = Some(in_use);
         Ok((rx, tx))
     }
@@ -84,7 +86,10 @@ impl Port {
         let offloads = config.offloads.and(can.offloads);
         let mbuf_bytes = pools.iter().map(|pool| pool.config().data_bytes).min().unwrap_or(u16::MAX);
         if u32::from(mbuf_bytes) < u32::from(mtu) + L2_BYTES_MAX && !offloads.rx_scatter {
-            let expected = format!("at least {} for an MTU of {mtu}, or the offload rx-scatter", u32::from(mtu) + L2_BYTES_MAX);
+            let expected = format!(
+                "at least {} for an MTU of {mtu}, or the offload rx-scatter",
+                u32::from(mtu) + L2_BYTES_MAX
+            );
             return Err(setting("data bytes of the mempool's mbufs", &mbuf_bytes.to_string(), &expected));
         }
         for name in config.offloads.without(can.offloads).names() {
@@ -110,7 +115,7 @@ impl Port {
             rss_functions: rss_functions.bits(),
             rss_key: key.as_ref().map_or(std::ptr::null(), |key| key.as_ptr()),
             rss_key_bytes: key.as_ref().map_or(0, |key| key.len() as u32),
-            mtu: mtu.into(),
+            mtu: mtu.min(can.mtu_stated).into(),
             rx_queues,
             tx_queues,
         };
@@ -119,6 +124,7 @@ impl Port {
             _key: key,
             rx_descriptors: config.rx_descriptors,
             tx_descriptors: config.tx_descriptors,
+            mtu,
             refused,
         })
     }
@@ -159,7 +165,7 @@ impl Port {
     /// Switches on what is set on a started port, and finds out what is in use.
     fn settle(&self, config: &PortConfig, plan: Plan) -> Result<InUse> {
         let (rx_descriptors, tx_descriptors) = self.descriptors(&plan)?;
-        let Plan { setup, mut refused, .. } = plan;
+        let Plan { setup, mtu, mut refused, .. } = plan;
         let mut attempt = |what: &str, result: Result<()>| {
             if let Err(error) = result {
                 refused.push(format!("{what}: {error}"));
@@ -174,13 +180,15 @@ impl Port {
         if config.allmulticast {
             attempt("allmulticast mode", self.set_allmulticast(true));
         }
-        let info = config::info(self.id())?;
+        // What the driver was not asked to keep, because it states less than it carries, holds as it was wanted.
+        let kept = u16::try_from(config::info(self.id())?.mtu).unwrap_or(u16::MAX);
+        let mtu = if mtu > self.capabilities.mtu_stated { mtu } else { kept };
         Ok(InUse {
             rx_queues: setup.rx_queues,
             tx_queues: setup.tx_queues,
             rx_descriptors,
             tx_descriptors,
-            mtu: u16::try_from(info.mtu).unwrap_or(u16::MAX),
+            mtu,
             offloads: Offloads::from_bits(setup.rx_offloads, setup.tx_offloads),
             rss_functions: RssFunctions::from_bits(setup.rss_functions),
             promiscuous: self.promiscuous(),
