@@ -5,7 +5,7 @@ use crate::offload::{RxChecksum, TxOffload};
 use crate::{ledger, sys};
 use std::collections::VecDeque;
 use std::fmt;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::NonNull;
 
 /// Mbufs that one call moves at most.
@@ -38,10 +38,12 @@ pub struct TooLong {
 
 impl Mbuf {
     /// # Safety
-    /// `raw` must be a valid mbuf with a reference count of one that nobody else uses, and must have been
-    /// entered in the ledger.
-    pub(crate) unsafe fn from_raw(raw: NonNull<sys::rte_mbuf>) -> Self {
-        Self { raw }
+    /// `raw` must be a valid mbuf with a reference count of one that nobody else uses, and must be entered in the
+    /// ledger.
+    #[inline]
+    pub(crate) unsafe fn from_raw(raw: *mut sys::rte_mbuf) -> Self {
+        // SAFETY: valid, so not NULL.
+        Self { raw: unsafe { NonNull::new_unchecked(raw) } }
     }
 
     /// Length in bytes, all segments together.
@@ -211,6 +213,20 @@ impl Mbuf {
         let data = unsafe { view.buf_addr.cast::<u8>().add(usize::from(view.data_off)) };
         (data, usize::from(view.data_len))
     }
+}
+
+/// Appends mbufs that a call into DPDK wrote.
+///
+/// # Safety
+/// Each pointer must have been written, and be as [`Mbuf::from_raw`] wants it.
+#[inline]
+pub(crate) unsafe fn append(burst: &mut VecDeque<Mbuf>, raw: &[MaybeUninit<*mut sys::rte_mbuf>]) {
+    burst.extend(raw.iter().map(|raw| {
+        // SAFETY: written, says the caller.
+        let raw = unsafe { raw.assume_init() };
+        // SAFETY: says the caller.
+        unsafe { Mbuf::from_raw(raw) }
+    }));
 }
 
 impl Drop for Mbuf {

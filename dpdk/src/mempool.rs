@@ -2,10 +2,11 @@
 
 use crate::eal::{Eal, c_string};
 use crate::error::{Errno, Error, Result};
-use crate::mbuf::Mbuf;
+use crate::mbuf::{self, BURST_MAX, Mbuf};
 use crate::{ledger, log, sys};
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,28 +101,22 @@ impl Mempool {
         if unsafe { sys::shim_mbuf_alloc(self.as_ptr(), &mut raw, 1) } != 0 {
             return None;
         }
-        let raw = NonNull::new(raw)?;
         ledger::took(1);
         // SAFETY: a fresh mbuf of one segment that nobody else has.
         Some(unsafe { Mbuf::from_raw(raw) })
     }
 
-    /// Appends `count` (at most [`BURST_MAX`](crate::BURST_MAX)) empty mbufs to `to`, or none when there are not so many; returns how many. One call into DPDK.
+    /// Appends `count` (at most [`BURST_MAX`]) empty mbufs to `to`, or none when there are not so many; returns how many. One call into DPDK.
     pub fn alloc_burst(&self, to: &mut VecDeque<Mbuf>, count: usize) -> usize {
-        let mut raw = [std::ptr::null_mut(); crate::BURST_MAX];
-        let count = count.min(raw.len());
+        let mut raw = [const { MaybeUninit::uninit() }; BURST_MAX];
+        let count = count.min(BURST_MAX);
         // SAFETY: the pool lives as long as `self`, and there is room for `count` pointers.
-        if unsafe { sys::shim_mbuf_alloc(self.as_ptr(), raw.as_mut_ptr(), count as u32) } != 0 {
+        if unsafe { sys::shim_mbuf_alloc(self.as_ptr(), raw.as_mut_ptr().cast(), count as u32) } != 0 {
             return 0;
         }
         ledger::took(count);
-        // SAFETY: fresh mbufs of one segment each that nobody else has.
-        to.extend(
-            raw[..count]
-                .iter()
-                .filter_map(|&raw| NonNull::new(raw))
-                .map(|raw| unsafe { Mbuf::from_raw(raw) }),
-        );
+        // SAFETY: `count` pointers were written, to fresh mbufs of one segment each that nobody else has.
+        unsafe { mbuf::append(to, &raw[..count]) };
         count
     }
 

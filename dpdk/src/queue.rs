@@ -1,12 +1,12 @@
 //! RX and TX queues: one owner, one core, bursts in and bursts out.
 
-use crate::mbuf::{BURST_MAX, Mbuf};
+use crate::mbuf::{self, BURST_MAX, Mbuf};
 use crate::port::Shared;
 use crate::{ledger, sys};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
-use std::ptr::NonNull;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 /// A port's RX queue. It may move to another thread, but only one at a time may use it.
@@ -50,20 +50,15 @@ impl RxQueue {
     /// Frames may be chains of segments where the port scatters, see [`Mbuf::linearize`].
     #[inline]
     pub fn rx_burst(&mut self, burst: &mut VecDeque<Mbuf>, max: usize) -> usize {
-        let mut raw = [std::ptr::null_mut(); BURST_MAX];
+        let mut raw = [const { MaybeUninit::uninit() }; BURST_MAX];
         let max = max.min(BURST_MAX) as u16;
         // SAFETY: the port is started for as long as `self.port` lives, this is the queue's only user, and there is
         // room for `max` pointers.
-        let count = unsafe { sys::shim_rx_burst(self.port.id(), self.queue, raw.as_mut_ptr(), max) };
+        let count = unsafe { sys::shim_rx_burst(self.port.id(), self.queue, raw.as_mut_ptr().cast(), max) };
         let count = usize::from(count).min(BURST_MAX);
         ledger::took(count);
-        // SAFETY: the driver gave up its only reference to these mbufs.
-        burst.extend(
-            raw[..count]
-                .iter()
-                .filter_map(|&raw| NonNull::new(raw))
-                .map(|raw| unsafe { Mbuf::from_raw(raw) }),
-        );
+        // SAFETY: the driver wrote `count` pointers and gave up its only reference to these mbufs.
+        unsafe { mbuf::append(burst, &raw[..count]) };
         count
     }
 }
