@@ -1,1 +1,3 @@
 //! What ships in the binary.
+
+pub mod page;

@@ -5,9 +5,17 @@
 //! [`Port::tx_burst`], which takes from the front what the device accepts. Unsent frames stay with the caller.
 //! All frames are allocated when the port is made; nothing here allocates per frame.
 
-use crate::time::Duration;
+pub mod tap;
+pub mod wire;
+
+use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+
+/// Smallest MTU in bytes: what every IPv4 host must accept (RFC 1122, section 3.3.2).
+pub const MTU_MIN: usize = 576;
+/// Largest MTU in bytes: a jumbo frame's.
+pub const MTU_MAX: usize = 9000;
 
 /// One frame buffer, owned by whoever holds it.
 pub trait Frame {
@@ -18,7 +26,7 @@ pub trait Frame {
     /// Sets the frame's length in bytes; the contents of the grown part are unspecified.
     ///
     /// # Panics
-    /// When `len` is over the port's `frame_bytes_max`.
+    /// When `len` is over the frame's capacity: a frame from [`Port::alloc`] holds `mtu + 14` bytes or more.
     fn set_len(&mut self, len: usize);
     /// What the device says of a received frame's IP and TCP checksums.
     fn rx_checksum(&self) -> RxChecksum {
@@ -46,7 +54,8 @@ pub struct PortInfo {
     pub mac: [u8; 6],
     /// Largest IP packet in bytes (without the Ethernet header).
     pub mtu: usize,
-    /// Largest frame buffer in bytes; at least `mtu + 14`.
+    /// Largest frame that can be received, in bytes: at least `mtu + 14`, and more where the device hands over large
+    /// TCP segments.
     pub frame_bytes_max: usize,
     /// The device fills in IPv4/TCP/ICMP checksums on transmit, or nobody reads them (in-process wire).
     pub tx_checksum_offload: bool,
@@ -61,6 +70,18 @@ pub trait Port {
 
     /// What this port can do.
     fn info(&self) -> &PortInfo;
+
+    /// Tells the port the time, once per loop, before [`Port::rx_burst`]. Only wrappers that delay or time-stamp
+    /// frames need it.
+    fn begin(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// When the port has something to do although no frame arrives (a delayed frame falls due), as of the last
+    /// [`Port::begin`]. A worker must not sleep longer.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
 
     /// Appends up to `max` received frames to `burst`; returns how many. Never blocks.
     fn rx_burst(&mut self, burst: &mut VecDeque<Self::Frame>, max: usize) -> usize;
@@ -81,9 +102,21 @@ pub trait Port {
         None
     }
 
+    /// Announces that the worker is about to wait on [`Port::wait_fd`], and says whether it may: `false` when frames
+    /// are waiting already. Senders that share memory with us need not make a system call per burst while
+    /// nobody has announced it. The next [`Port::rx_burst`] withdraws the announcement, so it must follow every wait.
+    fn prepare_sleep(&mut self) -> bool {
+        true
+    }
+
     /// How long a worker may sleep when there is no [`Port::wait_fd`].
     fn poll_interval(&self) -> Duration {
         Duration::from_micros(50)
+    }
+
+    /// Whether frames can still come and go: `false` once the device or the other end is gone for good.
+    fn is_alive(&self) -> bool {
+        true
     }
 
     /// Counters since the port was made.
@@ -93,16 +126,20 @@ pub trait Port {
 /// Counters of one port since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortStats {
-    /// Frames and bytes received.
+    /// Frames received.
     pub rx_frames: u64,
     /// Bytes received, Ethernet headers included.
     pub rx_bytes: u64,
     /// Frames that the device lost before we saw them, as far as it says.
     pub rx_dropped: u64,
+    /// Times that receiving failed, other than for want of a frame.
+    pub rx_errors: u64,
     /// Frames sent.
     pub tx_frames: u64,
     /// Bytes sent, Ethernet headers included.
     pub tx_bytes: u64,
+    /// Frames that the device refused for good.
+    pub tx_errors: u64,
     /// Times that [`Port::tx_burst`] could not take all it was given.
     pub tx_full: u64,
     /// Times that [`Port::alloc`] had nothing to give.
