@@ -3,6 +3,8 @@
 //! `cargo bench --bench port`. The figures of the two-thread benches depend on which cores share a cache; they pin
 //! themselves to the first two cores of the process.
 
+#![allow(missing_docs, reason = "criterion's macro makes a public function without any")]
+
 use core_affinity::{CoreId, get_core_ids, set_for_current};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::VecDeque;

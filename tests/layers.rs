@@ -92,7 +92,8 @@ fn source(root: &Path, file: &Path) -> Source {
     let stream: TokenStream = text.parse().unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut tokens = Vec::new();
     flatten(stream, &mut tokens);
-    let modules: Vec<_> = path.trim_end_matches(".rs").split('/').skip(1).filter(|name| *name != "mod").collect();
+    let modules: Vec<_> =
+        path.trim_end_matches(".rs").split('/').skip(1).filter(|name| *name != "mod").collect();
     let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
     Source { layer: modules[0].to_owned(), depth: modules.len(), path, tokens, lines }
 }
@@ -157,7 +158,8 @@ impl Source {
 
     /// Whether the words, e.g. `unsafe` or `Instant::now`, follow each other here.
     fn uses(&self, words: &str) -> bool {
-        let wanted: Vec<String> = words.split("::").flat_map(|word| [":", ":", word]).skip(2).map(str::to_owned).collect();
+        let wanted: Vec<String> =
+            words.split("::").flat_map(|word| [":", ":", word]).skip(2).map(str::to_owned).collect();
         self.tokens.windows(wanted.len()).any(|tokens| tokens == wanted)
     }
 }
@@ -201,7 +203,9 @@ fn each_layer_imports_only_what_it_may() {
         faults.extend(
             imports
                 .iter()
-                .filter(|import| LAYERS.iter().any(|(name, _)| name == import) && !allowed.contains(&import.as_str()))
+                .filter(|import| {
+                    LAYERS.iter().any(|(name, _)| name == import) && !allowed.contains(&import.as_str())
+                })
                 .map(|import| format!("{} imports {import}", source.path)),
         );
     }
@@ -221,8 +225,10 @@ fn the_table_has_no_circles() {
 #[test]
 fn the_library_has_no_module_outside_the_table() {
     let library = include_str!("../src/lib.rs");
-    let modules: Vec<_> =
-        library.lines().filter_map(|line| line.trim_start().strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let modules: Vec<_> = library
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
     assert!(modules.len() > 5);
     for module in modules {
         assert!(LAYERS.iter().any(|(name, _)| *name == module), "{module}");
@@ -245,7 +251,11 @@ fn confined_words_stay_where_they_belong() {
     for source in sources() {
         for (words, places, why) in CONFINED {
             for word in words.iter().filter(|word| !is_below(&source.path, places) && source.uses(word)) {
-                faults.push(format!("{} uses `{word}`, allowed in {}: {why}", source.path, places.join(", ")));
+                faults.push(format!(
+                    "{} uses `{word}`, allowed in {}: {why}",
+                    source.path,
+                    places.join(", ")
+                ));
             }
         }
     }
@@ -254,8 +264,11 @@ fn confined_words_stay_where_they_belong() {
 
 #[test]
 fn files_can_be_read_in_one_sitting() {
-    let long: Vec<_> =
-        sources().into_iter().filter(|s| s.lines >= LINES_MAX).map(|s| format!("{}: {}", s.path, s.lines)).collect();
+    let long: Vec<_> = sources()
+        .into_iter()
+        .filter(|s| s.lines >= LINES_MAX)
+        .map(|s| format!("{}: {}", s.path, s.lines))
+        .collect();
     assert!(long.is_empty(), "{LINES_MAX} lines or more without tests: {}", long.join(", "));
 }
 
@@ -307,7 +320,8 @@ mod reader {
 
     #[test]
     fn words_are_seen() {
-        let source = reads("ws", 2, "#![allow(unsafe_code)]\nfn f() { std::time::Instant::now(); x!(smoltcp) }");
+        let source =
+            reads("ws", 2, "#![allow(unsafe_code)]\nfn f() { std::time::Instant::now(); x!(smoltcp) }");
         assert!(source.uses("Instant::now") && source.uses("smoltcp") && source.uses("unsafe_code"));
         assert!(!source.uses("SystemTime::now") && !source.uses("unsafe"));
     }

@@ -18,13 +18,13 @@ pub struct PortArgs {
     /// Addresses of the kernel's end of the TAP device [default: none, the kernel's end is left alone]
     #[arg(long, value_name = "CIDR,..", value_delimiter = ',')]
     pub host_ip: Vec<Cidr>,
-    /// Network namespace for the kernel's end of the TAP device, made if missing [default: our own]
+    /// Network namespace for the kernel's end of the TAP device; it must exist [default: our own]
     #[arg(long, value_name = "NAME")]
     pub netns: Option<String>,
     /// Our MAC address [default: the port's choice]
     #[arg(long, value_name = "MAC")]
     pub mac: Option<Mac>,
-    /// Largest IP packet in bytes, 576..=9000 [default: the device's]
+    /// Largest IP packet in bytes, 576..=9000 [default: 1500]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,
     /// Default routers, at most one each of IPv4 and IPv6 [default: none, only our own networks are reached]
@@ -33,9 +33,6 @@ pub struct PortArgs {
     /// Get an IPv4 address and router by DHCP
     #[arg(long)]
     pub dhcp: bool,
-    /// Queue pairs of the device: one for all workers, or one for each [default: one for each]
-    #[arg(long, value_name = "N")]
-    pub queues: Option<usize>,
 }
 
 impl PortArgs {
@@ -46,7 +43,6 @@ impl PortArgs {
         replace(&mut port.netns, &self.netns);
         replace(&mut port.mac, &self.mac);
         replace(&mut port.mtu, &self.mtu);
-        replace(&mut port.queues, &self.queues);
         replace_list(&mut port.ip, &self.ip);
         replace_list(&mut port.host_ip, &self.host_ip);
         replace_list(&mut port.gateway, &self.gateway);

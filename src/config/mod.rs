@@ -68,13 +68,11 @@ pub enum App {
 }
 
 /// `[port]`: the device and the addresses on it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PortConfig {
     /// Which device.
     pub spec: Option<PortSpec>,
-    /// Queue pairs; as many as workers when not given.
-    pub queues: Option<usize>,
     /// Our addresses.
     #[serde(with = "text::list")]
     pub ip: Vec<Cidr>,
@@ -85,8 +83,12 @@ pub struct PortConfig {
     pub netns: Option<String>,
     /// Our MAC address; the port's own choice when not given.
     pub mac: Option<Mac>,
-    /// Largest IP packet in bytes; the device's when not given.
+    /// Largest IP packet in bytes; 1500 on a TAP device when not given.
     pub mtu: Option<usize>,
+    /// Frames of each queue.
+    pub frames: usize,
+    /// Whether the device may leave out checksums and hand over large segments.
+    pub offload: bool,
     /// Default routers, at most one of each family.
     pub gateway: Vec<IpAddr>,
     /// Static routes.
@@ -222,6 +224,18 @@ pub struct WorkersConfig {
     pub poll: Option<Poll>,
     /// How long an adaptive worker spins before it sleeps.
     pub spin_us: u64,
+    /// Who gives each worker the frames of its own connections.
+    pub steering: Steering,
+}
+
+/// Who gives each worker the frames of its own connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Steering {
+    /// The device, by a hash of its own.
+    Device,
+    /// Whoever receives a frame hands it to its owner.
+    Software,
 }
 
 /// What a worker does when there is nothing to do.
@@ -292,6 +306,24 @@ impl Default for ServerConfig {
     }
 }
 
+impl Default for PortConfig {
+    fn default() -> Self {
+        PortConfig {
+            spec: None,
+            ip: Vec::new(),
+            host_ip: Vec::new(),
+            netns: None,
+            mac: None,
+            mtu: None,
+            frames: 1_024,
+            offload: true,
+            gateway: Vec::new(),
+            routes: Vec::new(),
+            dhcp: false,
+        }
+    }
+}
+
 impl Default for TcpSettings {
     fn default() -> Self {
         TcpSettings {
@@ -348,7 +380,7 @@ impl Default for LimitsConfig {
 
 impl Default for WorkersConfig {
     fn default() -> Self {
-        WorkersConfig { count: 1, cores: Vec::new(), poll: None, spin_us: 50 }
+        WorkersConfig { count: 1, cores: Vec::new(), poll: None, spin_us: 50, steering: Steering::Device }
     }
 }
 

@@ -41,7 +41,7 @@ impl FromStr for PortSpec {
     }
 }
 
-/// What the kernel takes as a device's name; `%` would make it choose one itself.
+/// The device's name, as narrow as the port takes it.
 fn check_device_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > DEVICE_NAME_BYTES_MAX {
         return Err(format!(
@@ -49,9 +49,11 @@ fn check_device_name(name: &str) -> Result<(), String> {
             name.len()
         ));
     }
-    let odd = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%');
+    let odd = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.');
     match name.chars().find(|&c| odd(c)) {
-        Some(c) => Err(format!("{c:?} cannot be in a device's name")),
+        Some(c) => {
+            Err(format!("{c:?} cannot be in a device's name: it has letters, digits, `-`, `_` and `.`"))
+        }
         None if matches!(name, "." | "..") => Err("that is no device's name".into()),
         None => Ok(()),
     }

@@ -157,27 +157,32 @@ pub fn append_frame(out: &mut Vec<u8>, opcode: Opcode, fin: bool, mask: Option<[
 /// The payload length and where in `bytes` its encoding ends; `None` when more bytes are needed.
 #[inline]
 fn decode_length(short_length: u8, bytes: &[u8]) -> Result<Option<(u64, usize)>, ProtocolError> {
-    match short_length {
-        126 => {
-            let Some(&[_, _, high, low]) = bytes.first_chunk() else { return Ok(None) };
-            let length = u16::from_be_bytes([high, low]);
-            if length < 126 {
-                return Err(ProtocolError::LengthNotMinimal);
-            }
-            Ok(Some((u64::from(length), 4)))
-        }
-        127 => {
-            let encoded = bytes.get(2..).unwrap_or_default();
-            if encoded.first().is_some_and(|byte| byte & 0x80 != 0) {
-                return Err(ProtocolError::LengthTopBit);
-            }
-            if encoded.starts_with(&[0; 6]) {
-                return Err(ProtocolError::LengthNotMinimal);
-            }
-            Ok(encoded.first_chunk().map(|length| (u64::from_be_bytes(*length), 10)))
-        }
-        length => Ok(Some((u64::from(length), 2))),
+    if short_length < 126 {
+        Ok(Some((u64::from(short_length), 2)))
+    } else {
+        decode_long_length(short_length, bytes)
     }
+}
+
+/// As [`decode_length`], for the 16-bit form (126) and the 64-bit form (127).
+fn decode_long_length(form: u8, bytes: &[u8]) -> Result<Option<(u64, usize)>, ProtocolError> {
+    let encoded = bytes.get(2..).unwrap_or_default();
+    if form == 126 {
+        let Some(length) = encoded.first_chunk().map(|length| u16::from_be_bytes(*length)) else {
+            return Ok(None);
+        };
+        if length < 126 {
+            return Err(ProtocolError::LengthNotMinimal);
+        }
+        return Ok(Some((u64::from(length), 4)));
+    }
+    if encoded.first().is_some_and(|byte| byte & 0x80 != 0) {
+        return Err(ProtocolError::LengthTopBit);
+    }
+    if encoded.starts_with(&[0; 6]) {
+        return Err(ProtocolError::LengthNotMinimal);
+    }
+    Ok(encoded.first_chunk().map(|length| (u64::from_be_bytes(*length), 10)))
 }
 
 #[cfg(test)]
