@@ -6,7 +6,7 @@
 use crate::port::wire::{self, WireConfig, WireError, WireFrame, WirePort};
 use crate::port::{Frame, Port};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 /// Frames that a link holds in each direction.
 const LINK_FRAMES: usize = 256;
@@ -109,7 +109,7 @@ impl Links {
     }
 
     /// Descriptors that poll readable when frames are waiting.
-    pub(super) fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+    pub(super) fn wait_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.links.iter().flatten().filter_map(|link| link.port.wait_fd())
     }
 
