@@ -119,8 +119,8 @@ impl<P: Port + Send + 'static> Server<P> {
             .map_err(|source| LaunchError::System { action: "get random bytes", source: source.into() })?;
         let wakers: Vec<_> = ports.iter().map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
         let as_wake = |waker: &Arc<EventFd>| Arc::clone(waker) as Arc<dyn Wake>;
-        let (handle, seats) = seats(&config, mtu, secret, wakers.iter().map(as_wake).collect())
-            .map_err(LaunchError::Seats)?;
+        let (handle, seats) =
+            seats(&config, mtu, secret, wakers.iter().map(as_wake).collect()).map_err(LaunchError::Seats)?;
         Ok(Server { config, ports, seats, wakers, handle })
     }
 
@@ -387,8 +387,11 @@ fn sleep<P: Port, H: Handler>(worker: &mut Worker<P, H>, waker: &EventFd, wait: 
     // The kernel's timers are no finer than this: rounding down would make the last moment a busy loop.
     let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
     let fds = worker.wait_fds();
-    let mut fds: Vec<PollFd<'_>> =
-        fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).chain([PollFd::new(waker, PollFlags::IN)]).collect();
+    let mut fds: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::new(fd, PollFlags::IN))
+        .chain([PollFd::new(waker, PollFlags::IN)])
+        .collect();
     // EINTR, or whatever else it may be: the next poll finds out.
     let _ = poll(&mut fds, wait.as_ref());
     waker.clear();
@@ -398,7 +401,11 @@ fn pin(config: &EngineConfig, worker: usize) {
     if let Some(&id) = config.cores.get(worker)
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
-        tracing::warn!(worker, core = id, "cannot pin this worker to its core: is there such a core, and may we use it?");
+        tracing::warn!(
+            worker,
+            core = id,
+            "cannot pin this worker to its core: is there such a core, and may we use it?"
+        );
     }
 }
 

@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 /// Frames that wait to be overtaken, in one direction; further ones go straight on.
 const OVERTAKEN_MAX: usize = 16;
@@ -252,7 +252,7 @@ impl<P: Port> Port for FaultPort<P> {
         self.inner.release(frame);
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.wait_fd()
     }
 
