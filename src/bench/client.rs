@@ -6,7 +6,9 @@ use super::Clock;
 use super::generator::{Failure, Generator, Load};
 use super::tally::{Cause, Tally};
 use super::usage::Usage;
-use crate::engine::{self, Closed, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, SendOutcome, Worker};
+use crate::engine::{
+    self, Closed, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, SendOutcome, Worker,
+};
 use crate::port::Port;
 use crate::stack::CloseCause;
 use crate::time::{Duration, Instant};
@@ -85,7 +87,9 @@ impl Client {
             if self.generator.is_overdue(load) {
                 self.generator.failed(load, self.generator.overdue());
                 context.close(conn, CloseCode::GOING_AWAY, "no reply in time");
-            } else if !pump(&mut self.generator, load, &mut self.scratch, |message| context.send(conn, message)) {
+            } else if !pump(&mut self.generator, load, &mut self.scratch, |message| {
+                context.send(conn, message)
+            }) {
                 continue;
             } else {
                 context.close(conn, CloseCode::NORMAL, "");
@@ -212,9 +216,10 @@ fn close_failure(closed: &Closed<'_>) -> Failure {
             Failure::new(Cause::Timeout, "the peer's TCP fell silent")
         }
         engine::Cause::Transport(cause) => Failure::new(Cause::Reset, format!("TCP ended: {cause:?}")),
-        engine::Cause::Peer => {
-            Failure::new(Cause::Closed, format!("the peer closed with code {} {:?}", closed.code.0, closed.reason))
-        }
+        engine::Cause::Peer => Failure::new(
+            Cause::Closed,
+            format!("the peer closed with code {} {:?}", closed.code.0, closed.reason),
+        ),
         engine::Cause::PeerFinished => {
             Failure::new(Cause::Closed, "the peer ended the connection without a close frame")
         }
@@ -234,7 +239,11 @@ fn connect_failure(failure: &ConnectFailure) -> Failure {
 }
 
 /// Polls `worker` until its load is over and its connections are closed.
-pub fn drive<P: Port>(worker: &mut Worker<P, Client>, clock: Clock, mut idle: impl FnMut(&mut Worker<P, Client>)) -> (Tally, Usage) {
+pub fn drive<P: Port>(
+    worker: &mut Worker<P, Client>,
+    clock: Clock,
+    mut idle: impl FnMut(&mut Worker<P, Client>),
+) -> (Tally, Usage) {
     let (mut next_open, mut next_sweep, mut started) = (Instant::ZERO, Instant::ZERO, false);
     let mut give_up_at = Instant::FAR_FUTURE;
     loop {
