@@ -1,3 +1,7 @@
 //! What ships in the binary.
 
-pub mod page;
+pub mod chat;
+pub mod echo;
+
+pub use chat::Chat;
+pub use echo::Echo;

@@ -3,4 +3,7 @@
 mod app;
 mod world;
 
+mod backpressure;
+mod closing;
 mod echo;
+mod http;
