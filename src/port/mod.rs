@@ -4,7 +4,13 @@
 //! it gives it back with [`Port::release`]; a frame to send is taken with [`Port::alloc`], filled, and handed to
 //! [`Port::tx_burst`], which takes from the front what the device accepts. Unsent frames stay with the caller.
 //! All frames are allocated when the port is made; nothing here allocates per frame.
+//!
+//! Backends: [`wire`] (memory, in one process) and [`tap`] (a Linux TAP device). Wrappers around any port: [`fault`] (a bad
+//! medium) and [`pcap`] (a capture file). Each loop of a worker calls, in this order, [`Port::begin`],
+//! [`Port::rx_burst`], [`Port::tx_burst`], and, before it sleeps, [`Port::prepare_sleep`] and [`Port::next_deadline`].
 
+pub mod fault;
+pub mod pcap;
 pub mod tap;
 pub mod wire;
 
@@ -83,7 +89,8 @@ pub trait Port {
         None
     }
 
-    /// Appends up to `max` received frames to `burst`; returns how many. Never blocks.
+    /// Appends up to `max` received frames to `burst`; returns how many. Never blocks. None does not mean that none is
+    /// waiting (a wrapper may have lost them all): [`Port::prepare_sleep`] knows.
     fn rx_burst(&mut self, burst: &mut VecDeque<Self::Frame>, max: usize) -> usize;
 
     /// A frame to fill and send, or `None` when all are in use just now.
