@@ -22,7 +22,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -41,7 +41,8 @@ pub fn main() -> ExitCode {
             | CliError::ReadyFd { .. }
             | CliError::Output(_)
             | CliError::Unreachable
-            | CliError::Tap(_) => ExitCode::FAILURE,
+            | CliError::Tap(_)
+            | CliError::Launch(_) => ExitCode::FAILURE,
         }
     })
 }
@@ -72,6 +73,9 @@ enum CliError {
     /// The TAP device cannot be opened.
     #[error(transparent)]
     Tap(#[from] crate::port::tap::TapError),
+    /// The workers cannot run.
+    #[error(transparent)]
+    Launch(#[from] crate::engine::LaunchError),
 }
 
 #[cfg(test)]
