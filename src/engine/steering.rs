@@ -6,7 +6,7 @@
 use crate::port::wire::{self, WireConfig, WireError, WireFrame, WirePort};
 use crate::port::{Frame, Port};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 /// Frames that a link holds in each direction.
 const LINK_FRAMES: usize = 256;
@@ -33,12 +33,8 @@ impl Links {
             received: VecDeque::with_capacity(HELD_FRAMES),
         };
         let mut all: Vec<Links> = (0..workers).map(own).collect();
-        let config = WireConfig {
-            mtu,
-            ring_frames: LINK_FRAMES,
-            held_frames: HELD_FRAMES,
-            ..WireConfig::default()
-        };
+        let config =
+            WireConfig { mtu, ring_frames: LINK_FRAMES, held_frames: HELD_FRAMES, ..WireConfig::default() };
         for a in 0..workers {
             for b in a + 1..workers {
                 let (end_a, end_b) = wire::pair(&config)?;
@@ -113,7 +109,7 @@ impl Links {
     }
 
     /// Descriptors that poll readable when frames are waiting.
-    pub(super) fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+    pub(super) fn wait_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.links.iter().flatten().filter_map(|link| link.port.wait_fd())
     }
 
