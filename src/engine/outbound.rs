@@ -13,6 +13,8 @@ pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 /// How much is masked at a time on its way to the ring: on the stack, within the L1 cache.
 const MASK_CHUNK_BYTES: usize = 4096;
+/// A masked frame up to this length is put together first and written at once.
+const SMALL_FRAME_BYTES: usize = 256;
 
 /// One frame, its header encoded; the payload is the caller's and stays as it is.
 pub(super) struct OutFrame<'a> {
@@ -54,6 +56,15 @@ impl<'a> OutFrame<'a> {
             let written = half.write(self.head());
             return if written < self.head_bytes { written } else { written + half.write(self.payload) };
         };
+        if self.len() <= SMALL_FRAME_BYTES {
+            let mut frame = [0; SMALL_FRAME_BYTES];
+            let (head, rest) = frame.split_at_mut(self.head_bytes);
+            head.copy_from_slice(self.head());
+            let payload = &mut rest[..self.payload.len()];
+            payload.copy_from_slice(self.payload);
+            mask::apply(payload, key, 0);
+            return half.write(&frame[..self.len()]);
+        }
         let mut written = half.write(self.head());
         if written == self.head_bytes {
             for_masked_chunks(self.payload, key, 0, |chunk| {
