@@ -13,7 +13,8 @@ use unsocket::ws::{CloseCode, Message};
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
 fn config(addr: &str, idle: Idle) -> EngineConfig {
-    let mut config = EngineConfig { listen: vec![80], idle, handle_signals: false, ..EngineConfig::default() };
+    let mut config =
+        EngineConfig { listen: vec![80], idle, handle_signals: false, ..EngineConfig::default() };
     config.stack.addrs.push(addr.parse().unwrap());
     config.stack.tcp.connections_max = 64;
     config

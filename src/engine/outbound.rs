@@ -13,8 +13,6 @@ pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 /// How much is masked at a time on its way to the ring: on the stack, within the L1 cache.
 const MASK_CHUNK_BYTES: usize = 4096;
-/// A masked frame up to this length is put together first and written at once.
-const SMALL_FRAME_BYTES: usize = 256;
 
 /// One frame, its header encoded; the payload is the caller's and stays as it is.
 pub(super) struct OutFrame<'a> {
@@ -49,30 +47,30 @@ impl<'a> OutFrame<'a> {
 
     /// Writes as much as fits into the ring; returns how many bytes.
     fn write(&self, half: &mut SendHalf<'_>) -> usize {
-        let Some(key) = self.mask else {
-            if half.write_whole(self.head(), self.payload) {
-                return self.len();
-            }
-            let written = half.write(self.head());
-            return if written < self.head_bytes { written } else { written + half.write(self.payload) };
-        };
-        if self.len() <= SMALL_FRAME_BYTES {
-            let mut frame = [0; SMALL_FRAME_BYTES];
-            let (head, rest) = frame.split_at_mut(self.head_bytes);
+        let whole = half.write_in_place(self.len(), |place| {
+            let (head, payload) = place.split_at_mut(self.head_bytes);
             head.copy_from_slice(self.head());
-            let payload = &mut rest[..self.payload.len()];
             payload.copy_from_slice(self.payload);
-            mask::apply(payload, key, 0);
-            return half.write(&frame[..self.len()]);
-        }
+            if let Some(key) = self.mask {
+                mask::apply(payload, key, 0);
+            }
+        });
+        if whole { self.len() } else { self.write_in_pieces(half) }
+    }
+
+    /// For a frame that meets the ring's end, or finds less room than it needs.
+    #[cold]
+    fn write_in_pieces(&self, half: &mut SendHalf<'_>) -> usize {
         let mut written = half.write(self.head());
-        if written == self.head_bytes {
-            for_masked_chunks(self.payload, key, 0, |chunk| {
-                let taken = half.write(chunk);
-                written += taken;
-                taken == chunk.len()
-            });
+        if written < self.head_bytes {
+            return written;
         }
+        let Some(key) = self.mask else { return written + half.write(self.payload) };
+        for_masked_chunks(self.payload, key, 0, |chunk| {
+            let taken = half.write(chunk);
+            written += taken;
+            taken == chunk.len()
+        });
         written
     }
 
