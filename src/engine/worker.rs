@@ -395,8 +395,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         let lease = self.stack.lease();
         let others = self.local.crew.mailboxes().skip(1);
-        // Whoever's mailbox is full makes this be tried again; to learn the same lease twice does no harm.
-        if others.fold(true, |all, mailbox| mailbox.push(Command::Lease(lease)) && all) {
+        // Whoever's mailbox is full makes this be tried again; to be told the same lease twice does no harm.
+        if others.filter(|mailbox| !mailbox.push(Command::Lease(lease))).count() == 0 {
             self.shared_lease = lease;
         }
     }
