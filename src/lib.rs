@@ -12,9 +12,11 @@
 //! | [`http`] | request head, routes, static answers | |
 //! | [`engine`] | worker, handler, sessions, topics, mailbox, launch | all above |
 //! | [`apps`] | what ships in the binary: echo, chat | `engine` |
+//! | [`bench`] | the load generator behind `unsocket bench` | all above |
 //! | [`config`] | one TOML file, every limit with its unit | |
 
 pub mod apps;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod engine;

@@ -1,3 +1,7 @@
 //! The command line of unsocket: arguments to configuration to run; no protocol here.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    unsocket::cli::main()
+}

@@ -1,1 +1,49 @@
-//! Workers, handlers, sessions.
+//! Workers, handlers, sessions: where the layers meet and the application runs.
+//!
+//! One [`Worker`] owns one queue of a port, one stack and one [`Handler`]; its [`Worker::poll`] does one burst: receive
+//! all, process all, transmit all. Nothing in it takes a lock, allocates per frame or reads a clock, and nothing is
+//! shared between workers but bounded mailboxes (a [`Handle`] reaches them) and, for frames, bounded links.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `worker`, `serve`, `read`, `drain` | a burst; one connection's turn in it; what is read there; the end |
+//! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
+//! | `opening` | the opening handshake of both roles, and plain HTTP beside it |
+//! | `topics`, `mailbox`, `steering` | publish and subscribe; what crosses threads; frames for another worker |
+//! | `handler`, `conn`, `handle` | the programming interface |
+//! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//!
+//! # Invariants
+//!
+//! * A session exists for exactly the connections that the stack has given out and not got back.
+//! * A session's [phase](session) only ever advances; `on_close` is called when it leaves `Open` or `CloseSent`.
+//! * Bytes reach a send ring in the order in which their messages were accepted; a message is accepted whole or not.
+//! * Memory beyond the rings is counted in [`WorkerStats::memory_bytes`] and bounded by [`Limits::memory_bytes_max`].
+
+mod config;
+mod conn;
+mod drain;
+mod handle;
+mod handler;
+mod launch;
+mod local;
+mod mailbox;
+mod opening;
+mod outbound;
+mod read;
+mod serve;
+mod session;
+mod stats;
+mod steering;
+mod topics;
+mod worker;
+
+pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, SlowReader, Steering};
+pub use conn::{Conn, ConnRef, Context, PublishOutcome, SendOutcome};
+pub use handle::{Handle, HandleError};
+pub use handler::{Cause, Closed, Connect, ConnectFailure, Handler, Request, Upgrade};
+pub use launch::{Client, LaunchError, Running, Server};
+pub use mailbox::{NoWake, Wake};
+pub use stats::{WorkerReport, WorkerStats};
+pub use topics::SubscribeError;
+pub use worker::{Progress, Seat, Worker, WorkerError, seats};

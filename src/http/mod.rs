@@ -1,7 +1,23 @@
 //! HTTP/1.1 as far as a WebSocket server needs it: the request head, routes, static answers. Sans-IO.
+//!
+//! A connection that has not been upgraded is served like this:
+//!
+//! 1. [`parse_head`] over what has arrived, until it gives a head or an error;
+//! 2. an error is answered with [`Routes::respond_error`], then the connection closes;
+//! 3. an upgrade to WebSocket (the codec says whether it is one) on a path that [`Routes::takes_upgrade`] goes to
+//!    the handshake; everything else is answered with [`Routes::respond`];
+//! 4. [`RequestHead::head_bytes`] and then [`RequestHead::body_bytes`] are skipped, and the next request begins,
+//!    or the connection closes when [`RequestHead::keep_alive`] is false.
+//!
+//! Absent on purpose: request bodies (they are skipped), chunked transfer coding, ranges, `Date` (RFC 9110
+//! section 6.6.1: a server without a clock must not send it, and no layer below the launcher has one).
 
 pub mod head;
 pub mod routes;
 
-pub use head::{HeadError, RequestHead, parse_head};
+mod response;
+mod target;
+
+pub use head::{BODY_BYTES_MAX, HEADERS_MAX, HeadError, RequestHead, parse_head};
+pub use response::write_plain;
 pub use routes::{Answer, Routes};

@@ -16,7 +16,7 @@ pub mod wire;
 
 use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 /// Smallest MTU in bytes: what every IPv4 host must accept (RFC 1122, section 3.3.2).
 pub const MTU_MIN: usize = 576;
@@ -105,7 +105,7 @@ pub trait Port {
 
     /// A descriptor that polls readable when frames are waiting, for a worker that wants to sleep; `None` when
     /// the device has none and must be polled.
-    fn wait_fd(&self) -> Option<RawFd> {
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

@@ -9,7 +9,7 @@ use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 /// Nanosecond timestamps; the byte order of the file is told from it.
@@ -128,7 +128,7 @@ impl<P: Port, W: Write> Port for PcapPort<P, W> {
         self.inner.release(frame);
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.wait_fd()
     }
 

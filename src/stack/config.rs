@@ -108,6 +108,22 @@ impl Default for TcpConfig {
     }
 }
 
+impl TcpConfig {
+    /// The receive ring that is used for [`TcpConfig::recv_buffer_bytes`]: itself up to 65,535, above that the
+    /// largest 2^n - 1 that is not over it.
+    ///
+    /// smoltcp 0.14 remembers the window of its SYN-ACK unscaled and later shifts it, so it accepts
+    /// `65535 << shift` bytes at first. Only rings of 2^n - 1 hold them; any other size lets a peer that fills the
+    /// window run into an assertion of smoltcp's.
+    pub fn recv_ring_bytes(&self) -> usize {
+        match self.recv_buffer_bytes {
+            bytes @ 0..=65_535 => bytes,
+            // RFC 7323 section 2.3 ends window scaling at a shift of 14.
+            bytes => (1 << (bytes + 1).ilog2().min(30)) - 1,
+        }
+    }
+}
+
 /// Everything a stack is configured with.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct StackConfig {

@@ -1,13 +1,18 @@
 //! The frames on their way out, and smoltcp's view of one frame of a burst.
 
 use crate::port::{Frame, Port};
+use smoltcp::phy::{Device, DeviceCapabilities, RxToken, TxToken};
+use smoltcp::time::Instant as StackInstant;
 use std::collections::VecDeque;
 
 /// Frames waiting for the port, and spare ones ready to be filled.
+///
+/// Invariant: `pending <= pending_max` and `spare <= pending_max`.
 pub struct TxQueue<F> {
     pending: VecDeque<F>,
     spare: Vec<F>,
     pending_max: usize,
+    pushed: u64,
 }
 
 impl<F: Frame> TxQueue<F> {
@@ -17,6 +22,7 @@ impl<F: Frame> TxQueue<F> {
             pending: VecDeque::with_capacity(pending_max),
             spare: Vec::with_capacity(pending_max),
             pending_max,
+            pushed: 0,
         }
     }
 
@@ -32,7 +38,12 @@ impl<F: Frame> TxQueue<F> {
 
     /// Whether one more frame can be filled.
     pub fn has_room(&self) -> bool {
-        !self.spare.is_empty() && self.pending.len() < self.pending_max
+        self.room() > 0
+    }
+
+    /// How many more frames can be filled.
+    pub fn room(&self) -> usize {
+        self.spare.len().min(self.pending_max - self.pending.len())
     }
 
     /// Fills one frame of `len` bytes with `fill` and queues it; `None` without room.
@@ -44,12 +55,18 @@ impl<F: Frame> TxQueue<F> {
         frame.set_len(len);
         let result = fill(frame.bytes_mut());
         self.pending.push_back(frame);
+        self.pushed += 1;
         Some(result)
     }
 
     /// Frames not yet sent.
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Frames queued since the queue was made.
+    pub fn pushed(&self) -> u64 {
+        self.pushed
     }
 
     /// Hands the frames to the port; what it does not take stays first in line.
@@ -62,5 +79,101 @@ impl<F: Frame> TxQueue<F> {
         for frame in self.pending.drain(..).chain(self.spare.drain(..)) {
             port.release(frame);
         }
+    }
+}
+
+/// smoltcp's device for one call: at most one frame to receive, and the queue to send into.
+pub(super) struct OneFrame<'a, F> {
+    pub(super) rx: Option<&'a [u8]>,
+    pub(super) tx: &'a mut TxQueue<F>,
+    pub(super) caps: &'a DeviceCapabilities,
+}
+
+impl<F: Frame> Device for OneFrame<'_, F> {
+    type RxToken<'t>
+        = Received<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Queued<'t, F>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _now: StackInstant) -> Option<(Received<'_>, Queued<'_, F>)> {
+        // smoltcp's `consume` cannot fail: a frame is only taken when its answer has a place.
+        if !self.tx.has_room() {
+            return None;
+        }
+        let frame = self.rx.take()?;
+        Some((Received(frame), Queued(self.tx)))
+    }
+
+    fn transmit(&mut self, _now: StackInstant) -> Option<Queued<'_, F>> {
+        self.tx.has_room().then_some(Queued(self.tx))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.caps.clone()
+    }
+}
+
+/// The received frame.
+pub(super) struct Received<'a>(&'a [u8]);
+
+impl RxToken for Received<'_> {
+    fn consume<R, C: FnOnce(&[u8]) -> R>(self, f: C) -> R {
+        f(self.0)
+    }
+}
+
+/// A reserved place in the queue.
+pub(super) struct Queued<'a, F>(&'a mut TxQueue<F>);
+
+impl<F: Frame> TxToken for Queued<'_, F> {
+    fn consume<R, C: FnOnce(&mut [u8]) -> R>(self, len: usize, f: C) -> R {
+        match self.0.push(len, f) {
+            Some(result) => result,
+            // Tokens are handed out one at a time and only with room, see `OneFrame`.
+            None => unreachable!("a token was given without room"),
+        }
+    }
+}
+
+/// A device that lets smoltcp learn from a frame and discards what it would answer.
+pub(super) struct Listener<'a> {
+    pub(super) rx: Option<&'a [u8]>,
+    pub(super) caps: &'a DeviceCapabilities,
+}
+
+impl Device for Listener<'_> {
+    type RxToken<'t>
+        = Received<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Discarded
+    where
+        Self: 't;
+
+    fn receive(&mut self, _now: StackInstant) -> Option<(Received<'_>, Discarded)> {
+        Some((Received(self.rx.take()?), Discarded))
+    }
+
+    fn transmit(&mut self, _now: StackInstant) -> Option<Discarded> {
+        None
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.caps.clone()
+    }
+}
+
+/// Where answers go that nobody shall see.
+pub(super) struct Discarded;
+
+impl TxToken for Discarded {
+    fn consume<R, C: FnOnce(&mut [u8]) -> R>(self, len: usize, f: C) -> R {
+        // Control frames only (ARP, NDP, a handshake): rare, and bounded by the MTU.
+        f(&mut vec![0; len])
     }
 }

@@ -8,15 +8,60 @@
 //! 4. [`Stack::egress`] once, then hand the [`TxQueue`] to the port,
 //! 5. sleep until traffic or [`Stack::next_deadline`].
 
+mod classify;
+mod clock;
 mod config;
+mod conn;
 mod device;
+mod dhcp;
+mod egress;
+mod flow;
+#[cfg(test)]
+mod frames;
+mod ingress;
+mod isn;
+mod key;
+mod lend;
+mod neighbors;
+mod net;
+mod ports;
+mod rate;
+mod reply;
+mod rings;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod time_wait;
+mod timers;
+mod wheel;
 
 pub use config::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 pub use device::TxQueue;
+pub use dhcp::Lease;
+pub use lend::SendHalf;
+pub use rings::RingError;
 
-use crate::port::{Frame, PortInfo, RxChecksum};
+use crate::port::PortInfo;
 use crate::time::Instant;
-use std::net::SocketAddr;
+use classify::Class;
+use clock::StackClock;
+use conn::{Phase, Slab};
+use dhcp::Dhcp;
+use flow::FlowTable;
+use isn::SequenceNumbers;
+use key::{FlowKey, symmetric_hash};
+use neighbors::Neighbors;
+use net::Nets;
+use ports::EphemeralPorts;
+use rate::TokenBucket;
+use rings::RingPool;
+use smoltcp::socket::tcp;
+use smoltcp::time::Instant as StackInstant;
+use smoltcp::wire::{IpAddress, IpEndpoint};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use time_wait::TimeWait;
+use wheel::TimerWheel;
 
 /// Names one connection of one stack; never reused for another (the generation differs).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,6 +150,10 @@ pub struct StackStats {
     pub half_open_dropped: u64,
     /// Frames handed to the TX queue.
     pub tx_frames: u64,
+    /// Connections moved to a smaller segment size after an ICMP "too big".
+    pub paths_narrowed: u64,
+    /// Quiet connections whose ring pages were given back.
+    pub rings_reclaimed: u64,
 }
 
 /// Why a stack could not be made.
@@ -119,6 +168,37 @@ pub enum StackError {
         /// How many fit.
         max: usize,
     },
+    /// More routes than smoltcp was built for.
+    #[error("{given} routes configured, at most {max} are possible (`routes`)")]
+    TooManyRoutes {
+        /// How many there are.
+        given: usize,
+        /// How many fit.
+        max: usize,
+    },
+    /// An address that cannot be a host's own.
+    #[error("{addr} cannot be a host's own address (`ip`): it is unspecified, broadcast or multicast")]
+    Address {
+        /// The address.
+        addr: IpAddr,
+    },
+    /// A route whose router is of the other family.
+    #[error("the route to {to} via {via} mixes IPv4 and IPv6 (`routes`)")]
+    RouteFamilies {
+        /// The destinations.
+        to: Cidr,
+        /// The router.
+        via: IpAddr,
+    },
+    /// An MTU outside 576..=9000.
+    #[error("an MTU of {mtu} bytes is outside 576..=9000 (`mtu`)")]
+    Mtu {
+        /// The MTU, bytes.
+        mtu: usize,
+    },
+    /// No address for ring memory.
+    #[error(transparent)]
+    Rings(#[from] RingError),
 }
 
 /// Why a connection could not be opened.
@@ -137,7 +217,32 @@ pub enum ConnectError {
 }
 
 /// TCP/IP for one worker.
-pub struct Stack {}
+pub struct Stack {
+    // Per burst.
+    now: Instant,
+    stack_now: StackInstant,
+    // Per segment.
+    flows: FlowTable,
+    slab: Slab,
+    nets: Nets,
+    wheel: TimerWheel,
+    ready: VecDeque<u32>,
+    dirty: VecDeque<u32>,
+    rx_checksum_trusted: bool,
+    stats: StackStats,
+    // Per connection.
+    clock: StackClock,
+    tcp: TcpConfig,
+    rings: RingPool,
+    isn: SequenceNumbers,
+    ports: EphemeralPorts,
+    time_wait: TimeWait,
+    listening: Vec<u16>,
+    // Rarely.
+    neighbors: Neighbors,
+    dhcp: Option<Dhcp>,
+    rst_rate: TokenBucket,
+}
 
 impl Stack {
     /// A stack on a port. `secret` keys sequence numbers, hashes and port choice: random, per worker.
@@ -150,19 +255,43 @@ impl Stack {
         secret: [u8; 32],
         now: Instant,
     ) -> Result<Self, StackError> {
-        let _ = (config, info, secret, now);
-        todo!()
+        let clock = StackClock::new(config.tcp.min_rto);
+        let stack_now = clock.to_stack(now);
+        let tcp = config.tcp.clone();
+        Ok(Stack {
+            now,
+            stack_now,
+            flows: FlowTable::new(tcp.connections_max, &secret),
+            slab: Slab::new(tcp.connections_max),
+            nets: Nets::new(config, info, stack_now)?,
+            wheel: TimerWheel::new(tcp.connections_max, now),
+            ready: VecDeque::new(),
+            dirty: VecDeque::new(),
+            rx_checksum_trusted: info.rx_checksum_trusted,
+            stats: StackStats::default(),
+            clock,
+            rings: RingPool::new(tcp.connections_max, tcp.recv_ring_bytes(), tcp.send_buffer_bytes)?,
+            isn: SequenceNumbers::new(&secret),
+            ports: EphemeralPorts::new(&secret, config.share),
+            time_wait: TimeWait::new(tcp.time_wait_max, tcp.time_wait, &secret),
+            listening: Vec::new(),
+            neighbors: Neighbors::new(clock),
+            dhcp: config.dhcp.then(|| Dhcp::new(info.mac, info.mtu, &secret, now)),
+            rst_rate: TokenBucket::new(tcp.rst_per_second_max, now),
+            tcp,
+        })
     }
 
     /// Accepts connections to TCP port `port` from now on.
     pub fn listen(&mut self, port: u16) {
-        let _ = port;
-        todo!()
+        if !self.listening.contains(&port) {
+            self.listening.push(port);
+        }
     }
 
     /// Stops accepting on every port; a SYN is then answered with RST. Connections go on.
     pub fn stop_listening(&mut self) {
-        todo!()
+        self.listening.clear();
     }
 
     /// Opens a connection; watch its [`Status`].
@@ -170,83 +299,84 @@ impl Stack {
     /// # Errors
     /// See [`ConnectError`].
     pub fn connect(&mut self, remote: SocketAddr) -> Result<ConnId, ConnectError> {
-        let _ = remote;
-        todo!()
+        let source = self.nets.source_for(remote.ip()).ok_or(ConnectError::NoRoute)?;
+        let (flows, time_wait, now) = (&self.flows, &self.time_wait, self.now);
+        let in_use = |flow: &FlowKey| flows.get(flow).is_some() || time_wait.contains(now, flow);
+        let flow = self.ports.choose(source, remote, in_use).ok_or(ConnectError::NoPort)?;
+        let index = self.open(flow, Phase::Connecting).ok_or(ConnectError::Full)?;
+        let isn = self.isn.generate(&flow, self.now, None);
+        let mut net = self.nets.with_first_random(0, source, isn, self.stack_now);
+        let local = flow.local();
+        let slot = self.slab.slot_mut(index);
+        slot.owned = true;
+        let connected = slot.socket_mut().connect(
+            net.iface.context(),
+            IpEndpoint::new(IpAddress::from(remote.ip()), remote.port()),
+            IpEndpoint::new(IpAddress::from(local.ip()), local.port()),
+        );
+        if connected.is_err() {
+            // Port 0 or an unspecified remote.
+            self.remove(index);
+            return Err(ConnectError::NoRoute);
+        }
+        self.flows.insert(flow, index);
+        self.mark_dirty(index);
+        Ok(self.slab.id(index))
     }
 
     /// Begins a burst: the time that holds until the next one.
     pub fn begin(&mut self, now: Instant) {
-        let _ = now;
-        todo!()
+        self.now = now;
+        self.stack_now = self.clock.to_stack(now);
     }
 
     /// Whom a frame is for; needed only with several workers.
     pub fn audience(&self, frame: &[u8]) -> Audience {
-        let _ = frame;
-        todo!()
-    }
-
-    /// Feeds one received frame. `tx` must have room ([`TxQueue::has_room`]): every frame may cause an answer.
-    pub fn ingress<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) {
-        let _ = (frame, checksum, tx);
-        todo!()
-    }
-
-    /// Feeds a frame that another worker received and answered: learn from it, answer nothing.
-    pub fn learn(&mut self, frame: &[u8]) {
-        let _ = frame;
-        todo!()
-    }
-
-    /// Fires what is due: retransmissions become dirty, deadlines become ready.
-    pub fn timers(&mut self) {
-        todo!()
+        match classify::classify(frame, self.nets.mac()) {
+            Class::Tcp(segment) => Audience::Flow { hash: symmetric_hash(&segment.key) },
+            Class::Arp | Class::Ndp | Class::PathMtu(_) => Audience::Everyone,
+            _ => Audience::Receiver,
+        }
     }
 
     /// The next connection that its owner should look at, each once however often it became ready.
     /// New connections appear here first with [`Status::Open`].
     pub fn next_ready(&mut self) -> Option<ConnId> {
-        todo!()
+        while let Some(index) = self.ready.pop_front() {
+            let slot = self.slab.slot_mut(index);
+            slot.ready = false;
+            if slot.owned {
+                return Some(self.slab.id(index));
+            }
+        }
+        None
     }
 
     /// Puts a connection back at the end of the ready queue (its share of this burst was used up).
     pub fn mark_ready(&mut self, id: ConnId) {
-        let _ = id;
-        todo!()
+        if self.slab.find(id).is_some() {
+            self.mark_ready_index(id.index);
+        }
     }
 
     /// Whether connections are waiting in the ready queue.
     pub fn has_ready(&self) -> bool {
-        todo!()
-    }
-
-    /// Sends what the dirty connections have, as far as `tx` has room; the rest stays dirty.
-    pub fn egress<F: Frame>(&mut self, tx: &mut TxQueue<F>) {
-        let _ = tx;
-        todo!()
-    }
-
-    /// When [`Stack::timers`] or [`Stack::egress`] next has something to do; `None` when only a frame can wake it.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        todo!()
+        !self.ready.is_empty()
     }
 
     /// Where a connection stands; `None` for an id that was released.
     pub fn status(&self, id: ConnId) -> Option<Status> {
-        let _ = id;
-        todo!()
+        self.slab.find(id).map(conn::Slot::status)
     }
 
-    /// The peer's address. Panics on a released id.
-    pub fn peer(&self, id: ConnId) -> SocketAddr {
-        let _ = id;
-        todo!()
+    /// The peer's address; `None` for an id that was released.
+    pub fn peer(&self, id: ConnId) -> Option<SocketAddr> {
+        self.slab.find(id).map(|slot| slot.key.remote())
     }
 
-    /// Our address. Panics on a released id.
-    pub fn local(&self, id: ConnId) -> SocketAddr {
-        let _ = id;
-        todo!()
+    /// Our address; `None` for an id that was released.
+    pub fn local(&self, id: ConnId) -> Option<SocketAddr> {
+        self.slab.find(id).map(|slot| slot.key.local())
     }
 
     /// Lends the received bytes (the longest run that is contiguous in the ring; the rest comes with the next
@@ -257,84 +387,176 @@ impl Stack {
         id: ConnId,
         f: impl FnOnce(&mut [u8], &mut SendHalf<'_>) -> (usize, R),
     ) -> Option<R> {
-        let _ = (id, f);
-        todo!()
+        self.slab.find(id)?;
+        self.mark_dirty(id.index);
+        lend::lend(&mut self.slab, &mut self.dirty, id, self.now, f)
     }
 
     /// Bytes received and not used up yet.
     pub fn received_bytes(&self, id: ConnId) -> usize {
-        let _ = id;
-        todo!()
+        self.slab.find(id).map_or(0, |slot| slot.socket().recv_queue())
     }
 
-    /// The connection's sending half.
-    pub fn sender(&mut self, id: ConnId) -> SendHalf<'_> {
-        let _ = id;
-        todo!()
-    }
-
-    /// Makes the connection ready at `deadline` (it replaces the one before); `None` for never. Cheap: lazily armed.
-    pub fn set_deadline(&mut self, id: ConnId, deadline: Option<Instant>) {
-        let _ = (id, deadline);
-        todo!()
+    /// The connection's sending half; `None` for an id that was released.
+    pub fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
+        self.slab.find(id)?;
+        self.mark_dirty(id.index);
+        SendHalf::of(&mut self.slab, &mut self.dirty, id, self.now)
     }
 
     /// Sends FIN after what is queued. The peer may go on sending.
     pub fn finish(&mut self, id: ConnId) {
-        let _ = id;
-        todo!()
+        if let Some(slot) = self.slab.find_mut(id)
+            && slot.phase == Phase::Live
+        {
+            if !slot.awaits_acknowledgement() {
+                slot.progress_at = self.now;
+            }
+            slot.socket_mut().close();
+            self.mark_dirty(id.index);
+        }
     }
 
     /// Sends RST and drops what is queued.
     pub fn abort(&mut self, id: ConnId) {
-        let _ = id;
-        todo!()
+        if self.slab.find(id).is_some() {
+            self.fail(id.index, CloseCause::Aborted);
+        }
     }
 
     /// The owner is done with the connection: the id is invalid from here on and never ready again. One that is still
     /// open is finished first; TCP's closing then goes on without an owner, under deadlines.
     pub fn release(&mut self, id: ConnId) {
-        let _ = id;
-        todo!()
+        self.finish(id);
+        let Some(slot) = self.slab.find_mut(id) else { return };
+        slot.owned = false;
+        slot.owner_deadline = Instant::FAR_FUTURE;
+        slot.generation = slot.generation.wrapping_add(1);
+        if slot.phase == Phase::Connecting {
+            self.fail(id.index, CloseCause::Aborted);
+        } else if slot.closing_deadline == Instant::FAR_FUTURE {
+            slot.closing_deadline = self.now + self.tcp.user_timeout;
+        }
+        self.discard_received(id.index);
+        self.mark_dirty(id.index);
     }
 
     /// Connections in the slab: open, half-open and closing (TIME-WAIT records apart).
     pub fn connections(&self) -> usize {
-        todo!()
+        self.slab.in_use()
+    }
+
+    /// Half-open connections among them.
+    pub fn half_open(&self) -> usize {
+        self.slab.half_open()
+    }
+
+    /// TIME-WAIT records.
+    pub fn time_wait_records(&self) -> usize {
+        self.time_wait.len()
+    }
+
+    /// Connections that hold rings, and the address space reserved for all rings, bytes.
+    pub fn rings(&self) -> (usize, usize) {
+        (self.rings.in_use(), self.rings.reserved_bytes())
+    }
+
+    /// Our addresses, the IPv6 link-local one included.
+    pub fn addrs(&self) -> &[Cidr] {
+        self.nets.addrs()
     }
 
     /// Counters.
     pub fn stats(&self) -> &StackStats {
-        todo!()
+        &self.stats
+    }
+
+    fn mark_dirty(&mut self, index: u32) {
+        let slot = self.slab.slot_mut(index);
+        if !core::mem::replace(&mut slot.dirty, true) {
+            self.dirty.push_back(index);
+        }
+    }
+
+    fn mark_ready_index(&mut self, index: u32) {
+        let slot = self.slab.slot_mut(index);
+        if !core::mem::replace(&mut slot.ready, true) {
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Ends a connection from our side: RST to the peer, `cause` to the owner.
+    fn fail(&mut self, index: u32, cause: CloseCause) {
+        let slot = self.slab.slot_mut(index);
+        if matches!(slot.phase, Phase::Connecting | Phase::Live) {
+            slot.socket_mut().abort();
+            self.close(index, cause);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// A connection is over: its 4-tuple is free again, its owner is told. Without an owner it goes with its next
+    /// turn, which sends the RST that may be due.
+    fn close(&mut self, index: u32, cause: CloseCause) {
+        let slot = self.slab.slot_mut(index);
+        if slot.phase == Phase::Live {
+            self.stats.closed += 1;
+        }
+        slot.phase = Phase::Closed(cause);
+        slot.closing_deadline = Instant::FAR_FUTURE;
+        let (flow, owned) = (slot.key, slot.owned);
+        self.flows.remove(&flow);
+        self.mark_dirty(index);
+        if owned {
+            self.mark_ready_index(index);
+        }
+    }
+
+    /// Frees a slot and all that hangs on it.
+    fn remove(&mut self, index: u32) {
+        let slot = self.slab.slot(index);
+        match slot.phase {
+            Phase::Free => return,
+            // Its flow entry is gone already, and may be another connection's by now.
+            Phase::Closed(_) => {}
+            Phase::HalfOpen | Phase::Connecting => {
+                self.flows.remove(&slot.key);
+            }
+            Phase::Live => {
+                self.stats.closed += 1;
+                self.flows.remove(&slot.key);
+            }
+        }
+        self.wheel.cancel(index);
+        lend::close(&mut self.slab, &mut self.rings, index);
+    }
+
+    /// A slot with a fresh socket for a handshake; `None` when connections or rings are used up.
+    fn open(&mut self, flow: FlowKey, phase: Phase) -> Option<u32> {
+        if self.slab.is_full() {
+            return None;
+        }
+        let (rings, recv, send) = self.rings.take()?;
+        let mut socket = tcp::Socket::new(recv, send);
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(self.clock.stretch(self.tcp.ack_delay)));
+        socket.set_keep_alive(self.tcp.keep_alive.map(|interval| self.clock.stretch(interval)));
+        socket.set_congestion_control(match self.tcp.congestion {
+            CongestionControl::Cubic => tcp::CongestionControl::Cubic,
+            CongestionControl::None => tcp::CongestionControl::None,
+        });
+        let index = self.slab.insert(flow, socket, rings, phase, self.now);
+        self.slab.slot_mut(index).closing_deadline = self.now + self.tcp.syn_timeout;
+        Some(index)
     }
 }
 
-/// The sending half of one connection: its send ring.
-pub struct SendHalf<'a> {
-    _stack: core::marker::PhantomData<&'a mut Stack>,
-}
-
-impl SendHalf<'_> {
-    /// Free bytes in the send ring; 0 when the connection cannot send (any more).
-    pub fn free_bytes(&self) -> usize {
-        todo!()
-    }
-
-    /// Bytes queued or in flight, not yet acknowledged.
-    pub fn queued_bytes(&self) -> usize {
-        todo!()
-    }
-
-    /// Queues as much of `bytes` as fits; returns how much. Whoever got less than it asked for is made ready
-    /// when at least half of the ring is free again.
-    pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let _ = bytes;
-        todo!()
-    }
-
-    /// Queues all of `head` and `body`, or nothing: for a frame that fits whole. Returns whether it did.
-    pub fn write_whole(&mut self, head: &[u8], body: &[u8]) -> bool {
-        let _ = (head, body);
-        todo!()
+impl Drop for Stack {
+    /// Sockets borrow from the rings: they go first.
+    fn drop(&mut self) {
+        let in_use: Vec<u32> = self.slab.indices().collect();
+        for index in in_use {
+            self.remove(index);
+        }
     }
 }

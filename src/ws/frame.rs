@@ -1,9 +1,12 @@
 //! The frame header, RFC 6455 section 5.2: encode and decode.
 
-use super::{ProtocolError, Role};
+use super::{ProtocolError, Role, mask};
 
 /// Longest frame header in bytes: 2 + 8 (length) + 4 (mask).
 pub const HEADER_BYTES_MAX: usize = 14;
+
+/// Longest payload of a control frame in bytes (RFC 6455 section 5.5).
+pub const CONTROL_BYTES_MAX: usize = 125;
 
 /// The opcodes that RFC 6455 defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,29 @@ pub enum Opcode {
     Ping = 9,
     /// I am here.
     Pong = 10,
+}
+
+impl Opcode {
+    /// The opcode in the low four bits of a frame's first byte.
+    ///
+    /// # Errors
+    /// [`ProtocolError::ReservedOpcode`] for 3-7 and 11-15.
+    pub const fn from_bits(bits: u8) -> Result<Self, ProtocolError> {
+        match bits & 0x0f {
+            0 => Ok(Opcode::Continuation),
+            1 => Ok(Opcode::Text),
+            2 => Ok(Opcode::Binary),
+            8 => Ok(Opcode::Close),
+            9 => Ok(Opcode::Ping),
+            10 => Ok(Opcode::Pong),
+            opcode => Err(ProtocolError::ReservedOpcode { opcode }),
+        }
+    }
+
+    /// Whether it is close, ping or pong (RFC 6455 section 5.5).
+    pub const fn is_control(self) -> bool {
+        self as u8 & 0x08 != 0
+    }
 }
 
 /// A frame header.
@@ -43,15 +69,221 @@ impl FrameHeader {
     /// bytes are needed. `role` is ours.
     ///
     /// # Errors
-    /// What RFC 6455 section 5.2 forbids, as early as the bytes show it.
+    /// What RFC 6455 section 5.2 forbids, as early as the bytes show it. No extension is negotiated yet, so a
+    /// set RSV1 is refused too.
+    #[inline]
     pub fn decode(bytes: &[u8], role: Role) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
-        let _ = (bytes, role);
-        todo!()
+        let Some(&first) = bytes.first() else { return Ok(None) };
+        if first & 0x70 != 0 {
+            return Err(ProtocolError::ReservedBits);
+        }
+        let opcode = Opcode::from_bits(first)?;
+        let fin = first & 0x80 != 0;
+        if opcode.is_control() && !fin {
+            return Err(ProtocolError::ControlFragmented);
+        }
+
+        let Some(&second) = bytes.get(1) else { return Ok(None) };
+        match (role, second & 0x80 != 0) {
+            (Role::Server, false) => return Err(ProtocolError::NotMasked),
+            (Role::Client, true) => return Err(ProtocolError::Masked),
+            (Role::Server, true) | (Role::Client, false) => {}
+        }
+        let short_length = second & 0x7f;
+        if opcode.is_control() && usize::from(short_length) > CONTROL_BYTES_MAX {
+            return Err(ProtocolError::ControlTooLong);
+        }
+
+        let Some((payload_bytes, length_end)) = decode_length(short_length, bytes)? else { return Ok(None) };
+        let (mask, header_bytes) = match role {
+            Role::Client => (None, length_end),
+            Role::Server => match bytes.get(length_end..).and_then(<[u8]>::first_chunk) {
+                Some(key) => (Some(*key), length_end + 4),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some((FrameHeader { fin, rsv1: false, opcode, mask, payload_bytes }, header_bytes)))
     }
 
     /// Writes the header into `out` with the shortest length form; returns its length in bytes.
+    #[inline]
     pub fn encode(&self, out: &mut [u8; HEADER_BYTES_MAX]) -> usize {
-        let _ = out;
-        todo!()
+        out[0] = u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode as u8;
+        let masked = u8::from(self.mask.is_some()) << 7;
+        let length_end = match self.payload_bytes {
+            length @ 0..=125 => {
+                out[1] = masked | length as u8;
+                2
+            }
+            length @ 126..=0xffff => {
+                out[1] = masked | 126;
+                out[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+                4
+            }
+            length => {
+                out[1] = masked | 127;
+                out[2..10].copy_from_slice(&length.to_be_bytes());
+                10
+            }
+        };
+        match self.mask {
+            None => length_end,
+            Some(key) => {
+                out[length_end..length_end + 4].copy_from_slice(&key);
+                length_end + 4
+            }
+        }
+    }
+}
+
+/// Appends a whole frame to `out`: header, then `payload`, masked with `mask` when there is a key (the client's
+/// role; it must come from a cryptographic random number generator, RFC 6455 section 10.3).
+///
+/// A control frame is whole (`fin`) and carries at most [`CONTROL_BYTES_MAX`] bytes.
+pub fn append_frame(out: &mut Vec<u8>, opcode: Opcode, fin: bool, mask: Option<[u8; 4]>, payload: &[u8]) {
+    debug_assert!(!opcode.is_control() || fin && payload.len() <= CONTROL_BYTES_MAX);
+    let header = FrameHeader { fin, rsv1: false, opcode, mask, payload_bytes: payload.len() as u64 };
+    let mut head = [0; HEADER_BYTES_MAX];
+    let head_bytes = header.encode(&mut head);
+    out.reserve(head_bytes + payload.len());
+    out.extend_from_slice(&head[..head_bytes]);
+    let payload_start = out.len();
+    out.extend_from_slice(payload);
+    if let Some(key) = mask {
+        mask::apply(&mut out[payload_start..], key, 0);
+    }
+}
+
+/// The payload length and where in `bytes` its encoding ends; `None` when more bytes are needed.
+#[inline]
+fn decode_length(short_length: u8, bytes: &[u8]) -> Result<Option<(u64, usize)>, ProtocolError> {
+    if short_length < 126 {
+        Ok(Some((u64::from(short_length), 2)))
+    } else {
+        decode_long_length(short_length, bytes)
+    }
+}
+
+/// As [`decode_length`], for the 16-bit form (126) and the 64-bit form (127).
+fn decode_long_length(form: u8, bytes: &[u8]) -> Result<Option<(u64, usize)>, ProtocolError> {
+    let encoded = bytes.get(2..).unwrap_or_default();
+    if form == 126 {
+        let Some(length) = encoded.first_chunk().map(|length| u16::from_be_bytes(*length)) else {
+            return Ok(None);
+        };
+        if length < 126 {
+            return Err(ProtocolError::LengthNotMinimal);
+        }
+        return Ok(Some((u64::from(length), 4)));
+    }
+    if encoded.first().is_some_and(|byte| byte & 0x80 != 0) {
+        return Err(ProtocolError::LengthTopBit);
+    }
+    if encoded.starts_with(&[0; 6]) {
+        return Err(ProtocolError::LengthNotMinimal);
+    }
+    Ok(encoded.first_chunk().map(|length| (u64::from_be_bytes(*length), 10)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+    fn header(payload_bytes: u64, mask: Option<[u8; 4]>) -> FrameHeader {
+        FrameHeader { fin: true, rsv1: false, opcode: Opcode::Binary, mask, payload_bytes }
+    }
+
+    fn encoded(header: &FrameHeader) -> Vec<u8> {
+        let mut out = [0; HEADER_BYTES_MAX];
+        let n = header.encode(&mut out);
+        out[..n].to_vec()
+    }
+
+    #[test]
+    fn the_examples_of_section_5_7() {
+        let mut hello = Vec::new();
+        append_frame(&mut hello, Opcode::Text, true, None, b"Hello");
+        assert_eq!(hello, b"\x81\x05Hello");
+
+        let mut masked = Vec::new();
+        append_frame(&mut masked, Opcode::Text, true, Some(KEY), b"Hello");
+        assert_eq!(masked, [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]);
+
+        let mut fragments = Vec::new();
+        append_frame(&mut fragments, Opcode::Text, false, None, b"Hel");
+        append_frame(&mut fragments, Opcode::Continuation, true, None, b"lo");
+        assert_eq!(fragments, b"\x01\x03Hel\x80\x02lo");
+
+        assert_eq!(encoded(&header(256, None)), [0x82, 0x7e, 0x01, 0x00]);
+        assert_eq!(encoded(&header(65536, None)), [0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn every_length_form_decodes_to_what_was_encoded_and_no_byte_sooner() {
+        for payload_bytes in [0, 1, 125, 126, 127, 0xffff, 0x1_0000, u64::MAX >> 1] {
+            for (mask, role) in [(Some(KEY), Role::Server), (None, Role::Client)] {
+                for (fin, opcode) in
+                    [(true, Opcode::Text), (false, Opcode::Binary), (false, Opcode::Continuation)]
+                {
+                    let header = FrameHeader { fin, opcode, ..header(payload_bytes, mask) };
+                    let bytes = encoded(&header);
+                    for cut in 0..bytes.len() {
+                        assert_eq!(FrameHeader::decode(&bytes[..cut], role), Ok(None));
+                    }
+                    assert_eq!(FrameHeader::decode(&bytes, role), Ok(Some((header, bytes.len()))));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_byte_alone_shows_its_faults() {
+        for first in 0..=u8::MAX {
+            let opcode = first & 0x0f;
+            let expected = if first & 0x70 != 0 {
+                Err(ProtocolError::ReservedBits)
+            } else if matches!(opcode, 3..=7 | 11..) {
+                Err(ProtocolError::ReservedOpcode { opcode })
+            } else if opcode >= 8 && first & 0x80 == 0 {
+                Err(ProtocolError::ControlFragmented)
+            } else {
+                Ok(None)
+            };
+            assert_eq!(FrameHeader::decode(&[first], Role::Server), expected, "{first:#x}");
+            assert_eq!(FrameHeader::decode(&[first], Role::Client), expected, "{first:#x}");
+        }
+    }
+
+    #[test]
+    fn a_server_insists_on_masking_and_a_client_on_none() {
+        for opcode in [0x81, 0x82, 0x88, 0x89, 0x8a] {
+            assert_eq!(FrameHeader::decode(&[opcode, 0x05], Role::Server), Err(ProtocolError::NotMasked));
+            assert_eq!(FrameHeader::decode(&[opcode, 0x85], Role::Client), Err(ProtocolError::Masked));
+        }
+    }
+
+    #[test]
+    fn control_frames_are_short() {
+        for opcode in [0x88, 0x89, 0x8a] {
+            for length in [126, 127] {
+                let bytes = [opcode, 0x80 | length];
+                assert_eq!(FrameHeader::decode(&bytes, Role::Server), Err(ProtocolError::ControlTooLong));
+            }
+            assert_eq!(FrameHeader::decode(&[opcode, 0x80 | 125], Role::Server), Ok(None));
+        }
+    }
+
+    #[test]
+    fn lengths_are_minimal_and_below_2_to_the_63() {
+        let decode = |bytes: &[u8]| FrameHeader::decode(bytes, Role::Client);
+        assert_eq!(decode(&[0x82, 126, 0]), Ok(None));
+        assert_eq!(decode(&[0x82, 126, 0, 125]), Err(ProtocolError::LengthNotMinimal));
+        assert!(matches!(decode(&[0x82, 126, 0, 126]), Ok(Some(_))));
+        assert_eq!(decode(&[0x82, 127, 0, 0, 0, 0, 0]), Ok(None));
+        assert_eq!(decode(&[0x82, 127, 0, 0, 0, 0, 0, 0]), Err(ProtocolError::LengthNotMinimal));
+        assert_eq!(decode(&[0x82, 127, 0x80]), Err(ProtocolError::LengthTopBit));
+        assert_eq!(decode(&[0x82, 127, 0x7f]), Ok(None));
     }
 }

@@ -1,5 +1,6 @@
 //! RFC 6455, sans-IO, both roles: bytes in, events out; time and randomness are arguments.
 
+mod assembly;
 pub mod close;
 pub mod decoder;
 pub mod error;
@@ -10,7 +11,7 @@ pub mod mask;
 pub use close::{Close, CloseCode};
 pub use decoder::{Decoded, Decoder, Event, Message};
 pub use error::ProtocolError;
-pub use frame::{FrameHeader, Opcode};
+pub use frame::{FrameHeader, Opcode, append_frame};
 
 /// Which end of the connection we are: it decides who masks (RFC 6455 section 5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use vnet::VNET_HEADER_BYTES;
@@ -317,8 +317,8 @@ impl Port for TapPort {
         }
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        Some(self.tun.as_raw_fd())
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.tun.as_fd())
     }
 
     fn prepare_sleep(&mut self) -> bool {

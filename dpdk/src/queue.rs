@@ -1,0 +1,126 @@
+//! RX and TX queues: one owner, one core, bursts in and bursts out.
+
+use crate::mbuf::{self, BURST_MAX, Mbuf};
+use crate::port::Shared;
+use crate::{ledger, sys};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+/// A port's RX queue. It may move to another thread, but only one at a time may use it.
+#[derive(Debug)]
+pub struct RxQueue {
+    port: Arc<Shared>,
+    queue: u16,
+    /// Drivers take no lock: Send, not Sync.
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+/// A port's TX queue. It may move to another thread, but only one at a time may use it.
+#[derive(Debug)]
+pub struct TxQueue {
+    port: Arc<Shared>,
+    queue: u16,
+    rules: sys::shim_tx_rules,
+    refused: u64,
+    /// Drivers take no lock: Send, not Sync.
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+impl RxQueue {
+    pub(crate) fn new(port: Arc<Shared>, queue: u16) -> Self {
+        Self { port, queue, _not_sync: PhantomData }
+    }
+
+    /// The port's id.
+    pub fn port(&self) -> u16 {
+        self.port.id()
+    }
+
+    /// The queue's number within its port.
+    pub fn queue(&self) -> u16 {
+        self.queue
+    }
+
+    /// Appends received frames to `burst`, at most `max` and [`BURST_MAX`]; returns how many. Never blocks.
+    ///
+    /// Drivers that use vector instructions receive nothing when `max` is below their stride: ask for 8 or more.
+    /// Frames may be chains of segments where the port scatters, see [`Mbuf::linearize`].
+    #[inline]
+    pub fn rx_burst(&mut self, burst: &mut VecDeque<Mbuf>, max: usize) -> usize {
+        let mut raw = [const { MaybeUninit::uninit() }; BURST_MAX];
+        let max = max.min(BURST_MAX) as u16;
+        // SAFETY: the port is started for as long as `self.port` lives, this is the queue's only user, and there is
+        // room for `max` pointers.
+        let count = unsafe { sys::shim_rx_burst(self.port.id(), self.queue, raw.as_mut_ptr().cast(), max) };
+        let count = usize::from(count).min(BURST_MAX);
+        ledger::took(count);
+        // SAFETY: the driver wrote `count` pointers and gave up its only reference to these mbufs.
+        unsafe { mbuf::append(burst, &raw[..count]) };
+        count
+    }
+}
+
+impl TxQueue {
+    pub(crate) fn new(port: Arc<Shared>, queue: u16, rules: sys::shim_tx_rules) -> Self {
+        Self { port, queue, rules, refused: 0, _not_sync: PhantomData }
+    }
+
+    /// The port's id.
+    pub fn port(&self) -> u16 {
+        self.port.id()
+    }
+
+    /// The queue's number within its port.
+    pub fn queue(&self) -> u16 {
+        self.queue
+    }
+
+    /// Sends frames from the front of `burst` until the driver takes no more; returns how many it took. What is left in
+    /// `burst` was not sent and still belongs to the caller. Never blocks.
+    ///
+    /// A frame that can never be sent is dropped and counted, see [`TxQueue::refused`]: it would block those behind it.
+    #[inline]
+    pub fn tx_burst(&mut self, burst: &mut VecDeque<Mbuf>) -> usize {
+        let mut total = 0;
+        loop {
+            // A deque is two slices; what is sent from the first brings the second to the front.
+            let front = burst.as_mut_slices().0;
+            let offered = front.len().min(usize::from(u16::MAX)) as u16;
+            if offered == 0 {
+                return total;
+            }
+            let mut refused = 0;
+            // SAFETY: the port is started for as long as `self.port` lives, this is the queue's only user, `Mbuf` is
+            // transparent over the pointer, and the mbufs that are taken are forgotten below.
+            let sent = unsafe {
+                sys::shim_tx_burst(
+                    self.port.id(),
+                    self.queue,
+                    &self.rules,
+                    front.as_mut_ptr().cast(),
+                    offered,
+                    &mut refused,
+                )
+            };
+            burst.drain(..usize::from(sent)).for_each(Mbuf::forget);
+            ledger::gave(usize::from(sent));
+            total += usize::from(sent);
+            if refused != 0 {
+                burst.pop_front();
+                self.refused += 1;
+            } else if sent < offered {
+                return total;
+            }
+        }
+    }
+
+    /// Frames dropped because they can never be sent: shorter than an Ethernet header, longer than the port takes, in several
+    /// segments where the port sends one, or asking for an offload that the port was not set up for or that their headers
+    /// do not allow.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+}

@@ -1,0 +1,327 @@
+//! The generator threads and the one that supervises them: when measuring begins and ends, live progress.
+
+use super::generator::Generator;
+use super::pattern::Pattern;
+use super::plan::{Plan, Stop};
+use super::tally::Tally;
+use super::usage::Usage;
+use super::{BenchError, Clock};
+use crate::time::{Duration, Instant};
+use crossbeam_utils::CachePadded;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
+
+/// How often the supervisor looks at its generators.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// When the load begins and when it is measured; set once every connection has been opened or has failed.
+#[derive(Debug)]
+pub struct Window {
+    start: AtomicU64,
+    from: AtomicU64,
+    until: AtomicU64,
+}
+
+/// The instants of a [`Window`]; [`Instant::FAR_FUTURE`] stands for unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first messages go.
+    pub start: Instant,
+    /// Measuring begins.
+    pub from: Instant,
+    /// Measuring and sending end.
+    pub until: Instant,
+}
+
+impl Bounds {
+    /// Nothing is known.
+    pub const UNKNOWN: Bounds =
+        Bounds { start: Instant::FAR_FUTURE, from: Instant::FAR_FUTURE, until: Instant::FAR_FUTURE };
+}
+
+impl Default for Window {
+    /// Nothing is known.
+    fn default() -> Self {
+        let unknown = || AtomicU64::new(Instant::FAR_FUTURE.as_nanos());
+        Window { start: unknown(), from: unknown(), until: unknown() }
+    }
+}
+
+impl Window {
+    /// Sets all bounds.
+    pub fn open(&self, bounds: Bounds) {
+        self.until.store(bounds.until.as_nanos(), Ordering::Relaxed);
+        self.from.store(bounds.from.as_nanos(), Ordering::Relaxed);
+        self.start.store(bounds.start.as_nanos(), Ordering::Release);
+    }
+
+    /// Ends everything at `now`, unless it has ended before.
+    pub fn close(&self, now: Instant) {
+        for bound in [&self.until, &self.from, &self.start] {
+            bound.fetch_min(now.as_nanos(), Ordering::Release);
+        }
+    }
+
+    /// What is known.
+    pub fn bounds(&self) -> Bounds {
+        let start = Instant::from_nanos(self.start.load(Ordering::Acquire));
+        let from = Instant::from_nanos(self.from.load(Ordering::Relaxed));
+        Bounds { start, from, until: Instant::from_nanos(self.until.load(Ordering::Relaxed)) }
+    }
+}
+
+/// Where one generator shows how far it is. It alone writes.
+#[derive(Debug, Default)]
+pub struct Board {
+    open: AtomicU32,
+    settled: AtomicU32,
+    unmeasured: AtomicU64,
+    measured: AtomicU64,
+}
+
+impl Board {
+    /// Shows connections open now, connections that were opened or failed to, and replies before and within the
+    /// measured time.
+    pub fn publish(&self, open: u32, settled: u32, unmeasured: u64, measured: u64) {
+        self.open.store(open, Ordering::Relaxed);
+        self.settled.store(settled, Ordering::Relaxed);
+        self.unmeasured.store(unmeasured, Ordering::Relaxed);
+        self.measured.store(measured, Ordering::Relaxed);
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were opened or failed to.
+    pub fn settled(&self) -> u32 {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    /// All replies.
+    pub fn replies(&self) -> u64 {
+        self.unmeasured.load(Ordering::Relaxed) + self.measured()
+    }
+
+    /// Replies within the measured time.
+    pub fn measured(&self) -> u64 {
+        self.measured.load(Ordering::Relaxed)
+    }
+}
+
+/// What a run is doing just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Connections are being opened.
+    Connecting,
+    /// All are open, nothing is measured yet.
+    WarmingUp,
+    /// Replies count.
+    Measuring,
+    /// Waiting for the last replies.
+    Draining,
+}
+
+/// How far a run is, over all its generators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Since the run began.
+    pub elapsed: Duration,
+    /// Expected until its end; `None` while nothing is known.
+    pub remaining: Option<Duration>,
+    /// Connections open now.
+    pub open: u32,
+    /// Replies so far, those of the warm-up included.
+    pub replies: u64,
+}
+
+/// The generators of one run.
+#[derive(Debug)]
+pub struct Crew {
+    window: Arc<Window>,
+    boards: Vec<Arc<CachePadded<Board>>>,
+    connections: u32,
+    stop: Stop,
+    warmup: Duration,
+    clock: Clock,
+}
+
+impl Crew {
+    /// A crew for `plan`, with a generator for each of its shares.
+    pub fn new(plan: &Plan, clock: Clock) -> (Crew, Vec<Generator>) {
+        let window = Arc::new(Window::default());
+        let pattern = Arc::new(Pattern::new(plan.size, plan.text, plan.seed));
+        let (boards, generators) = plan
+            .shares()
+            .into_iter()
+            .map(|share| {
+                let board = Arc::new(CachePadded::new(Board::default()));
+                let (pattern, window) = (Arc::clone(&pattern), Arc::clone(&window));
+                (Arc::clone(&board), Generator::new(plan, share, pattern, window, board))
+            })
+            .unzip();
+        let crew = Crew {
+            window,
+            boards,
+            connections: plan.connections,
+            stop: plan.stop,
+            warmup: plan.warmup,
+            clock,
+        };
+        (crew, generators)
+    }
+
+    /// When the load begins and is measured.
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Starts the load when every connection is settled, ends it when `interrupted`, reports to `observer`;
+    /// returns when `finished` says that every generator has ended.
+    pub fn supervise(
+        &self,
+        interrupted: &AtomicBool,
+        mut finished: impl FnMut() -> bool,
+        observer: &mut dyn FnMut(Progress),
+    ) {
+        let begun = self.clock.now();
+        let mut opened = false;
+        while !finished() {
+            let now = self.clock.now();
+            if interrupted.load(Ordering::Relaxed) {
+                self.window.close(now);
+            } else if !opened && self.sum(Board::settled) >= u64::from(self.connections) {
+                opened = true;
+                let (start, from) = (now, now + self.warmup);
+                let until = match self.stop {
+                    Stop::After(duration) => from + duration,
+                    Stop::Messages(_) => Instant::FAR_FUTURE,
+                };
+                self.window.open(Bounds { start, from, until });
+            }
+            observer(self.progress(begun, now));
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// How long was measured, given the merged counts of all generators.
+    pub fn measured(&self, tally: &Tally) -> Duration {
+        let Bounds { from, until, .. } = self.window.bounds();
+        let end = match self.stop {
+            Stop::After(_) => until.min(tally.ended_at),
+            Stop::Messages(_) => tally.last_reply_at,
+        };
+        end.saturating_since(from)
+    }
+
+    fn sum(&self, count: impl Fn(&Board) -> u32) -> u64 {
+        self.boards.iter().map(|board| u64::from(count(board))).sum()
+    }
+
+    fn progress(&self, begun: Instant, now: Instant) -> Progress {
+        let Bounds { from, until, .. } = self.window.bounds();
+        let phase = match () {
+            () if now >= until => Phase::Draining,
+            () if now >= from => Phase::Measuring,
+            () if from < Instant::FAR_FUTURE => Phase::WarmingUp,
+            () => Phase::Connecting,
+        };
+        let measured: u64 = self.boards.iter().map(|board| board.measured()).sum();
+        let remaining = match self.stop {
+            Stop::After(_) => (until < Instant::FAR_FUTURE).then(|| until - now),
+            Stop::Messages(messages) if phase == Phase::Measuring && measured > 0 => {
+                let left = messages.saturating_sub(measured) as f64 / measured as f64;
+                Some((now - from).mul_f64(left))
+            }
+            Stop::Messages(_) => None,
+        };
+        Progress {
+            phase,
+            elapsed: now - begun,
+            remaining,
+            open: u32::try_from(self.sum(Board::open)).unwrap_or(u32::MAX),
+            replies: self.boards.iter().map(|board| board.replies()).sum(),
+        }
+    }
+}
+
+/// What the generators of a run counted.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// All counts.
+    pub tally: Tally,
+    /// What each generator thread got of its core.
+    pub usage: Vec<Usage>,
+}
+
+impl Outcome {
+    /// Adds a generator's result.
+    pub fn add(&mut self, (tally, usage): (Tally, Usage)) {
+        self.tally.merge(&tally);
+        self.usage.push(usage);
+    }
+}
+
+/// What a thread of the run came to; its panic goes on here.
+///
+/// # Errors
+/// Its error.
+pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T, BenchError>>) -> Result<T, BenchError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The entry of a list of cores that is gone through in turn; `None` when it is empty.
+pub fn in_turn(cores: &[usize], index: usize) -> Option<usize> {
+    cores.get(index % cores.len().max(1)).copied()
+}
+
+/// Pins the calling thread to a core, if there is one.
+///
+/// # Errors
+/// See [`pin`].
+pub fn pin_to(core: Option<usize>) -> Result<(), BenchError> {
+    core.map_or(Ok(()), pin)
+}
+
+/// Pins the calling thread to a core.
+///
+/// # Errors
+/// When this process may not use that core.
+pub fn pin(core: usize) -> Result<(), BenchError> {
+    if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        return Ok(());
+    }
+    let usable = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    Err(BenchError::Core { core, usable })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(micros: [u64; 3]) -> Bounds {
+        let [start, from, until] = micros.map(Instant::from_micros);
+        Bounds { start, from, until }
+    }
+
+    #[test]
+    fn a_window_that_was_closed_early_stays_so() {
+        let window = Window::default();
+        assert_eq!(window.bounds(), Bounds::UNKNOWN);
+        window.open(bounds([5, 10, 90]));
+        window.close(Instant::from_micros(50));
+        window.close(Instant::from_micros(70));
+        assert_eq!(window.bounds(), bounds([5, 10, 50]));
+    }
+
+    #[test]
+    fn an_interruption_before_the_window_measures_nothing() {
+        let window = Window::default();
+        window.close(Instant::from_micros(5));
+        assert_eq!(window.bounds(), bounds([5, 5, 5]));
+    }
+}

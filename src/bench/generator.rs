@@ -1,0 +1,441 @@
+//! The closed loop of one generator thread, the same over every transport: which message is due on which
+//! connection, whether a reply is the right one, what is counted.
+//!
+//! The transport calls [`Generator::tick`] once per burst with the time that holds for it, then for each
+//! connection [`Generator::opened`], [`Generator::may_send`] / [`Generator::write`] / [`Generator::sent`] and
+//! [`Generator::reply`]; when [`Generator::is_done`] says so it closes the connection. One connection costs
+//! a [`Load`] and one timestamp per message in flight.
+
+use super::crew::{Board, Bounds, Window};
+use super::pattern::{Mismatch, Pattern};
+use super::plan::{Plan, Share, Stop};
+use super::tally::{Cause, Tally};
+use super::usage::{SchedStat, Usage};
+use crate::time::{Duration, Instant};
+use crate::ws::Message;
+use crossbeam_utils::CachePadded;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// One connection of the load.
+#[derive(Debug)]
+pub struct Load {
+    /// Which of its thread's connections it is, from 0.
+    row: u32,
+    /// Messages sent.
+    sent: u64,
+    /// Replies received.
+    answered: u64,
+}
+
+/// Why a connection cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind of error.
+    pub cause: Cause,
+    /// What happened, in words.
+    pub detail: Cow<'static, str>,
+}
+
+impl Failure {
+    /// A failure for `cause`, told by `detail`.
+    pub fn new(cause: Cause, detail: impl Into<Cow<'static, str>>) -> Self {
+        Failure { cause, detail: detail.into() }
+    }
+}
+
+/// One thread's closed loop.
+#[derive(Debug)]
+pub struct Generator {
+    share: Share,
+    in_flight: u32,
+    timeout: Duration,
+    counts_by_time: bool,
+    pattern: Arc<Pattern>,
+    window: Arc<Window>,
+    board: Arc<CachePadded<Board>>,
+    now: Instant,
+    /// When the load begins and is measured, as far as it is known at `now`.
+    bounds: Bounds,
+    /// The first burst that was measured; what was sent before it does not count.
+    measuring_since: Instant,
+    /// Measured messages that may still be sent.
+    quota: u64,
+    /// When each message on its way was sent: `in_flight` slots per connection.
+    sent_at: Vec<Instant>,
+    opened: u32,
+    settled: u32,
+    unmeasured: u64,
+    tally: Tally,
+    stat_at_start: Option<SchedStat>,
+    stat_at_end: Option<SchedStat>,
+}
+
+impl Generator {
+    /// The loop of `share` of `plan`. `window` says when to measure; what happens is published on `board`.
+    pub fn new(
+        plan: &Plan,
+        share: Share,
+        pattern: Arc<Pattern>,
+        window: Arc<Window>,
+        board: Arc<CachePadded<Board>>,
+    ) -> Self {
+        Generator {
+            share,
+            in_flight: plan.in_flight,
+            timeout: plan.timeout,
+            counts_by_time: matches!(plan.stop, Stop::After(_)),
+            pattern,
+            window,
+            board,
+            now: Instant::ZERO,
+            bounds: Bounds::UNKNOWN,
+            measuring_since: Instant::FAR_FUTURE,
+            quota: share.messages,
+            sent_at: vec![Instant::ZERO; share.connections as usize * plan.in_flight as usize],
+            opened: 0,
+            settled: 0,
+            unmeasured: 0,
+            tally: Tally::default(),
+            stat_at_start: None,
+            stat_at_end: None,
+        }
+    }
+
+    /// The connections to open.
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// The time limit of a reply and of the opening of a connection.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The time of this burst.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Begins a burst at `now` and publishes what the ones before it did.
+    pub fn tick(&mut self, now: Instant) {
+        self.now = now;
+        self.bounds = self.window.bounds();
+        if self.measuring_since > now && now >= self.bounds.from {
+            self.measuring_since = now;
+            self.stat_at_start = SchedStat::of_this_thread();
+        }
+        if self.stat_at_end.is_none() && now >= self.bounds.until {
+            self.stat_at_end = SchedStat::of_this_thread();
+        }
+        self.board.publish(self.opened, self.settled, self.unmeasured, self.tally.messages);
+    }
+
+    /// Whether the first messages may go: every connection of every thread is settled.
+    pub fn has_started(&self) -> bool {
+        self.now >= self.bounds.start
+    }
+
+    /// Whether the load is over: nothing new is sent, connections that wait for nothing may close.
+    pub fn is_over(&self) -> bool {
+        self.now >= self.bounds.until || (self.now >= self.measuring_since && self.quota == 0)
+    }
+
+    /// Connection `row` of this thread is open.
+    pub fn opened(&mut self, row: u32) -> Load {
+        self.opened += 1;
+        self.settled += 1;
+        Load { row, sent: 0, answered: 0 }
+    }
+
+    /// A connection failed before it was open.
+    #[cold]
+    pub fn failed_to_open(&mut self, failure: Failure) {
+        self.settled += 1;
+        self.tally.error(failure.cause, || failure.detail);
+    }
+
+    /// An open connection failed; what was on its way is lost.
+    #[cold]
+    pub fn failed(&mut self, load: &Load, failure: Failure) {
+        self.opened -= 1;
+        self.tally.lost += load.sent - load.answered;
+        self.tally.error(failure.cause, || failure.detail);
+    }
+
+    /// A connection was closed in good order.
+    pub fn closed(&mut self, _load: &Load) {
+        self.opened -= 1;
+    }
+
+    /// Whether a message is due on this connection.
+    pub fn may_send(&self, load: &Load) -> bool {
+        load.sent - load.answered < u64::from(self.in_flight) && self.has_started() && !self.is_over()
+    }
+
+    /// Whether the load is over for this connection: nothing to send, nothing to wait for.
+    pub fn is_done(&self, load: &Load) -> bool {
+        load.sent == load.answered && self.is_over()
+    }
+
+    /// Length of every message in bytes.
+    pub fn message_bytes(&self) -> usize {
+        self.pattern.size()
+    }
+
+    /// Whether the messages are text.
+    pub fn is_text(&self) -> bool {
+        self.pattern.is_text()
+    }
+
+    /// Appends the payload of the message that is due.
+    pub fn write(&self, load: &Load, out: &mut Vec<u8>) {
+        self.pattern.write(self.share.first + load.row, load.sent, out);
+    }
+
+    /// The message that was due is on its way.
+    pub fn sent(&mut self, load: &mut Load) {
+        if self.now >= self.measuring_since {
+            self.quota = self.quota.saturating_sub(1);
+        }
+        let slot = self.slot(load, load.sent);
+        self.sent_at[slot] = self.now;
+        load.sent += 1;
+    }
+
+    /// Verifies a reply. One that is wrong but keeps the loop in step is counted and the loop goes on.
+    ///
+    /// # Errors
+    /// When the loop has lost step: the connection must be given up with [`Generator::failed`].
+    pub fn reply(&mut self, load: &mut Load, message: Message<'_>) -> Result<(), Failure> {
+        if load.sent == load.answered {
+            return Err(Failure::new(Cause::Unsolicited, "a message came while none was awaited"));
+        }
+        let (payload, is_text) = match message {
+            Message::Text(text) => (text.as_bytes(), true),
+            Message::Binary(bytes) => (bytes, false),
+        };
+        let verdict = self.pattern.verify(self.share.first + load.row, load.answered, payload);
+        let slot = self.slot(load, load.answered);
+        load.answered += 1;
+        if verdict.is_err() || is_text != self.pattern.is_text() {
+            return self.wrong_reply(verdict, is_text);
+        }
+        let sent_at = self.sent_at[slot];
+        let measured = if self.counts_by_time {
+            self.bounds.from <= self.now && self.now < self.bounds.until
+        } else {
+            self.measuring_since <= sent_at
+        };
+        if measured {
+            self.tally.reply(self.now, self.now - sent_at);
+        } else {
+            self.unmeasured += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether the oldest message on its way has waited for longer than the time limit.
+    pub fn is_overdue(&self, load: &Load) -> bool {
+        load.sent > load.answered && self.now - self.sent_at[self.slot(load, load.answered)] > self.timeout
+    }
+
+    /// What a connection fails with that [`Generator::is_overdue`].
+    pub fn overdue(&self) -> Failure {
+        Failure::new(Cause::Timeout, format!("no reply within {:?}", self.timeout))
+    }
+
+    /// Ends the loop and hands out what it counted. To be called on the thread that ran it.
+    pub fn finish(&mut self) -> (Tally, Usage) {
+        self.tick(self.now);
+        self.tally.ended_at = self.now;
+        let end = self.stat_at_end.or_else(SchedStat::of_this_thread);
+        (std::mem::take(&mut self.tally), Usage::between(self.stat_at_start, end))
+    }
+
+    #[cold]
+    fn wrong_reply(&mut self, verdict: Result<(), Mismatch>, is_text: bool) -> Result<(), Failure> {
+        let (cause, detail) = match verdict {
+            Ok(()) if is_text => (Cause::Kind, "sent binary, the reply is text".into()),
+            Ok(()) => (Cause::Kind, "sent text, the reply is binary".into()),
+            Err(mismatch @ Mismatch::OutOfOrder { .. }) => {
+                return Err(Failure::new(Cause::OutOfOrder, mismatch.describe()));
+            }
+            Err(mismatch @ Mismatch::Length { .. }) => (Cause::Length, mismatch.describe()),
+            Err(mismatch @ Mismatch::Misdelivered { .. }) => (Cause::Misdelivered, mismatch.describe()),
+            Err(mismatch @ Mismatch::Corrupt { .. }) => (Cause::Corrupt, mismatch.describe()),
+        };
+        self.tally.error(cause, || detail);
+        Ok(())
+    }
+
+    fn slot(&self, load: &Load, sequence: u64) -> usize {
+        let in_flight = u64::from(self.in_flight);
+        (u64::from(load.row) * in_flight + sequence % in_flight) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        window: Arc<Window>,
+        board: Arc<CachePadded<Board>>,
+        generator: Generator,
+    }
+
+    fn bench(stop: Stop, in_flight: u32) -> Bench {
+        bench_of(Plan::small(2, in_flight, stop))
+    }
+
+    fn bench_of(plan: Plan) -> Bench {
+        let window = Arc::new(Window::default());
+        let board = Arc::new(CachePadded::new(Board::default()));
+        let pattern = Arc::new(Pattern::new(plan.size, plan.text, plan.seed));
+        let generator =
+            Generator::new(&plan, plan.shares()[0], pattern, Arc::clone(&window), Arc::clone(&board));
+        Bench { window, board, generator }
+    }
+
+    impl Bench {
+        /// Everything counts from 1 us on.
+        fn start(&mut self) {
+            self.window.open(Bounds { start: at(1), from: at(1), until: Instant::FAR_FUTURE });
+            self.generator.tick(at(1));
+        }
+
+        fn send(&mut self, load: &mut Load) -> Vec<u8> {
+            assert!(self.generator.may_send(load));
+            let mut payload = Vec::new();
+            self.generator.write(load, &mut payload);
+            self.generator.sent(load);
+            payload
+        }
+
+        fn reply(&mut self, load: &mut Load, payload: &[u8]) -> Result<(), Cause> {
+            self.generator.reply(load, Message::Binary(payload)).map_err(|failure| failure.cause)
+        }
+    }
+
+    fn at(micros: u64) -> Instant {
+        Instant::from_micros(micros)
+    }
+
+    #[test]
+    fn a_reply_within_the_window_counts_with_its_round_trip_time() {
+        let mut bench = bench(Stop::After(Duration::from_micros(100)), 1);
+        bench.generator.tick(at(9));
+        let mut load = bench.generator.opened(0);
+        assert!(!bench.generator.may_send(&load));
+        bench.window.open(Bounds { start: at(10), from: at(20), until: at(120) });
+        bench.generator.tick(at(10));
+        let warmup = bench.send(&mut load);
+        assert!(!bench.generator.may_send(&load));
+        bench.generator.tick(at(19));
+        bench.reply(&mut load, &warmup).unwrap();
+        let measured = bench.send(&mut load);
+        bench.generator.tick(at(30));
+        bench.reply(&mut load, &measured).unwrap();
+        let late = bench.send(&mut load);
+        bench.generator.tick(at(120));
+        bench.reply(&mut load, &late).unwrap();
+        assert!(bench.generator.is_done(&load));
+        bench.generator.closed(&load);
+        let board = Arc::clone(&bench.board);
+        let (tally, _) = bench.generator.finish();
+        assert_eq!((tally.messages, tally.errors(), tally.lost), (1, 0, 0));
+        assert_eq!((tally.rtt.min(), tally.rtt.len()), (11_000, 1));
+        assert_eq!((board.open(), board.settled(), board.replies(), board.measured()), (0, 1, 3, 1));
+    }
+
+    #[test]
+    fn a_number_of_messages_is_sent_exactly() {
+        let mut bench = bench(Stop::Messages(3), 2);
+        bench.start();
+        let mut load = bench.generator.opened(0);
+        let first = bench.send(&mut load);
+        let second = bench.send(&mut load);
+        assert!(!bench.generator.may_send(&load));
+        bench.reply(&mut load, &first).unwrap();
+        let third = bench.send(&mut load);
+        bench.reply(&mut load, &second).unwrap();
+        assert!(!bench.generator.may_send(&load) && !bench.generator.is_done(&load));
+        bench.reply(&mut load, &third).unwrap();
+        assert!(bench.generator.is_done(&load));
+        assert_eq!(bench.generator.finish().0.messages, 3);
+    }
+
+    #[test]
+    fn messages_of_the_warm_up_are_beside_the_number() {
+        let mut bench = bench(Stop::Messages(1), 1);
+        bench.window.open(Bounds { start: at(1), from: at(5), until: Instant::FAR_FUTURE });
+        bench.generator.tick(at(1));
+        let mut load = bench.generator.opened(0);
+        let warmup = bench.send(&mut load);
+        bench.generator.tick(at(6));
+        bench.reply(&mut load, &warmup).unwrap();
+        let measured = bench.send(&mut load);
+        bench.reply(&mut load, &measured).unwrap();
+        assert!(bench.generator.is_done(&load));
+        assert_eq!(bench.generator.finish().0.messages, 1);
+    }
+
+    #[test]
+    fn a_wrong_reply_is_counted_and_the_loop_goes_on() {
+        let mut bench = bench(Stop::After(Duration::from_secs(1)), 1);
+        bench.start();
+        let mut load = bench.generator.opened(0);
+        let mut other = bench.generator.opened(1);
+        let mut corrupt = bench.send(&mut load);
+        corrupt[15] ^= 1;
+        bench.reply(&mut load, &corrupt).unwrap();
+        let short = bench.send(&mut load);
+        bench.reply(&mut load, &short[..19]).unwrap();
+        bench.send(&mut load);
+        let foreign = bench.send(&mut other);
+        bench.reply(&mut load, &foreign).unwrap();
+        let (tally, _) = bench.generator.finish();
+        let causes: Vec<_> = tally.errors_by_cause().map(|(cause, error)| (cause, error.count)).collect();
+        assert_eq!(causes, [(Cause::Length, 1), (Cause::Corrupt, 1), (Cause::Misdelivered, 1)]);
+        assert_eq!(tally.messages, 0);
+    }
+
+    #[test]
+    fn a_reply_of_the_wrong_kind_is_counted() {
+        let mut bench = bench_of(Plan { text: true, ..Plan::small(1, 1, Stop::Messages(1)) });
+        bench.start();
+        let mut load = bench.generator.opened(0);
+        let payload = bench.send(&mut load);
+        bench.reply(&mut load, &payload).unwrap();
+        let (tally, _) = bench.generator.finish();
+        assert_eq!(tally.errors_by_cause().map(|(cause, _)| cause).collect::<Vec<_>>(), [Cause::Kind]);
+    }
+
+    #[test]
+    fn a_reply_out_of_order_or_to_nothing_ends_the_connection() {
+        let mut bench = bench(Stop::After(Duration::from_secs(1)), 2);
+        bench.start();
+        let mut load = bench.generator.opened(0);
+        assert_eq!(bench.reply(&mut load, b"hello"), Err(Cause::Unsolicited));
+        bench.send(&mut load);
+        let second = bench.send(&mut load);
+        assert_eq!(bench.reply(&mut load, &second), Err(Cause::OutOfOrder));
+        bench.generator.failed(&load, Failure::new(Cause::OutOfOrder, "test"));
+        let (tally, _) = bench.generator.finish();
+        assert_eq!((tally.errors(), tally.lost), (1, 1));
+    }
+
+    #[test]
+    fn a_message_without_a_reply_becomes_overdue() {
+        let mut bench = bench(Stop::After(Duration::from_secs(9)), 1);
+        bench.start();
+        let mut load = bench.generator.opened(0);
+        assert!(!bench.generator.is_overdue(&load));
+        bench.send(&mut load);
+        bench.generator.tick(at(1_000_001));
+        assert!(!bench.generator.is_overdue(&load));
+        bench.generator.tick(at(1_000_002));
+        assert!(bench.generator.is_overdue(&load));
+    }
+}

@@ -1,0 +1,371 @@
+//! One connection over a kernel socket: from the TCP handshake to the closing one.
+
+use super::connect_failure;
+use crate::bench::generator::{Failure, Generator, Load};
+use crate::bench::tally::Cause;
+use crate::bench::url::WsUrl;
+use crate::time::{Duration, Instant};
+use crate::ws::frame::HEADER_BYTES_MAX;
+use crate::ws::handshake::ClientRequest;
+use crate::ws::{Close, CloseCode, Decoder, Event, FrameHeader, Limits, Opcode, Role, mask};
+use mio::net::TcpStream;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use std::io::{ErrorKind, Read, Write};
+
+/// Read buffer of a thread, bytes.
+const INPUT_BYTES: usize = 256 << 10;
+/// Reads of one connection before the others have their turn.
+const READS_MAX: usize = 8;
+/// Frames are handed to the kernel when they come to this many bytes.
+const OUTPUT_BYTES: usize = 128 << 10;
+/// Longest answer to the upgrade request, bytes.
+const RESPONSE_BYTES_MAX: usize = 16 << 10;
+/// How long the peer may take to close after our close frame. Not an error: the load is over by then.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the connections of one thread share.
+pub(super) struct Wires<'a> {
+    /// The closed loop.
+    pub(super) generator: Generator,
+    url: &'a WsUrl,
+    limits: Limits,
+    /// RFC 6455 section 10.3: masking keys come from a strong source.
+    random: ChaCha20Rng,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl<'a> Wires<'a> {
+    /// `seed` is random: masking keys follow from it.
+    pub(super) fn new(generator: Generator, url: &'a WsUrl, seed: [u8; 32]) -> Self {
+        let size = generator.message_bytes();
+        let defaults = Limits::default();
+        Wires {
+            url,
+            limits: Limits {
+                message_bytes_max: defaults.message_bytes_max.max(size),
+                frame_bytes_max: defaults.frame_bytes_max.max(size),
+                ..defaults
+            },
+            random: ChaCha20Rng::from_seed(seed),
+            input: vec![0; INPUT_BYTES],
+            output: Vec::with_capacity(OUTPUT_BYTES),
+            generator,
+        }
+    }
+
+    /// Appends the message that is due on `load`.
+    fn write_message(&mut self, load: &mut Load) {
+        let opcode = if self.generator.is_text() { Opcode::Text } else { Opcode::Binary };
+        let key = self.write_header(opcode, self.generator.message_bytes());
+        let payload = self.output.len();
+        self.generator.write(load, &mut self.output);
+        mask::apply(&mut self.output[payload..], key, 0);
+        self.generator.sent(load);
+    }
+
+    fn write_control(&mut self, opcode: Opcode, payload: &[u8]) {
+        let key = self.write_header(opcode, payload.len());
+        let from = self.output.len();
+        self.output.extend_from_slice(payload);
+        mask::apply(&mut self.output[from..], key, 0);
+    }
+
+    fn write_header(&mut self, opcode: Opcode, payload_bytes: usize) -> [u8; 4] {
+        let key = self.random.next_u32().to_ne_bytes();
+        let header = FrameHeader {
+            fin: true,
+            rsv1: false,
+            opcode,
+            mask: Some(key),
+            payload_bytes: payload_bytes as u64,
+        };
+        let mut bytes = [0; HEADER_BYTES_MAX];
+        let length = header.encode(&mut bytes);
+        self.output.extend_from_slice(&bytes[..length]);
+        key
+    }
+}
+
+/// What becomes of a connection after it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing until the kernel says more.
+    Wait,
+    /// There is more to read; the others first.
+    Again,
+    /// It is over.
+    Gone,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    stream: TcpStream,
+    stage: Stage,
+    /// What the kernel has not taken yet.
+    unsent: Vec<u8>,
+}
+
+enum Stage {
+    Connecting { deadline: Instant },
+    Upgrading(Box<Upgrade>),
+    Open { decoder: Decoder, load: Load },
+    Closing { deadline: Instant },
+}
+
+struct Upgrade {
+    nonce: [u8; 16],
+    response: Vec<u8>,
+    deadline: Instant,
+}
+
+impl Connection {
+    /// A connection whose TCP handshake has begun; it must be open by `deadline`.
+    pub(super) fn new(stream: TcpStream, deadline: Instant) -> Self {
+        Connection { stream, stage: Stage::Connecting { deadline }, unsent: Vec::new() }
+    }
+
+    /// Whether no message can be sent yet.
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.stage, Stage::Connecting { .. } | Stage::Upgrading(_))
+    }
+
+    /// The kernel says that something can be read or written; `ended` when the peer's FIN may be among it.
+    pub(super) fn on_ready(&mut self, row: u32, ended: bool, wires: &mut Wires<'_>) -> Next {
+        match self.advance(row, ended, wires) {
+            Ok(next) => next,
+            Err(failure) => self.fail(failure, wires),
+        }
+    }
+
+    /// Nothing happened for a while: deadlines, and the end of the load.
+    pub(super) fn on_idle(&mut self, wires: &mut Wires<'_>) -> Next {
+        let now = wires.generator.now();
+        match &self.stage {
+            Stage::Connecting { deadline } if now >= *deadline => {
+                let detail = format!("no TCP connection within {:?}", wires.generator.timeout());
+                self.fail(Failure::new(Cause::Timeout, detail), wires)
+            }
+            Stage::Upgrading(upgrade) if now >= upgrade.deadline => {
+                let detail =
+                    format!("no answer to the upgrade request within {:?}", wires.generator.timeout());
+                self.fail(Failure::new(Cause::Timeout, detail), wires)
+            }
+            Stage::Open { load, .. } if wires.generator.is_overdue(load) => {
+                let failure = wires.generator.overdue();
+                self.fail(failure, wires)
+            }
+            Stage::Open { .. } => match self.send(wires) {
+                Ok(()) => Next::Wait,
+                Err(failure) => self.fail(failure, wires),
+            },
+            Stage::Closing { deadline } if now >= *deadline => Next::Gone,
+            _ => Next::Wait,
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, wires: &mut Wires<'_>) -> Next {
+        wires.output.clear();
+        match &self.stage {
+            Stage::Connecting { .. } | Stage::Upgrading(_) => wires.generator.failed_to_open(failure),
+            Stage::Open { load, .. } => wires.generator.failed(load, failure),
+            // The load is over; how the peer goes does not matter any more.
+            Stage::Closing { .. } => {}
+        }
+        Next::Gone
+    }
+
+    fn advance(&mut self, row: u32, ended: bool, wires: &mut Wires<'_>) -> Result<Next, Failure> {
+        if let Stage::Connecting { deadline } = self.stage
+            && !self.upgrade(deadline, wires)?
+        {
+            return Ok(Next::Wait);
+        }
+        let mut input = std::mem::take(&mut wires.input);
+        let read = self.read(row, ended, &mut input, wires);
+        wires.input = input;
+        let next = read?;
+        if next != Next::Gone {
+            self.send(wires)?;
+        }
+        Ok(next)
+    }
+
+    /// Sends the upgrade request if the TCP handshake is done; returns whether it is.
+    fn upgrade(&mut self, deadline: Instant, wires: &mut Wires<'_>) -> Result<bool, Failure> {
+        if let Some(error) = self.stream.take_error().map_err(|error| connect_failure(&error))? {
+            return Err(connect_failure(&error));
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(false),
+            Err(error) => return Err(connect_failure(&error)),
+        }
+        let mut nonce = [0; 16];
+        wires.random.fill_bytes(&mut nonce);
+        request(nonce, wires.url)
+            .write(&mut wires.output)
+            .map_err(|error| Failure::new(Cause::Connect, error.to_string()))?;
+        self.stage = Stage::Upgrading(Box::new(Upgrade { nonce, response: Vec::new(), deadline }));
+        self.flush(wires)?;
+        Ok(true)
+    }
+
+    /// Reads what there is, within the connection's share.
+    fn read(
+        &mut self,
+        row: u32,
+        ended: bool,
+        input: &mut [u8],
+        wires: &mut Wires<'_>,
+    ) -> Result<Next, Failure> {
+        for _ in 0..READS_MAX {
+            let length = match self.stream.read(input) {
+                Ok(0) => return self.on_end(),
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Failure::new(Cause::Reset, error.to_string())),
+            };
+            self.on_bytes(row, &mut input[..length], wires)?;
+            // epoll(7): a read that was cut short has emptied the socket, and what comes next is a new edge. Only a
+            // FIN that is there already is not.
+            if length < input.len() && !ended {
+                return Ok(Next::Wait);
+            }
+        }
+        Ok(Next::Again)
+    }
+
+    /// The peer sent FIN.
+    fn on_end(&self) -> Result<Next, Failure> {
+        match self.stage {
+            Stage::Closing { .. } => Ok(Next::Gone),
+            Stage::Open { .. } => {
+                Err(Failure::new(Cause::Closed, "the peer ended the connection without a close frame"))
+            }
+            Stage::Connecting { .. } | Stage::Upgrading(_) => {
+                Err(Failure::new(Cause::Upgrade, "the peer ended the connection before it answered"))
+            }
+        }
+    }
+
+    fn on_bytes(&mut self, row: u32, bytes: &mut [u8], wires: &mut Wires<'_>) -> Result<(), Failure> {
+        match &mut self.stage {
+            Stage::Open { decoder, load } => {
+                // A peer that pings without reading gets no pile of pongs.
+                on_frames(decoder, load, self.unsent.is_empty(), bytes, wires)
+            }
+            Stage::Upgrading(upgrade) => {
+                upgrade.response.extend_from_slice(bytes);
+                let accepted = request(upgrade.nonce, wires.url)
+                    .check_response(&upgrade.response)
+                    .map_err(|error| Failure::new(Cause::Upgrade, error.to_string()))?;
+                let Some(accepted) = accepted else {
+                    let over = upgrade.response.len() > RESPONSE_BYTES_MAX;
+                    let detail = || format!("the answer is over {RESPONSE_BYTES_MAX} bytes");
+                    return if over { Err(Failure::new(Cause::Upgrade, detail())) } else { Ok(()) };
+                };
+                let consumed = accepted.consumed;
+                let mut response = std::mem::take(&mut upgrade.response);
+                let decoder = Decoder::new(Role::Client, wires.limits);
+                self.stage = Stage::Open { decoder, load: wires.generator.opened(row) };
+                match response.get_mut(consumed..) {
+                    Some(frames) if !frames.is_empty() => self.on_bytes(row, frames, wires),
+                    _ => Ok(()),
+                }
+            }
+            Stage::Connecting { .. } | Stage::Closing { .. } => Ok(()),
+        }
+    }
+
+    /// Sends what is due: the rest of what was begun, the loop's next messages, at the end a close frame.
+    fn send(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
+        self.flush(wires)?;
+        let Stage::Open { load, .. } = &mut self.stage else { return Ok(()) };
+        while self.unsent.is_empty() && wires.generator.may_send(load) {
+            while wires.output.len() < OUTPUT_BYTES && wires.generator.may_send(load) {
+                wires.write_message(load);
+            }
+            write_out(&mut self.stream, &mut self.unsent, &mut wires.output)?;
+        }
+        if wires.generator.is_done(load) {
+            wires.generator.closed(load);
+            wires.write_control(Opcode::Close, &CloseCode::NORMAL.0.to_be_bytes());
+            self.stage = Stage::Closing { deadline: wires.generator.now() + CLOSE_TIMEOUT };
+            self.flush(wires)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
+        write_out(&mut self.stream, &mut self.unsent, &mut wires.output)
+    }
+}
+
+/// The upgrade request with this nonce.
+fn request(nonce: [u8; 16], url: &WsUrl) -> ClientRequest<'_> {
+    ClientRequest { host: url.authority(), target: url.target(), nonce, protocols: &[], headers: &[] }
+}
+
+/// Decodes `bytes` and acts on every event; answers go to the thread's output.
+fn on_frames(
+    decoder: &mut Decoder,
+    load: &mut Load,
+    may_pong: bool,
+    bytes: &mut [u8],
+    wires: &mut Wires<'_>,
+) -> Result<(), Failure> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let decoded = decoder
+            .decode(&mut bytes[at..])
+            .map_err(|error| Failure::new(Cause::Protocol, error.to_string()))?;
+        at += decoded.consumed;
+        match decoded.event {
+            Some(Event::Message(message)) => wires.generator.reply(load, message)?,
+            Some(Event::Ping(payload)) if may_pong => wires.write_control(Opcode::Pong, payload),
+            Some(Event::Ping(_) | Event::Pong(_)) | None => {}
+            Some(Event::Close(close)) => return Err(closed(close)),
+        }
+    }
+    Ok(())
+}
+
+fn closed(close: Close<'_>) -> Failure {
+    let Close { code, reason } = close;
+    Failure::new(Cause::Closed, format!("the peer closed with code {} {reason:?}", code.0))
+}
+
+/// Hands `unsent` and then `output` to the kernel; what it does not take stays in `unsent`. Leaves `output` empty.
+fn write_out(stream: &mut TcpStream, unsent: &mut Vec<u8>, output: &mut Vec<u8>) -> Result<(), Failure> {
+    if !unsent.is_empty() {
+        let sent = write_some(stream, unsent)?;
+        unsent.drain(..sent);
+    }
+    if unsent.is_empty() {
+        // Nothing is kept for a connection that waits for nothing.
+        *unsent = Vec::new();
+        let sent = write_some(stream, output)?;
+        unsent.extend_from_slice(&output[sent..]);
+    } else {
+        unsent.extend_from_slice(output);
+    }
+    output.clear();
+    Ok(())
+}
+
+/// Writes from the front of `bytes` until the kernel takes no more; returns how much it took.
+fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> Result<usize, Failure> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(length) => sent += length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Failure::new(Cause::Reset, error.to_string())),
+        }
+    }
+    Ok(sent)
+}

@@ -1,0 +1,247 @@
+//! What the messages of a load look like: every payload follows from its connection and its sequence number,
+//! so a reply is verified in full without keeping what was sent.
+//!
+//! A payload is a 12-byte tag (sequence number, connection) and then a slice of a random pool that begins at an
+//! offset hashed from both. A shorter payload is the front of the tag. Making a payload is one copy, verifying
+//! it one comparison; the pool of a small message stays in the first-level cache.
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+use std::borrow::Cow;
+
+/// Bytes of a payload that name its connection and sequence number.
+const TAG_BYTES: usize = 12;
+/// Number of different offsets into the pool, a power of two.
+const OFFSETS: usize = 4096;
+/// The 64 characters of text payloads: six bits each.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// How a reply can differ from the message it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It has another length.
+    Length {
+        /// Length of the message that was sent, bytes.
+        sent: usize,
+        /// Length of the reply, bytes.
+        got: usize,
+    },
+    /// It is another message of this connection: one was lost, repeated or overtaken.
+    OutOfOrder {
+        /// Sequence number that was due.
+        due: u64,
+        /// Sequence number of the reply.
+        got: u64,
+    },
+    /// It is a message of another connection.
+    Misdelivered {
+        /// The connection it belongs to.
+        connection: u32,
+    },
+    /// It is no message of this load.
+    Corrupt {
+        /// The first byte that differs, from 0.
+        at: usize,
+    },
+}
+
+/// The payloads of one load.
+#[derive(Debug)]
+pub struct Pattern {
+    size: usize,
+    text: bool,
+    pool: Vec<u8>,
+}
+
+impl Pattern {
+    /// Payloads of `size` bytes each; `text` makes them printable ASCII.
+    pub fn new(size: usize, text: bool, seed: u64) -> Self {
+        let mut pool = vec![0; OFFSETS + size.saturating_sub(TAG_BYTES)];
+        ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut pool);
+        if text {
+            for byte in &mut pool {
+                *byte = digit(u64::from(*byte));
+            }
+        }
+        Pattern { size, text, pool }
+    }
+
+    /// Length of every payload in bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether the payloads are text.
+    pub fn is_text(&self) -> bool {
+        self.text
+    }
+
+    /// Appends the payload of message `sequence` of `connection`.
+    pub fn write(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
+        let tag = self.tag(connection, sequence);
+        out.extend_from_slice(&tag[..self.size.min(TAG_BYTES)]);
+        out.extend_from_slice(self.body(connection, sequence));
+    }
+
+    /// Compares `reply` byte for byte with the payload of message `sequence` of `connection`.
+    ///
+    /// # Errors
+    /// How they differ.
+    pub fn verify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Result<(), Mismatch> {
+        if reply.len() != self.size {
+            return Err(Mismatch::Length { sent: self.size, got: reply.len() });
+        }
+        let (tag, body) = reply.split_at(self.size.min(TAG_BYTES));
+        if tag == &self.tag(connection, sequence)[..tag.len()] && body == self.body(connection, sequence) {
+            return Ok(());
+        }
+        Err(self.classify(connection, sequence, reply))
+    }
+
+    /// Finds out what a reply of the right length is instead of the one that was due.
+    #[cold]
+    fn classify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Mismatch {
+        if let Some((its_connection, its_sequence)) = self.read_tag(reply)
+            && reply[TAG_BYTES..] == *self.body(its_connection, its_sequence)
+        {
+            return if its_connection == connection {
+                Mismatch::OutOfOrder { due: sequence, got: its_sequence }
+            } else {
+                Mismatch::Misdelivered { connection: its_connection }
+            };
+        }
+        let mut due = Vec::with_capacity(self.size);
+        self.write(connection, sequence, &mut due);
+        let at = due.iter().zip(reply).position(|(due, got)| due != got);
+        Mismatch::Corrupt { at: at.unwrap_or_default() }
+    }
+
+    /// The tag: little-endian bytes, or six-bit digits in text (then 48 bits of sequence, 24 of connection).
+    fn tag(&self, connection: u32, sequence: u64) -> [u8; TAG_BYTES] {
+        let mut tag = [0; TAG_BYTES];
+        let (front, back) = tag.split_at_mut(8);
+        if self.text {
+            write_digits(front, sequence);
+            write_digits(back, u64::from(connection));
+        } else {
+            front.copy_from_slice(&sequence.to_le_bytes());
+            back.copy_from_slice(&connection.to_le_bytes());
+        }
+        tag
+    }
+
+    /// The connection and sequence number that a tag names; `None` when there is no whole tag.
+    fn read_tag(&self, reply: &[u8]) -> Option<(u32, u64)> {
+        let (front, rest) = reply.split_first_chunk::<8>()?;
+        let back = rest.first_chunk::<4>()?;
+        if self.text {
+            Some((u32::try_from(read_digits(back)?).ok()?, read_digits(front)?))
+        } else {
+            Some((u32::from_le_bytes(*back), u64::from_le_bytes(*front)))
+        }
+    }
+
+    /// What follows the tag.
+    fn body(&self, connection: u32, sequence: u64) -> &[u8] {
+        // Fibonacci hashing: the top bits of a product with 2^64 / golden ratio are well mixed.
+        let mixed = (sequence ^ (u64::from(connection) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let offset = (mixed >> (u64::BITS - OFFSETS.ilog2())) as usize;
+        &self.pool[offset..offset + self.size.saturating_sub(TAG_BYTES)]
+    }
+}
+
+/// The character of the low six bits of `value`.
+fn digit(value: u64) -> u8 {
+    ALPHABET[(value & 63) as usize]
+}
+
+/// Writes `value` as characters of six bits, the lowest first.
+fn write_digits(out: &mut [u8], mut value: u64) {
+    for byte in out {
+        *byte = digit(value);
+        value >>= 6;
+    }
+}
+
+/// Reads what [`write_digits`] wrote; `None` when a character is not one of its own.
+fn read_digits(digits: &[u8]) -> Option<u64> {
+    digits.iter().rev().try_fold(0, |value: u64, byte| {
+        let digit = ALPHABET.iter().position(|character| character == byte)?;
+        Some(value << 6 | digit as u64)
+    })
+}
+
+impl Mismatch {
+    /// What to tell the operator.
+    pub fn describe(self) -> Cow<'static, str> {
+        match self {
+            Mismatch::Length { sent, got } => format!("sent {sent} bytes, the reply has {got}").into(),
+            Mismatch::OutOfOrder { due, got } => format!("message {due} was due, message {got} came").into(),
+            Mismatch::Misdelivered { connection } => {
+                format!("the reply belongs to connection {connection}").into()
+            }
+            Mismatch::Corrupt { at } => format!("the reply differs from byte {at} on").into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn payload(pattern: &Pattern, connection: u32, sequence: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        pattern.write(connection, sequence, &mut out);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn a_payload_verifies_and_any_changed_byte_does_not(
+            size in 0usize..300, text: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 48, at: usize,
+        ) {
+            let pattern = Pattern::new(size, text, 7);
+            let mut reply = payload(&pattern, connection, sequence);
+            prop_assert_eq!(reply.len(), size);
+            prop_assert!(!text || reply.is_ascii());
+            prop_assert_eq!(pattern.verify(connection, sequence, &reply), Ok(()));
+            if size > 0 {
+                let at = at % size;
+                reply[at] ^= 0x80;
+                prop_assert!(pattern.verify(connection, sequence, &reply).is_err());
+            }
+        }
+
+        #[test]
+        fn another_message_is_named(text: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 47) {
+            let pattern = Pattern::new(20, text, 7);
+            let later = payload(&pattern, connection, sequence + 1);
+            prop_assert_eq!(
+                pattern.verify(connection, sequence, &later),
+                Err(Mismatch::OutOfOrder { due: sequence, got: sequence + 1 })
+            );
+            let other = (connection + 1) & 0xff_ffff;
+            let foreign = payload(&pattern, other, sequence);
+            prop_assert_eq!(
+                pattern.verify(connection, sequence, &foreign),
+                Err(Mismatch::Misdelivered { connection: other })
+            );
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_located_and_a_wrong_length_told() {
+        let pattern = Pattern::new(64, false, 7);
+        let mut reply = payload(&pattern, 3, 9);
+        reply[40] ^= 1;
+        assert_eq!(pattern.verify(3, 9, &reply), Err(Mismatch::Corrupt { at: 40 }));
+        assert_eq!(pattern.verify(3, 9, &reply[..63]), Err(Mismatch::Length { sent: 64, got: 63 }));
+    }
+
+    #[test]
+    fn payloads_of_one_byte_differ_from_message_to_message() {
+        let pattern = Pattern::new(1, false, 7);
+        assert_ne!(payload(&pattern, 0, 1), payload(&pattern, 0, 2));
+    }
+}

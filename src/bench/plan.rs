@@ -1,0 +1,115 @@
+//! What a load consists of, whatever carries it.
+
+use crate::time::Duration;
+
+/// A closed loop: `connections` connections, each with `in_flight` messages of `size` bytes on their way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Connections in all; at least 1.
+    pub connections: u32,
+    /// Messages on their way per connection; at least 1.
+    pub in_flight: u32,
+    /// Payload of each message, bytes.
+    pub size: usize,
+    /// Text messages instead of binary ones.
+    pub text: bool,
+    /// When to stop.
+    pub stop: Stop,
+    /// How long to run after the last connection has opened before anything is measured.
+    pub warmup: Duration,
+    /// How long a reply, or the opening of a connection, may take.
+    pub timeout: Duration,
+    /// Generator threads, the connections divided between them; at least 1.
+    pub workers: u32,
+    /// Cores to pin the generator threads to, in turn; empty for none.
+    pub cores: Vec<usize>,
+    /// Seed of the payloads.
+    pub seed: u64,
+}
+
+/// When a load ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// When it has been measured for this long.
+    After(Duration),
+    /// When this many measured messages, over all connections, have been sent.
+    Messages(u64),
+}
+
+/// One generator thread's part of a [`Plan`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The thread, from 0.
+    pub worker: u32,
+    /// Its first connection.
+    pub first: u32,
+    /// How many connections are its own.
+    pub connections: u32,
+    /// How many measured messages it sends; `u64::MAX` when time decides.
+    pub messages: u64,
+}
+
+impl Plan {
+    /// The plan divided between its workers, as evenly as it goes. There are never more shares than connections.
+    pub fn shares(&self) -> Vec<Share> {
+        let workers = self.workers.clamp(1, self.connections.max(1));
+        let messages = match self.stop {
+            Stop::After(_) => None,
+            Stop::Messages(messages) => Some(messages),
+        };
+        let mut first = 0;
+        (0..workers)
+            .map(|worker| {
+                let connections = part(u64::from(self.connections), workers, worker) as u32;
+                let messages = messages.map_or(u64::MAX, |messages| part(messages, workers, worker));
+                let share = Share { worker, first, connections, messages };
+                first += connections;
+                share
+            })
+            .collect()
+    }
+}
+
+/// Part `index` of `whole` cut into `parts`; the first ones get the remainder.
+fn part(whole: u64, parts: u32, index: u32) -> u64 {
+    whole / u64::from(parts) + u64::from(u64::from(index) < whole % u64::from(parts))
+}
+
+#[cfg(test)]
+impl Plan {
+    /// A plan for tests: one worker, messages of 20 bytes, no warm-up, a second's time limit.
+    pub(crate) fn small(connections: u32, in_flight: u32, stop: Stop) -> Plan {
+        Plan {
+            connections,
+            in_flight,
+            size: 20,
+            text: false,
+            stop,
+            warmup: Duration::ZERO,
+            timeout: Duration::from_secs(1),
+            workers: 1,
+            cores: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_every_connection_and_message_once() {
+        let shares = Plan { workers: 3, ..Plan::small(10, 1, Stop::Messages(1_000)) }.shares();
+        let spans: Vec<_> = shares.iter().map(|share| (share.first, share.connections)).collect();
+        assert_eq!(spans, [(0, 4), (4, 3), (7, 3)]);
+        assert_eq!(shares.iter().map(|share| share.messages).sum::<u64>(), 1_000);
+    }
+
+    #[test]
+    fn no_worker_is_without_a_connection() {
+        let shares = Plan { workers: 8, ..Plan::small(2, 1, Stop::After(Duration::from_secs(1))) }.shares();
+        assert_eq!(shares.len(), 2);
+        assert!(shares.iter().all(|share| share.connections == 1 && share.messages == u64::MAX));
+    }
+}

@@ -1,0 +1,64 @@
+//! The options that say which device to use, shared by every command that opens one.
+
+use crate::config::{Config, Mac, PortSpec};
+use crate::stack::Cidr;
+use clap::Args;
+use std::net::IpAddr;
+
+/// Which device, and who we are on it. What is given here overrides the configuration file.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Device")]
+pub struct PortArgs {
+    /// Device that carries the frames: tap:NAME [default: none, it must be given here or in the file]
+    #[arg(long, value_name = "SPEC")]
+    pub port: Option<PortSpec>,
+    /// Our addresses with prefix lengths, e.g. 10.73.0.2/24,fd73::2/64 [default: none]
+    #[arg(long, value_name = "CIDR,..", value_delimiter = ',')]
+    pub ip: Vec<Cidr>,
+    /// Addresses of the kernel's end of the TAP device [default: none, the kernel's end is left alone]
+    #[arg(long, value_name = "CIDR,..", value_delimiter = ',')]
+    pub host_ip: Vec<Cidr>,
+    /// Network namespace for the kernel's end of the TAP device; it must exist [default: our own]
+    #[arg(long, value_name = "NAME")]
+    pub netns: Option<String>,
+    /// Our MAC address [default: the port's choice]
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<Mac>,
+    /// Largest IP packet in bytes, 576..=9000 [default: 1500]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<usize>,
+    /// Default routers, at most one each of IPv4 and IPv6 [default: none, only our own networks are reached]
+    #[arg(long, value_name = "IP,..", value_delimiter = ',')]
+    pub gateway: Vec<IpAddr>,
+    /// Get an IPv4 address and router by DHCP
+    #[arg(long)]
+    pub dhcp: bool,
+}
+
+impl PortArgs {
+    /// Overrides what was given.
+    pub fn apply(&self, config: &mut Config) {
+        let port = &mut config.port;
+        replace(&mut port.spec, &self.port);
+        replace(&mut port.netns, &self.netns);
+        replace(&mut port.mac, &self.mac);
+        replace(&mut port.mtu, &self.mtu);
+        replace_list(&mut port.ip, &self.ip);
+        replace_list(&mut port.host_ip, &self.host_ip);
+        replace_list(&mut port.gateway, &self.gateway);
+        port.dhcp |= self.dhcp;
+    }
+}
+
+fn replace<T: Clone>(setting: &mut Option<T>, given: &Option<T>) {
+    if given.is_some() {
+        setting.clone_from(given);
+    }
+}
+
+/// An option that was not given is an empty list.
+pub(super) fn replace_list<T: Clone>(setting: &mut Vec<T>, given: &[T]) {
+    if !given.is_empty() {
+        *setting = given.to_vec();
+    }
+}

@@ -1,1 +1,0 @@
-//! The configuration: one TOML file, every limit with its unit, validated once.

@@ -1,0 +1,272 @@
+//! From the configuration to what each layer is configured with.
+
+use super::{Config, Congestion, Poll, PortSpec, SlowConsumer, Steering, TcpSettings};
+use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
+use crate::http::Routes;
+use crate::port::tap::TapConfig;
+use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
+use crate::time::Duration;
+use crate::ws;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Slots of the stack beyond the connections served and the half-open ones: for those that are closing, and for
+/// those that are refused with an answer.
+const SPARE_CONNECTIONS: usize = 1_024;
+
+impl Config {
+    /// What every worker's stack is configured with.
+    pub fn stack(&self) -> StackConfig {
+        let default_routes = self.port.gateway.iter().map(|&via| {
+            let any: IpAddr =
+                if via.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            Route { to: Cidr { addr: any, prefix: 0 }, via }
+        });
+        let routes = self.port.routes.iter().map(|route| Route { to: route.to, via: route.via });
+        StackConfig {
+            addrs: self.port.ip.clone(),
+            routes: default_routes.chain(routes).collect(),
+            dhcp: self.port.dhcp,
+            mtu: self.port.mtu,
+            tcp: TcpConfig {
+                connections_max: self
+                    .limits
+                    .connections_max
+                    .saturating_add(self.tcp.half_open_max)
+                    .saturating_add(SPARE_CONNECTIONS),
+                ..self.tcp.tcp_config()
+            },
+            ..StackConfig::default()
+        }
+    }
+
+    /// What the workers are configured with; `routes` is what they answer over plain HTTP.
+    pub fn engine(&self, routes: Routes) -> EngineConfig {
+        let Config { websocket: ws, limits, burst, .. } = self;
+        let defaults = EngineConfig::default();
+        EngineConfig {
+            listen: self.server.listen.clone(),
+            stack: self.stack(),
+            steering: match self.workers.steering {
+                Steering::Device => engine::Steering::Device,
+                Steering::Software => engine::Steering::Software,
+            },
+            routes: routes.into(),
+            allowed_origins: self.server.allowed_origins.clone(),
+            limits: engine::Limits {
+                connections_max: limits.connections_max,
+                message: ws::Limits {
+                    message_bytes_max: ws.message_bytes_max,
+                    frame_bytes_max: ws.frame_bytes_max,
+                    fragments_max: ws.fragments_max,
+                },
+                head_bytes_max: ws.head_bytes_max,
+                overflow_bytes_max: ws.send_queue_bytes_max,
+                overflow_bytes_high_water: ws.send_queue_bytes_high_water,
+                memory_bytes_max: limits.memory_bytes_max,
+                topics_max: limits.topics_max,
+                subscriptions_max: limits.subscriptions_max,
+                topic_bytes_max: limits.topic_bytes_max,
+                mailbox_commands_max: limits.mailbox_commands_max,
+                mailbox_bytes_max: limits.mailbox_bytes_max,
+            },
+            deadlines: Deadlines {
+                handshake: Duration::from_millis(ws.handshake_timeout_ms),
+                http_keep_alive: Duration::from_millis(ws.http_idle_timeout_ms),
+                close: Duration::from_millis(ws.close_timeout_ms),
+                idle: off_at_zero(ws.idle_timeout_ms),
+                ping: off_at_zero(ws.ping_interval_ms),
+                pong: Duration::from_millis(ws.pong_timeout_ms),
+                drain: Duration::from_millis(self.drain.deadline_ms),
+                ..defaults.deadlines
+            },
+            slow_reader: match ws.slow_consumer {
+                SlowConsumer::Drop => SlowReader::Drop,
+                SlowConsumer::Close => SlowReader::Close,
+            },
+            burst: Burst {
+                rx_frames: burst.rx_frames,
+                tx_frames: burst.tx_frames,
+                connection_bytes: burst.connection_bytes,
+                connection_messages: burst.connection_messages,
+                total_bytes: burst.total_bytes,
+                mailbox_commands: burst.mailbox_commands,
+            },
+            idle: match self.poll() {
+                Poll::Spin => Idle::Spin,
+                Poll::Adaptive => Idle::Adaptive { spin: Duration::from_micros(self.workers.spin_us) },
+            },
+            cores: self.workers.cores.clone(),
+            ..defaults
+        }
+    }
+
+    /// How the TAP device is opened; `None` when the port is another one.
+    pub fn tap(&self) -> Option<TapConfig> {
+        let Some(PortSpec::Tap { name }) = &self.port.spec else { return None };
+        let port = &self.port;
+        let defaults = TapConfig::new(name);
+        Some(TapConfig {
+            queues: self.workers.count,
+            mtu: port.mtu.unwrap_or(defaults.mtu),
+            mac: port.mac.map(|mac| mac.0),
+            host_addresses: port.host_ip.iter().map(|cidr| (cidr.addr, cidr.prefix)).collect(),
+            netns: port.netns.clone(),
+            offload: port.offload,
+            frames: port.frames,
+            ..defaults
+        })
+    }
+
+    /// How workers wait: as configured, else adaptively on a TAP device and the wire, where a spinning core would
+    /// be taken from the other end.
+    pub fn poll(&self) -> Poll {
+        self.workers.poll.unwrap_or(match self.port.spec {
+            Some(PortSpec::Tap { .. } | PortSpec::Wire) | None => Poll::Adaptive,
+        })
+    }
+}
+
+impl TcpSettings {
+    fn tcp_config(&self) -> TcpConfig {
+        TcpConfig {
+            recv_buffer_bytes: self.recv_buffer_bytes,
+            send_buffer_bytes: self.send_buffer_bytes,
+            congestion: match self.congestion {
+                Congestion::Cubic => CongestionControl::Cubic,
+                Congestion::None => CongestionControl::None,
+            },
+            min_rto: Duration::from_millis(self.min_rto_ms),
+            ack_delay: Duration::from_millis(self.ack_delay_ms),
+            keep_alive: off_at_zero(self.keep_alive_ms),
+            user_timeout: Duration::from_millis(self.user_timeout_ms),
+            syn_timeout: Duration::from_millis(self.syn_timeout_ms),
+            fin_wait2_timeout: Duration::from_millis(self.fin_wait2_timeout_ms),
+            time_wait: Duration::from_millis(self.time_wait_ms),
+            time_wait_max: self.time_wait_max,
+            half_open_max: self.half_open_max,
+            rst_per_second_max: self.rst_per_second_max,
+            ..TcpConfig::default()
+        }
+    }
+}
+
+fn off_at_zero(millis: u64) -> Option<Duration> {
+    (millis != 0).then(|| Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_of_the_file_are_those_of_the_stack() {
+        let tcp = TcpConfig { connections_max: 0, ..Config::default().stack().tcp };
+        assert_eq!(tcp, TcpConfig { connections_max: 0, ..TcpConfig::default() });
+    }
+
+    #[test]
+    fn the_defaults_of_the_file_are_those_of_the_engine() {
+        let (ours, theirs) = (Config::default().engine(Routes::default()), EngineConfig::default());
+        assert_eq!(ours.limits, theirs.limits);
+        assert_eq!(ours.deadlines, theirs.deadlines);
+        assert_eq!(ours.burst, theirs.burst);
+        assert_eq!(
+            (ours.slow_reader, ours.idle, ours.steering),
+            (theirs.slow_reader, theirs.idle, theirs.steering)
+        );
+        assert_eq!((ours.listen, ours.cores), (vec![80], theirs.cores));
+        assert!(ours.handle_signals);
+    }
+
+    #[test]
+    fn what_is_valid_here_is_valid_in_the_engine() {
+        let least = "
+            [websocket]
+            head_bytes_max = 512
+            send_queue_bytes_max = 1024
+            send_queue_bytes_high_water = 1024
+            [limits]
+            connections_max = 1
+            mailbox_commands_max = 1
+            [burst]
+            rx_frames = 1
+            tx_frames = 1
+            connection_bytes = 1
+            connection_messages = 1
+            total_bytes = 1
+            mailbox_commands = 1
+        ";
+        let config = Config::from_toml(least, "test").unwrap();
+        config.validate().unwrap();
+        config.engine(Routes::default()).validate().unwrap();
+    }
+
+    #[test]
+    fn settings_reach_the_engine() {
+        let text = "
+            server = { listen = [81], allowed_origins = ['https://a'] }
+            workers = { count = 2, cores = [1], poll = 'spin', steering = 'software' }
+            websocket = { slow_consumer = 'close', ping_interval_ms = 0, message_bytes_max = 125 }
+        ";
+        let engine = Config::from_toml(text, "test").unwrap().engine(Routes::default());
+        assert_eq!((engine.listen, engine.cores), (vec![81], vec![1]));
+        assert_eq!(engine.allowed_origins, ["https://a"]);
+        assert_eq!((engine.idle, engine.steering), (Idle::Spin, engine::Steering::Software));
+        assert_eq!((engine.slow_reader, engine.deadlines.ping), (SlowReader::Close, None));
+        assert_eq!(engine.limits.message.message_bytes_max, 125);
+    }
+
+    #[test]
+    fn the_defaults_of_the_file_are_those_of_a_tap_device() {
+        let config = Config::from_toml("port.spec = 'tap:t0'", "test").unwrap();
+        assert_eq!(format!("{:?}", config.tap().unwrap()), format!("{:?}", TapConfig::new("t0")));
+        assert!(Config::default().tap().is_none());
+    }
+
+    #[test]
+    fn settings_reach_the_tap_device() {
+        let text = "
+            [port]
+            spec = 'tap:t0'
+            host_ip = ['10.0.0.1/24']
+            netns = 'blue'
+            mac = '02:00:00:00:00:02'
+            mtu = 9000
+            offload = false
+            frames = 64
+            [workers]
+            count = 3
+        ";
+        let tap = Config::from_toml(text, "test").unwrap().tap().unwrap();
+        assert_eq!((tap.queues, tap.mtu, tap.frames, tap.offload), (3, 9000, 64, false));
+        assert_eq!((tap.mac, tap.netns.as_deref()), (Some([2, 0, 0, 0, 0, 2]), Some("blue")));
+        assert_eq!(tap.host_addresses, [("10.0.0.1".parse().unwrap(), 24)]);
+    }
+
+    #[test]
+    fn settings_reach_the_stack() {
+        let text = "
+            [port]
+            ip = ['10.0.0.2/24', 'fd73::2/64']
+            gateway = ['10.0.0.1', 'fd73::1']
+            routes = [{ to = '10.1.0.0/16', via = '10.0.0.3' }]
+            mtu = 1400
+            [tcp]
+            congestion = 'none'
+            keep_alive_ms = 5000
+            half_open_max = 10
+            [limits]
+            connections_max = 100
+        ";
+        let stack = Config::from_toml(text, "test").unwrap().stack();
+        let route = |to: &str, via: &str| Route { to: to.parse().unwrap(), via: via.parse().unwrap() };
+        assert_eq!(
+            stack.routes,
+            [route("0.0.0.0/0", "10.0.0.1"), route("::/0", "fd73::1"), route("10.1.0.0/16", "10.0.0.3")]
+        );
+        assert_eq!((stack.addrs.len(), stack.mtu), (2, Some(1400)));
+        assert_eq!(stack.tcp.congestion, CongestionControl::None);
+        assert_eq!(stack.tcp.keep_alive, Some(Duration::from_secs(5)));
+        assert_eq!(stack.tcp.connections_max, 100 + 10 + SPARE_CONNECTIONS);
+    }
+}

@@ -1,0 +1,451 @@
+//! Everything of one worker that callbacks may touch, the connection's own bytes and send ring apart.
+
+use super::config::{Deadlines, EngineConfig, Limits, SlowReader};
+use super::conn::{PublishOutcome, SendOutcome};
+use super::handler::{Cause, Connect};
+use super::mailbox::{Command, Crew, Mailbox, SharedMessage};
+use super::outbound::{CONTROL_BYTES_MAX, OutFrame};
+use super::session::{Closing, Phase, Session};
+use super::stats::WorkerStats;
+use super::topics::{SubscribeError, Topics};
+use crate::stack::{ConnId, SendHalf, Stack};
+use crate::time::Instant;
+use crate::ws::frame::Opcode;
+use crate::ws::{CloseCode, Message, Role};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The send rings of a worker's connections: the whole stack, or what is left of it while one connection's
+/// received bytes are lent.
+pub(super) trait Senders {
+    /// The sending half of a live connection.
+    fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>>;
+}
+
+impl Senders for Stack {
+    fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
+        Stack::sender(self, id)
+    }
+}
+
+impl Senders for SendHalf<'_> {
+    fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
+        self.other(id)
+    }
+}
+
+/// See the module.
+pub(super) struct Local<S> {
+    pub(super) now: Instant,
+    pub(super) worker: usize,
+    pub(super) limits: Limits,
+    pub(super) deadlines: Deadlines,
+    slow_reader: SlowReader,
+    /// By [`ConnId::index`].
+    pub(super) sessions: Vec<Option<Session<S>>>,
+    topics: Topics,
+    pub(super) crew: Arc<Crew>,
+    pub(super) rng: ChaCha20Rng,
+    pub(super) stats: WorkerStats,
+    /// Connections whose state a callback of another one changed: the worker looks at them in this burst.
+    pub(super) attention: Vec<ConnId>,
+    /// Connections to open after the callback.
+    pub(super) connects: VecDeque<Connect>,
+    pub(super) draining: bool,
+}
+
+impl<S> Local<S> {
+    pub(super) fn new(
+        config: &EngineConfig,
+        worker: usize,
+        crew: Arc<Crew>,
+        secret: [u8; 32],
+        now: Instant,
+    ) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(secret);
+        let mut topics_key = [0; 16];
+        rng.fill_bytes(&mut topics_key);
+        Local {
+            now,
+            worker,
+            limits: config.limits,
+            deadlines: config.deadlines,
+            slow_reader: config.slow_reader,
+            sessions: Vec::new(),
+            topics: Topics::new(config.limits.topics_max, topics_key),
+            crew,
+            rng,
+            stats: WorkerStats::default(),
+            attention: Vec::new(),
+            connects: VecDeque::new(),
+            draining: false,
+        }
+    }
+
+    /// This worker's own mailbox.
+    pub(super) fn mailbox(&self) -> Option<&Mailbox> {
+        self.crew.mailbox(self.worker)
+    }
+
+    /// The session in a slot.
+    pub(super) fn at(&mut self, index: u32) -> Option<&mut Session<S>> {
+        self.sessions.get_mut(index as usize)?.as_mut()
+    }
+
+    /// The session of exactly this connection.
+    pub(super) fn session(&mut self, id: ConnId) -> Option<&mut Session<S>> {
+        self.at(id.index).filter(|session| session.id == id)
+    }
+
+    /// Whether the session may be read from: too much waiting closes TCP's window instead.
+    pub(super) fn may_read(&self, index: u32) -> bool {
+        match self.sessions.get(index as usize) {
+            Some(Some(session)) => session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water,
+            _ => false,
+        }
+    }
+
+    /// Sends a whole message to an open connection.
+    pub(super) fn send(&mut self, index: u32, half: &mut SendHalf<'_>, message: Message<'_>) -> SendOutcome {
+        let (opcode, payload) = parts(message);
+        let Some(mask) = self.mask_if_open(index) else { return SendOutcome::Closed };
+        self.push_message(index, half, &OutFrame::new(opcode, true, payload, mask))
+    }
+
+    /// Sends a part of a message, the last one with `fin`.
+    pub(super) fn send_fragment(
+        &mut self,
+        index: u32,
+        half: &mut SendHalf<'_>,
+        part: Message<'_>,
+        fin: bool,
+    ) -> SendOutcome {
+        let Some(mask) = self.mask_if_open(index) else { return SendOutcome::Closed };
+        let max = self.limits.overflow_bytes_max;
+        let Some(session) = self.at(index) else { return SendOutcome::Closed };
+        if session.outbound.waiting_bytes() > max {
+            return SendOutcome::Dropped;
+        }
+        let (kind, payload) = parts(part);
+        let opcode = if session.outbound.mid_message { Opcode::Continuation } else { kind };
+        let frame = OutFrame::new(opcode, fin, payload, mask);
+        // For the push itself the message is not under way: this frame must not be held back.
+        session.outbound.mid_message = false;
+        let outcome = self.push_message(index, half, &frame);
+        let taken = matches!(outcome, SendOutcome::Sent | SendOutcome::Queued);
+        let Some(session) = self.at(index) else { return outcome };
+        session.outbound.mid_message = if taken { !fin } else { opcode == Opcode::Continuation };
+        if taken && fin && session.outbound.held_bytes() > 0 {
+            session.outbound.release_held();
+            let id = session.id;
+            self.attention.push(id);
+        }
+        outcome
+    }
+
+    /// Sends a ping. It may be dropped like a message; it is not counted as one.
+    pub(super) fn ping(&mut self, index: u32, half: &mut SendHalf<'_>, payload: &[u8]) -> SendOutcome {
+        let Some(mask) = self.mask_if_open(index) else { return SendOutcome::Closed };
+        let max = self.limits.overflow_bytes_max;
+        let Some(session) = self.at(index) else { return SendOutcome::Closed };
+        if session.outbound.waiting_bytes() > max {
+            return SendOutcome::Dropped;
+        }
+        let payload = &payload[..payload.len().min(CONTROL_BYTES_MAX)];
+        let sent = session.outbound.push(half, &OutFrame::new(Opcode::Ping, true, payload, mask));
+        self.account_out(index);
+        if sent { SendOutcome::Sent } else { SendOutcome::Queued }
+    }
+
+    /// Answers a ping. Never dropped: at most two pongs wait, and a peer that does not read is not read from.
+    pub(super) fn pong(&mut self, index: u32, half: &mut SendHalf<'_>, payload: &[u8]) {
+        let Some(mask) = self.mask_if_open(index) else { return };
+        if let Some(session) = self.at(index) {
+            session.outbound.push_pong(half, payload, mask);
+            self.account_out(index);
+        }
+    }
+
+    /// Begins the closing handshake; `false` when the connection is not open. The close frame is never dropped.
+    pub(super) fn start_close(
+        &mut self,
+        index: u32,
+        half: &mut SendHalf<'_>,
+        code: CloseCode,
+        reason: &str,
+        cause: Cause,
+    ) -> bool {
+        let code =
+            if code.may_be_sent() || code == CloseCode::NO_STATUS { code } else { CloseCode::INTERNAL };
+        let reason = if code == CloseCode::NO_STATUS { "" } else { clip(reason) };
+        if !self.push_close(index, half, code, reason) {
+            return false;
+        }
+        let deadline = self.now + self.deadlines.close;
+        let Some(session) = self.at(index) else { return false };
+        session.phase = Phase::CloseSent;
+        session.phase_deadline = deadline;
+        session.closing = Some(Box::new(Closing { code, reason: reason.into(), cause }));
+        let id = session.id;
+        self.attention.push(id);
+        true
+    }
+
+    /// Queues a close frame on an open connection; what was held back for later is dropped.
+    pub(super) fn push_close(
+        &mut self,
+        index: u32,
+        half: &mut SendHalf<'_>,
+        code: CloseCode,
+        reason: &str,
+    ) -> bool {
+        let Some(mask) = self.mask_if_open(index) else { return false };
+        let mut payload = [0; CONTROL_BYTES_MAX];
+        let reason = clip(reason).as_bytes();
+        let len = if code == CloseCode::NO_STATUS {
+            0
+        } else {
+            payload[..2].copy_from_slice(&code.0.to_be_bytes());
+            payload[2..2 + reason.len()].copy_from_slice(reason);
+            2 + reason.len()
+        };
+        let Some(session) = self.at(index) else { return false };
+        session.outbound.drop_held();
+        session.outbound.push(half, &OutFrame::new(Opcode::Close, true, &payload[..len], mask));
+        self.account_out(index);
+        true
+    }
+
+    /// Moves what waits into the ring; returns whether something waited and nothing does now.
+    pub(super) fn flush(&mut self, index: u32, half: &mut SendHalf<'_>) -> bool {
+        let Local { sessions, rng, .. } = self;
+        let Some(Some(session)) = sessions.get_mut(index as usize) else { return false };
+        let role = session.role;
+        let drained = session.outbound.flush(half, || mask_for(role, rng));
+        self.account_out(index);
+        drained
+    }
+
+    /// Queues bytes that are no frame: a part of the opening handshake or a plain HTTP response.
+    pub(super) fn push_bytes(&mut self, index: u32, half: &mut SendHalf<'_>, bytes: &[u8]) {
+        if let Some(session) = self.at(index) {
+            session.outbound.push_bytes(half, bytes);
+            self.account_out(index);
+        }
+    }
+
+    /// Sends a message to all subscribers on all workers, but not to `except`.
+    pub(super) fn publish(
+        &mut self,
+        senders: &mut impl Senders,
+        topic: &str,
+        message: Message<'_>,
+        except: Option<u32>,
+    ) -> PublishOutcome {
+        let mut outcome = self.publish_here(senders, topic, message, except);
+        if self.crew.workers() > 1 {
+            let topic: Arc<str> = topic.into();
+            let message = SharedMessage::new(message);
+            for (worker, mailbox) in self.crew.mailboxes().enumerate() {
+                if worker == self.worker {
+                    continue;
+                }
+                if mailbox.push(Command::Publish { topic: topic.clone(), message: message.clone() }) {
+                    outcome.forwarded += 1;
+                } else {
+                    outcome.not_forwarded += 1;
+                }
+            }
+            self.stats.publishes_not_forwarded += outcome.not_forwarded as u64;
+        }
+        outcome
+    }
+
+    /// Sends a message to this worker's subscribers, but not to `except`. It is encoded once.
+    pub(super) fn publish_here(
+        &mut self,
+        senders: &mut impl Senders,
+        name: &str,
+        message: Message<'_>,
+        except: Option<u32>,
+    ) -> PublishOutcome {
+        let mut outcome = PublishOutcome::default();
+        let (opcode, payload) = parts(message);
+        let plain = OutFrame::new(opcode, true, payload, None);
+        // Sending may close a subscriber but never changes the list: subscriptions end with the session.
+        let Some(topic) = self.topics.find(name) else { return outcome };
+        let mut position = 0;
+        while let Some(conn) = self.topics.subscriber(topic, position) {
+            position += 1;
+            if except == Some(conn) {
+                continue;
+            }
+            let Some(mask) = self.mask_if_open(conn) else { continue };
+            let Some(id) = self.at(conn).map(|session| session.id) else { continue };
+            let Some(mut half) = senders.sender(id) else { continue };
+            let sent = match mask {
+                None => self.push_message(conn, &mut half, &plain),
+                Some(_) => self.push_message(conn, &mut half, &OutFrame::new(opcode, true, payload, mask)),
+            };
+            match sent {
+                SendOutcome::Sent => outcome.sent += 1,
+                SendOutcome::Queued => outcome.queued += 1,
+                SendOutcome::Dropped => outcome.dropped += 1,
+                SendOutcome::Closed => {}
+            }
+        }
+        outcome
+    }
+
+    pub(super) fn subscribe(&mut self, index: u32, topic: &str) -> Result<(), SubscribeError> {
+        let Limits { topic_bytes_max, subscriptions_max, .. } = self.limits;
+        if topic.len() > topic_bytes_max {
+            return Err(SubscribeError::NameTooLong { limit: topic_bytes_max });
+        }
+        let Local { sessions, topics, .. } = self;
+        match sessions.get_mut(index as usize) {
+            Some(Some(session)) if session.phase == Phase::Open => {
+                topics.subscribe(index, &mut session.subscriptions, subscriptions_max, topic)
+            }
+            _ => Err(SubscribeError::Closed),
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, index: u32, topic: &str) -> bool {
+        let Local { sessions, topics, .. } = self;
+        let Some(Some(session)) = sessions.get_mut(index as usize) else { return false };
+        let mut moved = None;
+        let ended = topics.unsubscribe(&mut session.subscriptions, topic, |entry| moved = Some(entry));
+        if let Some(moved) = moved
+            && let Some(other) = self.at(moved.conn)
+        {
+            moved.apply(&mut other.subscriptions);
+        }
+        ended
+    }
+
+    /// Ends all subscriptions of a session that ends.
+    pub(super) fn unsubscribe_all(&mut self, index: u32) {
+        loop {
+            let Local { sessions, topics, .. } = self;
+            let Some(Some(session)) = sessions.get_mut(index as usize) else { return };
+            let mut moved = None;
+            if !topics.unsubscribe_last(&mut session.subscriptions, |entry| moved = Some(entry)) {
+                session.subscriptions = Vec::new();
+                return;
+            }
+            if let Some(moved) = moved
+                && let Some(other) = self.at(moved.conn)
+            {
+                moved.apply(&mut other.subscriptions);
+            }
+        }
+    }
+
+    /// Counts a change of the heap that a session's receiving side holds.
+    pub(super) fn account_in(&mut self, index: u32, heap_bytes: usize) {
+        let Local { sessions, stats, .. } = self;
+        if let Some(Some(session)) = sessions.get_mut(index as usize)
+            && session.heap_in != heap_bytes
+        {
+            stats.memory_bytes = stats.memory_bytes - session.heap_in as u64 + heap_bytes as u64;
+            session.heap_in = heap_bytes;
+        }
+    }
+
+    /// A session that ends holds nothing more.
+    pub(super) fn forget_outbound(&mut self, index: u32) {
+        if let Some(session) = self.at(index) {
+            session.outbound.clear();
+            self.account_out(index);
+        }
+    }
+
+    /// Whether the worker's bound on memory is exceeded.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.stats.memory_bytes > self.limits.memory_bytes_max as u64
+    }
+
+    /// Counts a change of the heap that a session's sending side holds.
+    fn account_out(&mut self, index: u32) {
+        let Local { sessions, stats, .. } = self;
+        if let Some(Some(session)) = sessions.get_mut(index as usize) {
+            let heap_bytes = session.outbound.heap_bytes();
+            if session.heap_out != heap_bytes {
+                stats.memory_bytes = stats.memory_bytes - session.heap_out as u64 + heap_bytes as u64;
+                session.heap_out = heap_bytes;
+            }
+        }
+    }
+
+    /// A fresh masking key for a client, none for a server; `None` altogether when the session is not open.
+    #[allow(clippy::option_option)] // The outer one is "not open", the inner one "not masked".
+    fn mask_if_open(&mut self, index: u32) -> Option<Option<[u8; 4]>> {
+        let Local { sessions, rng, .. } = self;
+        match sessions.get(index as usize) {
+            Some(Some(session)) if session.phase == Phase::Open => Some(mask_for(session.role, rng)),
+            _ => None,
+        }
+    }
+
+    /// The one way of a data frame: accepted whole under the rule of `overflow_bytes_max`, or dropped and counted.
+    fn push_message(&mut self, index: u32, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> SendOutcome {
+        let Local { sessions, stats, limits, .. } = self;
+        let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
+        let hold = session.outbound.mid_message;
+        let waiting = if hold { session.outbound.held_bytes() } else { session.outbound.waiting_bytes() };
+        let room = if waiting == 0 && !hold { half.free_bytes() } else { 0 };
+        let overflowing = frame.len().saturating_sub(room);
+        if overflowing > 0 {
+            if waiting > limits.overflow_bytes_max {
+                stats.dropped_slow_reader += 1;
+                if self.slow_reader == SlowReader::Close {
+                    let reason = "too much unread";
+                    self.start_close(index, half, CloseCode::TRY_AGAIN_LATER, reason, Cause::SlowReader);
+                }
+                return SendOutcome::Dropped;
+            }
+            if stats.memory_bytes.saturating_add(overflowing as u64) > limits.memory_bytes_max as u64 {
+                stats.dropped_memory += 1;
+                let reason = "out of memory";
+                self.start_close(index, half, CloseCode::TRY_AGAIN_LATER, reason, Cause::MemoryShort);
+                return SendOutcome::Dropped;
+            }
+        }
+        stats.messages_out += 1;
+        stats.message_bytes_out += frame.payload_bytes() as u64;
+        let sent = if hold {
+            session.outbound.hold(frame);
+            false
+        } else {
+            session.outbound.push(half, frame)
+        };
+        if sent {
+            return SendOutcome::Sent;
+        }
+        stats.messages_queued += 1;
+        self.account_out(index);
+        SendOutcome::Queued
+    }
+}
+
+fn parts(message: Message<'_>) -> (Opcode, &[u8]) {
+    match message {
+        Message::Text(text) => (Opcode::Text, text.as_bytes()),
+        Message::Binary(bytes) => (Opcode::Binary, bytes),
+    }
+}
+
+fn mask_for(role: Role, rng: &mut ChaCha20Rng) -> Option<[u8; 4]> {
+    match role {
+        Role::Client => Some(rng.next_u32().to_ne_bytes()),
+        Role::Server => None,
+    }
+}
+
+/// As much of a close reason as a control frame holds beside the code (RFC 6455 section 5.5), cut between characters.
+fn clip(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(CONTROL_BYTES_MAX - 2)]
+}

@@ -1,0 +1,210 @@
+//! The opening handshake and plain HTTP, both ends: what is decided from one request or response head.
+
+use super::config::EngineConfig;
+use super::handler::{Connect, Handler, Refusal, Request, Upgrade};
+use crate::http::{RequestHead, Routes, write_plain};
+use crate::ws::handshake::{
+    self, Accepted, ClientRequest, HandshakeError, HeadFieldError, RESPONSE_HEAD_BYTES_MAX, ResponseError,
+};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What a server's answers depend on beside the request.
+pub(super) struct Site {
+    routes: Arc<Routes>,
+    allowed_origins: Vec<String>,
+}
+
+/// What became of a request.
+pub(super) enum Answered<S> {
+    /// Answered over HTTP; another request may follow, or not.
+    Http {
+        /// Whether one may.
+        keep_alive: bool,
+    },
+    /// Frames follow.
+    Upgraded(S),
+}
+
+impl Site {
+    pub(super) fn new(config: &EngineConfig) -> Self {
+        Site { routes: config.routes.clone(), allowed_origins: config.allowed_origins.clone() }
+    }
+
+    /// Appends the answer to a request that came whole.
+    pub(super) fn answer<H: Handler>(
+        &self,
+        handler: &mut H,
+        head: &RequestHead<'_, '_>,
+        [peer, local]: [SocketAddr; 2],
+        out: &mut Vec<u8>,
+    ) -> Answered<H::Session> {
+        if !handshake::wants_websocket(head.headers) || !self.routes.takes_upgrade(head.path) {
+            self.routes.respond(head, out);
+            return Answered::Http { keep_alive: head.keep_alive };
+        }
+        match self.upgrade(handler, head, [peer, local], out) {
+            Ok(session) => Answered::Upgraded(session),
+            Err(Refusal { status, headers, body }) => {
+                write_plain(out, status, &headers, &body, false);
+                Answered::Http { keep_alive: false }
+            }
+        }
+    }
+
+    /// Appends the answer to a head that cannot be parsed.
+    pub(super) fn answer_error(&self, error: crate::http::HeadError, out: &mut Vec<u8>) {
+        self.routes.respond_error(error, out);
+    }
+
+    fn upgrade<H: Handler>(
+        &self,
+        handler: &mut H,
+        head: &RequestHead<'_, '_>,
+        [peer, local]: [SocketAddr; 2],
+        out: &mut Vec<u8>,
+    ) -> Result<H::Session, Refusal> {
+        let checked = handshake::check_request(head.method, head.minor_version, head.headers)
+            .map_err(|error| Refusal::of_handshake(&error))?;
+        if head.body_bytes > 0 {
+            // What follows the head must be frames: a body would be taken for them, or they for a body.
+            return Err(Refusal::new(400, "an upgrade request must not have a body"));
+        }
+        if !self.origin_is_allowed(head) {
+            return Err(Refusal::new(403, "this origin may not open a WebSocket here"));
+        }
+        let Upgrade { answer, protocol, headers } = handler.on_upgrade(&Request { head, peer, local });
+        let session = answer.map_err(|refusal| Refusal { headers: headers.clone(), ..refusal })?;
+        if let Some(chosen) = &protocol
+            && !handshake::offered_protocols(head.headers).any(|offered| offered == chosen)
+        {
+            // RFC 6455 section 4.2.2: the server may only choose what the client offered.
+            return Err(Refusal::new(500, "the application chose a subprotocol that was not offered"));
+        }
+        handshake::write_accept(out, checked.key, protocol.as_deref(), &headers)
+            .map_err(|_| Refusal::new(500, "the application's answer cannot be sent"))?;
+        Ok(session)
+    }
+
+    /// RFC 6455 section 10.2. A browser sends exactly one `Origin`; whoever is no browser need not send any.
+    fn origin_is_allowed(&self, head: &RequestHead<'_, '_>) -> bool {
+        let mut origins = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Origin"));
+        match (origins.next(), origins.next()) {
+            (None, _) => true,
+            (Some(_), Some(_)) => false,
+            (Some(origin), None) => {
+                self.allowed_origins.is_empty()
+                    || self
+                        .allowed_origins
+                        .iter()
+                        .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.value))
+            }
+        }
+    }
+}
+
+/// Appends the polite refusal of a server that has too much to do.
+pub(super) fn answer_busy(out: &mut Vec<u8>) {
+    let retry = [("Retry-After".to_owned(), "1".to_owned())];
+    write_plain(out, 503, &retry, "503 Service Unavailable: too busy, try again\n", false);
+}
+
+/// Appends the answer to a request whose head did not come in time.
+pub(super) fn answer_timeout(out: &mut Vec<u8>) {
+    write_plain(out, 408, &[], "408 Request Timeout: the request head did not come in time\n", false);
+}
+
+impl Refusal {
+    fn new(status: u16, what: &str) -> Self {
+        Refusal { status, headers: Vec::new(), body: format!("{status}: {what}\n") }
+    }
+
+    fn of_handshake(error: &HandshakeError) -> Self {
+        let mut refusal = Refusal::new(error.status(), &error.to_string());
+        if refusal.status == 426 {
+            // RFC 6455 section 4.2.2, and RFC 9110 section 15.5.22.
+            refusal.headers.push(("Sec-WebSocket-Version".into(), "13".into()));
+            refusal.headers.push(("Upgrade".into(), "websocket".into()));
+        }
+        if refusal.status == 405 {
+            refusal.headers.push(("Allow".into(), "GET".into()));
+        }
+        refusal
+    }
+}
+
+/// Our own request, and the response as far as it came.
+pub(super) struct ClientHandshake {
+    pub(super) connect: Connect,
+    nonce: [u8; 16],
+    buffer: Vec<u8>,
+}
+
+/// What the response so far says.
+pub(super) enum Response {
+    /// More bytes are needed.
+    Partial,
+    /// The server agrees.
+    Accepted {
+        /// How many of the last bytes belong to the response; frames follow.
+        used: usize,
+        /// The subprotocol it chose.
+        protocol: Option<String>,
+    },
+    /// It does not.
+    Refused(ResponseError),
+}
+
+impl ClientHandshake {
+    pub(super) fn new(connect: Connect, nonce: [u8; 16]) -> Self {
+        ClientHandshake { connect, nonce, buffer: Vec::new() }
+    }
+
+    /// Appends the request.
+    ///
+    /// # Errors
+    /// What of it cannot be sent; nothing was appended.
+    pub(super) fn write_request(&self, out: &mut Vec<u8>) -> Result<(), HeadFieldError> {
+        self.request().write(out)
+    }
+
+    /// Takes more bytes of the response.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Response {
+        let before = self.buffer.len();
+        let room = RESPONSE_HEAD_BYTES_MAX.saturating_sub(before).min(bytes.len());
+        let tail = before.saturating_sub(2);
+        self.buffer.extend_from_slice(&bytes[..room]);
+        // Looked at once at first and then only when it may be whole: not again for each byte that trickles in.
+        let full = self.buffer.len() >= RESPONSE_HEAD_BYTES_MAX;
+        if before > 0 && !full && !ends_head(&self.buffer[tail..]) {
+            return Response::Partial;
+        }
+        match self.request().check_response(&self.buffer) {
+            Ok(Some(Accepted { consumed, protocol })) => Response::Accepted {
+                used: consumed.saturating_sub(before),
+                protocol: protocol.map(str::to_owned),
+            },
+            Ok(None) => Response::Partial,
+            Err(error) => Response::Refused(error),
+        }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.buffer.capacity()
+    }
+
+    fn request(&self) -> ClientRequest<'_> {
+        ClientRequest {
+            host: &self.connect.host,
+            target: &self.connect.target,
+            nonce: self.nonce,
+            protocols: &self.connect.protocols,
+            headers: &self.connect.headers,
+        }
+    }
+}
+
+/// Whether a blank line ends a head somewhere in these bytes.
+pub(super) fn ends_head(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+}

@@ -1,0 +1,290 @@
+//! Reading from one connection: request heads, a response, frames.
+
+use super::conn::Conn;
+use super::handler::{Cause, Closed, Handler};
+use super::opening::{self, Answered, Response, ends_head};
+use super::serve::{conclude, lend};
+use super::session::{Inbound, Phase};
+use super::worker::Worker;
+use crate::http::{HEADERS_MAX, parse_head};
+use crate::port::Port;
+use crate::stack::ConnId;
+use crate::ws::{Close, CloseCode, Decoder, Event, ProtocolError, Role};
+
+/// What is left of a connection's share of this burst.
+struct Share {
+    bytes: usize,
+    messages: usize,
+}
+
+impl Share {
+    fn is_used_up(&self) -> bool {
+        self.bytes == 0 || self.messages == 0
+    }
+}
+
+/// What became of a piece of a request head.
+enum HeadStep<S> {
+    Partial,
+    Body,
+    Busy,
+    Answered { keep_alive: bool, body_bytes: usize },
+    Upgraded(S),
+}
+
+impl<P: Port, H: Handler> Worker<P, H> {
+    /// Reads what came, up to the connection's share; returns whether more is there and may be read.
+    pub(super) fn read(&mut self, id: ConnId) -> bool {
+        let mut share =
+            Share { bytes: self.burst.connection_bytes, messages: self.burst.connection_messages };
+        let mut more = self.stack.received_bytes(id) > 0;
+        while more && self.local.may_read(id.index) && !share.is_used_up() {
+            let before = share.bytes;
+            match self.inbound.get(id.index as usize) {
+                Some(Inbound::Head { .. }) => self.read_head(id, &mut share),
+                Some(Inbound::Response(_)) => self.read_response(id, &mut share),
+                Some(Inbound::Frames(_)) => self.read_frames(id, &mut share),
+                Some(Inbound::Idle) | None => self.discard(id, &mut share),
+            }
+            self.bytes_left = self.bytes_left.saturating_sub(before - share.bytes);
+            self.hear(id);
+            more = self.stack.received_bytes(id) > 0;
+        }
+        if share.bytes < self.burst.connection_bytes {
+            self.settle_memory(id);
+        }
+        more && self.local.may_read(id.index)
+    }
+
+    /// Frames: decoded where they lie, and lent to the handler from there.
+    fn read_frames(&mut self, id: ConnId, share: &mut Share) {
+        let Worker { stack, inbound, local, handler, .. } = self;
+        let Some(Inbound::Frames(decoder)) = inbound.get_mut(id.index as usize) else { return };
+        let ended = stack.with_received(id, |bytes, half| {
+            let mut conn = Conn { id, half: half.reborrow(), local };
+            let mut used = 0;
+            let mut ended = None;
+            while used < bytes.len() && !share.is_used_up() && conn.local.may_read(id.index) {
+                match decoder.decode(&mut bytes[used..]) {
+                    Ok(decoded) => {
+                        used += decoded.consumed;
+                        share.bytes = share.bytes.saturating_sub(decoded.consumed);
+                        let Some(event) = decoded.event else { continue };
+                        share.messages -= 1;
+                        if deliver(handler, &mut conn, event) {
+                            ended = Some(Ok(()));
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        ended = Some(Err(error));
+                        break;
+                    }
+                }
+            }
+            // Nothing that follows a close frame or a violation is looked at (RFC 6455 sections 5.5.1 and 7.1.7).
+            (if ended.is_some() { bytes.len() } else { used }, ended)
+        });
+        match ended.flatten() {
+            None => {}
+            Some(Ok(())) => inbound[id.index as usize] = Inbound::Idle,
+            Some(Err(error)) => self.violated(id, error),
+        }
+    }
+
+    fn violated(&mut self, id: ConnId, error: ProtocolError) {
+        self.local.stats.protocol_errors += 1;
+        self.fail(id, error.close_code(), &error.to_string(), Cause::Protocol(error));
+    }
+
+    /// Counts the heap that the receiving side holds; whoever brings it over the worker's bound must go.
+    fn settle_memory(&mut self, id: ConnId) {
+        let Some(inbound) = self.inbound.get_mut(id.index as usize) else { return };
+        if let Inbound::Frames(decoder) = inbound {
+            decoder.reclaim();
+        }
+        let heap_bytes = inbound.heap_bytes();
+        self.local.account_in(id.index, heap_bytes);
+        if heap_bytes > 0 && self.local.is_short_of_memory() {
+            match self.phase(id) {
+                Some(Phase::Open | Phase::CloseSent) => {
+                    self.fail(id, CloseCode::TRY_AGAIN_LATER, "out of memory", Cause::MemoryShort);
+                }
+                // A head that is being collected is bounded by `head_bytes_max`.
+                Some(Phase::Head | Phase::Connecting | Phase::Response | Phase::Lingering) | None => {}
+            }
+            self.local.account_in(id.index, self.inbound[id.index as usize].heap_bytes());
+        }
+    }
+
+    /// A request head, and the body that may follow it.
+    fn read_head(&mut self, id: ConnId, share: &mut Share) {
+        let (Some(peer), Some(ours)) = (self.stack.peer(id), self.stack.local(id)) else { return };
+        let Worker { stack, inbound, local, handler, site, scratch, .. } = self;
+        let Some(Inbound::Head { buffer, body_bytes }) = inbound.get_mut(id.index as usize) else { return };
+        let Some(Some(session)) = local.sessions.get_mut(id.index as usize) else { return };
+        let busy = session.over_limit || local.draining;
+        let head_bytes_max = local.limits.head_bytes_max;
+        scratch.clear();
+        let step = stack.with_received(id, |bytes, _| {
+            let before = buffer.len();
+            let used = bytes.len();
+            if *body_bytes > 0 {
+                let skipped = used.min(*body_bytes);
+                *body_bytes -= skipped;
+                return (skipped, (skipped, HeadStep::Body));
+            }
+            let whole = if before == 0 {
+                &*bytes
+            } else {
+                let room = head_bytes_max.saturating_sub(before).min(used);
+                buffer.extend_from_slice(&bytes[..room]);
+                let tail = before.saturating_sub(2);
+                // Parsed once at first and then when it may be whole: not again for each byte that trickles in.
+                if !ends_head(&buffer[tail..]) && buffer.len() < head_bytes_max {
+                    return (used, (used, HeadStep::Partial));
+                }
+                &*buffer
+            };
+            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+            match parse_head(whole, &mut headers, head_bytes_max) {
+                Ok(Some(head)) => {
+                    let used = head.head_bytes.saturating_sub(before).min(used);
+                    let body_bytes = head.body_bytes;
+                    if busy {
+                        opening::answer_busy(scratch);
+                        return (used, (used, HeadStep::Busy));
+                    }
+                    let step = match site.answer(handler, &head, [peer, ours], scratch) {
+                        Answered::Http { keep_alive } => HeadStep::Answered { keep_alive, body_bytes },
+                        Answered::Upgraded(user) => HeadStep::Upgraded(user),
+                    };
+                    (used, (used, step))
+                }
+                Ok(None) => {
+                    if before == 0 {
+                        buffer.extend_from_slice(bytes);
+                    }
+                    (used, (used, HeadStep::Partial))
+                }
+                Err(error) => {
+                    site.answer_error(error, scratch);
+                    (used, (used, HeadStep::Answered { keep_alive: false, body_bytes: 0 }))
+                }
+            }
+        });
+        let Some((used, step)) = step else { return };
+        share.bytes = share.bytes.saturating_sub(used);
+        let (now, deadlines) = (local.now, local.deadlines);
+        match step {
+            HeadStep::Partial => {
+                session.phase_deadline = session.phase_deadline.min(now + deadlines.handshake);
+                return;
+            }
+            HeadStep::Body => return,
+            HeadStep::Busy | HeadStep::Answered { .. } | HeadStep::Upgraded(_) => {}
+        }
+        share.messages -= 1;
+        *buffer = Vec::new();
+        local.stats.http_requests += 1;
+        local.stats.refused_busy += u64::from(matches!(step, HeadStep::Busy));
+        if let HeadStep::Answered { keep_alive: true, body_bytes: following } = step {
+            *body_bytes = following;
+            session.phase_deadline = now + deadlines.http_keep_alive;
+        }
+        if let Some(mut half) = stack.sender(id) {
+            local.push_bytes(id.index, &mut half, scratch);
+        }
+        match step {
+            HeadStep::Upgraded(user) => self.open(id, user),
+            HeadStep::Answered { keep_alive: true, .. } => {}
+            _ => self.linger(id),
+        }
+    }
+
+    /// The response to our own request.
+    fn read_response(&mut self, id: ConnId, share: &mut Share) {
+        let Worker { stack, inbound, handler, .. } = self;
+        let Some(Inbound::Response(handshake)) = inbound.get_mut(id.index as usize) else { return };
+        let response = stack.with_received(id, |bytes, _| {
+            let response = handshake.take(bytes);
+            let used = match &response {
+                Response::Accepted { used, .. } => *used,
+                _ => bytes.len(),
+            };
+            share.bytes = share.bytes.saturating_sub(used);
+            (used, response)
+        });
+        match response {
+            None | Some(Response::Partial) => {}
+            Some(Response::Accepted { protocol, .. }) => {
+                share.messages -= 1;
+                let user = handler.on_connect(&handshake.connect, protocol.as_deref());
+                self.open(id, user);
+            }
+            Some(Response::Refused(error)) => self.fail_connect(id, error.into()),
+        }
+    }
+
+    /// The opening handshake is done.
+    fn open(&mut self, id: ConnId, user: H::Session) {
+        let limits = self.local.limits.message;
+        let Some(session) = self.local.session(id) else { return };
+        session.phase = Phase::Open;
+        session.user = user;
+        let role = session.role;
+        self.inbound[id.index as usize] = Inbound::Frames(Decoder::new(role, limits));
+        self.local.stats.open += 1;
+        self.local.stats.opened += 1;
+        if let Some(mut conn) = lend(&mut self.stack, &mut self.local, id) {
+            self.handler.on_open(&mut conn);
+        }
+    }
+
+    /// What nobody wants any more: the connection is on its way out.
+    fn discard(&mut self, id: ConnId, share: &mut Share) {
+        let discarded = self.stack.with_received(id, |bytes, _| (bytes.len(), bytes.len()));
+        share.bytes = share.bytes.saturating_sub(discarded.unwrap_or(0));
+    }
+}
+
+/// Gives one event to whom it concerns; returns whether nothing that follows is to be looked at.
+fn deliver<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, event: Event<'_>) -> bool {
+    let Some(session) = conn.local.session(conn.id) else { return true };
+    let open = session.phase == Phase::Open;
+    match event {
+        Event::Message(message) if open => {
+            let stats = &mut conn.local.stats;
+            stats.messages_in += 1;
+            stats.message_bytes_in += message.as_bytes().len() as u64;
+            handler.on_message(conn, message);
+        }
+        Event::Ping(payload) if open => {
+            conn.local.stats.pings_in += 1;
+            conn.local.pong(conn.id.index, &mut conn.half, payload);
+        }
+        Event::Pong(payload) if open => handler.on_pong(conn, payload),
+        // We have sent our close frame: what comes until the peer's is discarded.
+        Event::Message(_) | Event::Ping(_) | Event::Pong(_) => {}
+        Event::Close(close) => {
+            conclude_handshake(handler, conn, close);
+            return true;
+        }
+    }
+    false
+}
+
+/// The peer's close frame is here: ours goes back, unless it is out already (RFC 6455 section 5.5.1).
+fn conclude_handshake<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, close: Close<'_>) {
+    let Some(session) = conn.local.session(conn.id) else { return };
+    // Section 7.1.1: the server ends TCP, the client waits for it.
+    let finish = session.role == Role::Server;
+    match session.closing.take() {
+        Some(closing) => conclude(handler, conn, &closing.closed(true), finish),
+        None => {
+            conn.local.push_close(conn.id.index, &mut conn.half, close.code, "");
+            let Close { code, reason } = close;
+            conclude(handler, conn, &Closed { code, reason, clean: true, cause: Cause::Peer }, finish);
+        }
+    }
+}

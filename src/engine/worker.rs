@@ -1,0 +1,433 @@
+//! A worker: one port queue, one stack, one handler, and one burst at a time.
+
+use super::Handle;
+use super::config::{Burst, ConfigError, EngineConfig, Steering};
+use super::conn::{ConnRef, Context, SendOutcome};
+use super::drain::Ending;
+use super::handler::Handler;
+use super::local::Local;
+use super::mailbox::{Command, Crew, Mailbox, Wake};
+use super::opening::Site;
+use super::session::Inbound;
+use super::stats::WorkerReport;
+use super::steering::Links;
+use crate::port::wire::WireError;
+use crate::port::{Frame, Port, RxChecksum};
+use crate::stack::{Audience, ConnId, Stack, StackError, TxQueue};
+use crate::time::{Duration, Instant};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// Connections that the stack has room for beyond `connections_max`: those that are being refused politely.
+const REFUSALS_MIN: usize = 64;
+
+/// One worker. It knows no thread, no clock and no descriptor: whoever owns it calls [`Worker::poll`] with the time.
+pub struct Worker<P: Port, H: Handler> {
+    pub(super) port: P,
+    pub(super) rx: VecDeque<P::Frame>,
+    pub(super) tx: TxQueue<P::Frame>,
+    pub(super) stack: Stack,
+    pub(super) links: Links,
+    pub(super) handler: H,
+    /// What the peers send, by [`ConnId::index`]; apart from the sessions, because messages are lent from it.
+    pub(super) inbound: Vec<Inbound>,
+    pub(super) local: Local<H::Session>,
+    pub(super) site: Site,
+    pub(super) burst: Burst,
+    steering: Steering,
+    /// Connections whose turn ended before their bytes did.
+    pub(super) unfinished: Vec<ConnId>,
+    /// Responses and requests are built here.
+    pub(super) scratch: Vec<u8>,
+    /// Received bytes that this burst may still go through.
+    pub(super) bytes_left: usize,
+    pub(super) ending: Ending,
+    started: bool,
+    asleep: bool,
+    next_tick: Instant,
+}
+
+/// What one burst came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Something was done: poll again at once rather than sleep.
+    pub busy: bool,
+    /// Drained or stopped: there is nothing left to do, ever.
+    pub ended: bool,
+    /// When there will be something to do although nothing arrives.
+    pub deadline: Option<Instant>,
+}
+
+/// Why a worker could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The stack cannot be set up.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// The links between the workers cannot be set up.
+    #[error("links between workers: {0}")]
+    Links(#[from] WireError),
+}
+
+/// A worker's place among the others: its index, its mailbox, its links, its secret.
+pub struct Seat {
+    index: usize,
+    crew: Arc<Crew>,
+    links: Links,
+    secret: [u8; 32],
+}
+
+/// The seats of as many workers as there are `wakers`, and the handle that reaches them all. `mtu` is the largest
+/// of their ports; `secret` must be random wherever peers are not to be trusted.
+///
+/// # Errors
+/// When the configuration cannot work or there are no descriptors for the links between several workers.
+pub fn seats(
+    config: &EngineConfig,
+    mtu: usize,
+    secret: [u8; 32],
+    wakers: Vec<Arc<dyn Wake>>,
+) -> Result<(Handle, Vec<Seat>), WorkerError> {
+    config.validate()?;
+    let links = Links::new(wakers.len(), mtu)?;
+    let limits = &config.limits;
+    let crew = Arc::new(Crew::new(limits.mailbox_commands_max, limits.mailbox_bytes_max, wakers));
+    let mut rng = ChaCha20Rng::from_seed(secret);
+    let seat = |(index, links)| {
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        Seat { index, crew: crew.clone(), links, secret }
+    };
+    let seats = links.into_iter().enumerate().map(seat).collect();
+    Ok((Handle { crew }, seats))
+}
+
+impl<P: Port, H: Handler> Worker<P, H> {
+    /// A worker on a port, with its handler.
+    ///
+    /// # Errors
+    /// When the configuration fits neither the port nor the stack.
+    pub fn new(
+        config: &EngineConfig,
+        seat: Seat,
+        port: P,
+        handler: H,
+        now: Instant,
+    ) -> Result<Self, WorkerError> {
+        config.validate()?;
+        let Seat { index, crew, links, secret } = seat;
+        let mut rng = ChaCha20Rng::from_seed(secret);
+        let (mut stack_secret, mut local_secret) = ([0; 32], [0; 32]);
+        rng.fill_bytes(&mut stack_secret);
+        rng.fill_bytes(&mut local_secret);
+
+        let connections_max = config.limits.connections_max;
+        let mut stack_config = config.stack.clone();
+        stack_config.tcp.connections_max =
+            connections_max.saturating_add(REFUSALS_MIN.max(connections_max / 16));
+        if config.steering == Steering::Software && crew.workers() > 1 {
+            stack_config.share = Some((index as u32, crew.workers() as u32));
+        }
+        let mut stack = Stack::new(&stack_config, port.info(), stack_secret, now)?;
+        for &port in &config.listen {
+            stack.listen(port);
+        }
+        Ok(Worker {
+            rx: VecDeque::with_capacity(config.burst.rx_frames),
+            tx: TxQueue::new(config.burst.tx_frames),
+            port,
+            stack,
+            links,
+            handler,
+            inbound: Vec::new(),
+            local: Local::new(config, index, crew, local_secret, now),
+            site: Site::new(config),
+            burst: config.burst,
+            steering: config.steering,
+            unfinished: Vec::new(),
+            scratch: Vec::new(),
+            bytes_left: 0,
+            ending: Ending::default(),
+            started: false,
+            asleep: false,
+            next_tick: now,
+        })
+    }
+
+    /// One burst: receive all, process all, transmit all, then look at timers and the mailbox.
+    pub fn poll(&mut self, now: Instant) -> Progress {
+        self.wake_up();
+        self.local.now = now;
+        self.port.begin(now);
+        self.stack.begin(now);
+        self.tx.flush(&mut self.port);
+        self.tx.refill(&mut self.port, self.burst.tx_frames);
+
+        let mut work = self.receive();
+        work += self.take_over();
+        work += self.read_mailbox();
+        self.heed_wishes();
+        self.call_handler();
+        self.open_connections();
+        self.stack.timers();
+        work += self.serve_ready();
+
+        self.stack.egress(&mut self.tx);
+        work += self.tx.flush(&mut self.port);
+        self.local.stats.hand_over_dropped += self.links.flush();
+        self.progress(work > 0)
+    }
+
+    /// This worker's index.
+    pub fn index(&self) -> usize {
+        self.local.worker
+    }
+
+    /// The application.
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// The application.
+    pub fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
+    /// The port.
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// The stack, for those who look closer than [`Worker::report`] does.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// All counters.
+    pub fn report(&self) -> WorkerReport {
+        WorkerReport {
+            worker: self.local.worker,
+            engine: self.local.stats,
+            stack: *self.stack.stats(),
+            port: self.port.stats(),
+        }
+    }
+
+    /// Descriptors that poll readable when frames are waiting.
+    pub fn wait_fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.port.wait_fd().into_iter().chain(self.links.wait_fds()).collect()
+    }
+
+    /// How long the owner may wait at most, because something can become possible that no descriptor tells of.
+    pub fn wait_max(&self) -> Option<Duration> {
+        let must_look = self.port.wait_fd().is_none() || self.tx.pending() > 0;
+        must_look.then(|| self.port.poll_interval())
+    }
+
+    /// Announces that the owner is about to wait on [`Worker::wait_fds`] and the worker's [`Wake`]; `false` when it
+    /// must not, because something is waiting already. [`Worker::poll`] must follow every wait.
+    pub fn prepare_sleep(&mut self) -> bool {
+        let Some(mailbox) = self.local.mailbox() else { return false };
+        mailbox.announce_sleep();
+        self.asleep = true;
+        let quiet = mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish());
+        self.port.prepare_sleep() & self.links.prepare_sleep() & quiet
+    }
+
+    /// Calls a function with the worker's context: what a callback that is not about a connection can do.
+    pub fn with_context<R>(&mut self, f: impl FnOnce(&mut H, &mut Context<'_, H>) -> R) -> R {
+        let Worker { stack, local, handler, .. } = self;
+        f(handler, &mut Context { stack, local })
+    }
+
+    /// Ends what [`Worker::prepare_sleep`] began.
+    fn wake_up(&mut self) {
+        if std::mem::take(&mut self.asleep)
+            && let Some(mailbox) = self.local.mailbox()
+        {
+            mailbox.awake();
+        }
+    }
+
+    /// Takes a burst from the port, as far as there is room for the answers.
+    fn receive(&mut self) -> usize {
+        let wanted = self.burst.rx_frames.saturating_sub(self.rx.len());
+        self.local.stats.rx_frames += self.port.rx_burst(&mut self.rx, wanted) as u64;
+        let mut frames = 0;
+        while self.tx.has_room()
+            && let Some(frame) = self.rx.pop_front()
+        {
+            if self.links.is_empty() {
+                self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
+            } else {
+                self.steer(frame.bytes(), frame.rx_checksum());
+            }
+            self.port.release(frame);
+            frames += 1;
+        }
+        frames
+    }
+
+    /// With several workers: a frame goes to its flow's owner, and what all must know goes to all.
+    fn steer(&mut self, frame: &[u8], checksum: RxChecksum) {
+        let workers = self.links.workers();
+        match self.stack.audience(frame) {
+            // One that is known to be damaged is dropped and counted here.
+            Audience::Flow { hash } if self.steering == Steering::Software && checksum != RxChecksum::Bad => {
+                let owner = hash as usize % workers;
+                if owner != self.local.worker {
+                    let given = self.links.give(owner, frame);
+                    self.local.stats.handed_over += u64::from(given);
+                    self.local.stats.hand_over_dropped += u64::from(!given);
+                    return;
+                }
+            }
+            Audience::Everyone if checksum != RxChecksum::Bad => {
+                let (given, dropped) = self.links.give_all(frame);
+                self.local.stats.handed_over += given;
+                self.local.stats.hand_over_dropped += dropped;
+            }
+            Audience::Flow { .. } | Audience::Everyone | Audience::Receiver => {}
+        }
+        self.stack.ingress(frame, checksum, &mut self.tx);
+    }
+
+    /// Takes what other workers handed over: frames of our flows, and frames to learn from.
+    fn take_over(&mut self) -> usize {
+        if self.links.is_empty() || !self.tx.has_room() {
+            return 0;
+        }
+        let Worker { links, stack, tx, burst, .. } = self;
+        let frames = links.take(burst.rx_frames, |frame| {
+            match stack.audience(frame) {
+                // The link does not carry what the device said: it is checked again unless the port is trusted.
+                Audience::Flow { .. } => stack.ingress(frame, RxChecksum::Unknown, tx),
+                Audience::Everyone | Audience::Receiver => stack.learn(frame),
+            }
+            tx.has_room()
+        });
+        self.local.stats.taken_over += frames as u64;
+        frames
+    }
+
+    /// Does what other threads and workers ask for, up to the bound of a burst.
+    fn read_mailbox(&mut self) -> usize {
+        let mut commands = 0;
+        while commands < self.burst.mailbox_commands
+            && let Some(command) = self.local.mailbox().and_then(Mailbox::pop)
+        {
+            commands += 1;
+            self.obey(command);
+        }
+        if commands > 0 {
+            self.give_attention();
+        }
+        commands
+    }
+
+    fn obey(&mut self, command: Command) {
+        let Worker { stack, local, .. } = self;
+        let worker = local.worker;
+        match command {
+            Command::Send { conn, message } => {
+                let conn = ConnRef { worker, id: conn };
+                let outcome = Context::<H> { stack, local }.send(conn, message.as_message());
+                self.local.stats.dropped_closed += u64::from(outcome == SendOutcome::Closed);
+            }
+            Command::Publish { topic, message } => {
+                local.publish_here(stack, &topic, message.as_message(), None);
+            }
+            Command::Close { conn, code, reason } => {
+                Context::<H> { stack, local }.close(ConnRef { worker, id: conn }, code, &reason);
+            }
+            Command::Connect(connect) => local.connects.push_back(*connect),
+            // Whoever asked may have given up waiting.
+            Command::Report(sender) => drop(sender.try_send(self.report())),
+        }
+    }
+
+    /// The callbacks that are about no connection.
+    fn call_handler(&mut self) {
+        if !self.started {
+            self.started = true;
+            self.with_context(|handler, context| handler.on_start(context));
+            self.give_attention();
+        }
+        if let Some(tick) = self.local.deadlines.tick
+            && self.local.now >= self.next_tick
+        {
+            self.next_tick = self.local.now + tick;
+            self.with_context(|handler, context| handler.on_tick(context));
+            self.give_attention();
+        }
+    }
+
+    /// Opens the connections that callbacks and other threads asked for.
+    fn open_connections(&mut self) {
+        for _ in 0..self.burst.mailbox_commands {
+            let Some(connect) = self.local.connects.pop_front() else { break };
+            self.connect(connect);
+        }
+    }
+
+    /// Lets every ready connection have its turn, up to the bound of a burst.
+    fn serve_ready(&mut self) -> usize {
+        self.bytes_left = self.burst.total_bytes;
+        let mut turns = 0;
+        while self.bytes_left > 0
+            && let Some(id) = self.stack.next_ready()
+        {
+            self.serve(id);
+            self.give_attention();
+            turns += 1;
+        }
+        for id in self.unfinished.drain(..) {
+            self.stack.mark_ready(id);
+        }
+        turns
+    }
+
+    /// Connections that another one's callback changed get their turn in this burst, too.
+    pub(super) fn give_attention(&mut self) {
+        for id in self.local.attention.drain(..) {
+            self.stack.mark_ready(id);
+        }
+    }
+
+    fn progress(&mut self, worked: bool) -> Progress {
+        let stats = &mut self.local.stats;
+        stats.polls += 1;
+        stats.busy_polls += u64::from(worked);
+        let busy = worked
+            || self.stack.has_ready()
+            || !self.rx.is_empty()
+            || !self.local.connects.is_empty()
+            || self.ending.is_under_way();
+        let tick = self.local.deadlines.tick.map(|_| self.next_tick);
+        let deadline = [self.stack.next_deadline(), self.port.next_deadline(), tick, self.ending.deadline()]
+            .into_iter()
+            .flatten()
+            .min();
+        // While the device takes nothing, there is no use in trying to send what is due.
+        let stuck = self.tx.pending() > 0;
+        let retry = self.local.now + self.port.poll_interval();
+        let deadline = deadline.map(|deadline| if stuck { deadline.max(retry) } else { deadline });
+        Progress { busy, ended: self.has_ended(), deadline }
+    }
+}
+
+impl<P: Port, H: Handler> Drop for Worker<P, H> {
+    fn drop(&mut self) {
+        self.tx.clear(&mut self.port);
+        for frame in self.rx.drain(..) {
+            self.port.release(frame);
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The slab of connections: what the stack keeps of each one beside smoltcp's socket.
+
+use super::classify::TcpInfo;
+use super::key::FlowKey;
+use super::rings::RingPair;
+use super::{CloseCause, ConnId, Status};
+use crate::time::Instant;
+use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
+use smoltcp::socket::tcp::{Socket, State};
+
+/// No slot: the end of a linked list.
+const NONE: u32 = u32::MAX;
+
+/// Where a slot stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nobody's.
+    Free,
+    /// A SYN came; the owner does not know of it yet.
+    HalfOpen,
+    /// We sent a SYN.
+    Connecting,
+    /// The handshake is done; smoltcp's state says the rest.
+    Live,
+    /// Over.
+    Closed(CloseCause),
+}
+
+/// How far the peer's bytes have arrived, in its sequence numbers.
+///
+/// smoltcp puts segments that came early into the receive ring behind the queued bytes and does not say so. Memory
+/// of an empty-looking ring may be given back only when there are none: `contiguous == farthest`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Received {
+    contiguous: u32,
+    farthest: u32,
+}
+
+impl Received {
+    /// Nothing yet, after a SYN with sequence number `seq`.
+    pub(super) fn after_syn(seq: u32) -> Self {
+        Received { contiguous: seq.wrapping_add(1), farthest: seq.wrapping_add(1) }
+    }
+
+    /// `segment` was fed and made the queue grow by `grown` bytes.
+    pub(super) fn advance(&mut self, grown: usize, segment: &TcpInfo) {
+        self.contiguous = self.contiguous.wrapping_add(grown as u32);
+        let end = segment.seq.wrapping_add(segment.payload_len as u32);
+        // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
+        if (end.wrapping_sub(self.farthest) as i32) > 0 {
+            self.farthest = end;
+        }
+        if (self.contiguous.wrapping_sub(self.farthest) as i32) > 0 {
+            self.farthest = self.contiguous;
+        }
+    }
+
+    /// Whether bytes may lie in the ring beyond a gap.
+    pub(super) fn has_gap(&self) -> bool {
+        self.contiguous != self.farthest
+    }
+}
+
+/// One connection. The fields of the per-segment path come first.
+pub(super) struct Slot {
+    pub(super) generation: u32,
+    pub(super) phase: Phase,
+    /// In the ready queue.
+    pub(super) ready: bool,
+    /// In the dirty list.
+    pub(super) dirty: bool,
+    /// The owner has not released it.
+    pub(super) owned: bool,
+    /// The owner was told that the send ring is full.
+    pub(super) write_blocked: bool,
+    /// In the list of those who wait for a neighbour's address.
+    pub(super) awaits_neighbor: bool,
+    /// A segment came, or the owner read or wrote, since the rings were last looked at for reclaim.
+    pub(super) rings_touched: bool,
+    /// The interface it uses, by path MTU.
+    pub(super) net: u8,
+    /// When the peer was last heard, or we began to wait for it.
+    pub(super) progress_at: Instant,
+    /// When the owner wants to be called; far future for never.
+    pub(super) owner_deadline: Instant,
+    /// When the handshake or the closing must be over; far future for never.
+    pub(super) closing_deadline: Instant,
+    /// smoltcp's socket, alone in its set.
+    pub(super) set: SocketSet<'static>,
+    handle: SocketHandle,
+    pub(super) key: FlowKey,
+    /// The memory under the socket's rings.
+    pub(super) rings: Option<RingPair>,
+    /// How far the peer's bytes have arrived.
+    pub(super) received: Received,
+    half_open_prev: u32,
+    half_open_next: u32,
+}
+
+impl Slot {
+    fn empty() -> Self {
+        Slot {
+            generation: 0,
+            phase: Phase::Free,
+            ready: false,
+            dirty: false,
+            owned: false,
+            write_blocked: false,
+            awaits_neighbor: false,
+            rings_touched: false,
+            net: 0,
+            progress_at: Instant::ZERO,
+            owner_deadline: Instant::FAR_FUTURE,
+            closing_deadline: Instant::FAR_FUTURE,
+            set: SocketSet::new(vec![SocketStorage::EMPTY]),
+            handle: SocketHandle::default(),
+            key: FlowKey::default(),
+            rings: None,
+            received: Received::default(),
+            half_open_prev: NONE,
+            half_open_next: NONE,
+        }
+    }
+
+    /// The socket. A slot in use always has one.
+    pub(super) fn socket(&self) -> &Socket<'static> {
+        self.set.get(self.handle)
+    }
+
+    /// The socket, mutable.
+    pub(super) fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.set.get_mut(self.handle)
+    }
+
+    /// The socket and the fields that a write changes: `write_blocked`, `rings_touched`, `progress_at`.
+    pub(super) fn for_sending(&mut self) -> (&mut Socket<'static>, &mut bool, &mut bool, &mut Instant) {
+        let socket = self.set.get_mut(self.handle);
+        (socket, &mut self.write_blocked, &mut self.rings_touched, &mut self.progress_at)
+    }
+
+    /// What the owner is told.
+    pub(super) fn status(&self) -> Status {
+        match self.phase {
+            Phase::Free | Phase::HalfOpen | Phase::Connecting => Status::Connecting,
+            Phase::Closed(cause) => Status::Closed(cause),
+            Phase::Live => match self.socket().state() {
+                State::CloseWait | State::LastAck | State::Closing => Status::PeerFinished,
+                State::TimeWait => Status::Closed(CloseCause::Finished),
+                _ => Status::Open,
+            },
+        }
+    }
+
+    /// Whether data or a FIN of ours is unacknowledged.
+    pub(super) fn awaits_acknowledgement(&self) -> bool {
+        let socket = self.socket();
+        socket.send_queue() > 0 || matches!(socket.state(), State::FinWait1 | State::Closing | State::LastAck)
+    }
+}
+
+/// All connections of one stack. Slots are made on demand up to a maximum and reused.
+///
+/// Invariant: `in_use <= slots.len() <= max`; `slots.len() - in_use == free.len()`.
+pub(super) struct Slab {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    max: usize,
+    half_open: usize,
+    half_open_oldest: u32,
+    half_open_newest: u32,
+}
+
+impl Slab {
+    pub(super) fn new(max: usize) -> Self {
+        Slab {
+            slots: Vec::with_capacity(max),
+            free: Vec::new(),
+            max,
+            half_open: 0,
+            half_open_oldest: NONE,
+            half_open_newest: NONE,
+        }
+    }
+
+    pub(super) fn in_use(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.in_use() >= self.max
+    }
+
+    /// Half-open connections.
+    pub(super) fn half_open(&self) -> usize {
+        self.half_open
+    }
+
+    /// Takes a slot into use for a connection with a socket of its own. The caller has asked [`Slab::is_full`].
+    pub(super) fn insert(
+        &mut self,
+        key: FlowKey,
+        socket: Socket<'static>,
+        rings: RingPair,
+        phase: Phase,
+        now: Instant,
+    ) -> u32 {
+        debug_assert!(!self.is_full(), "no slot is free");
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::empty());
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.handle = slot.set.add(socket);
+        slot.key = key;
+        slot.rings = Some(rings);
+        slot.phase = phase;
+        slot.progress_at = now;
+        if phase == Phase::HalfOpen {
+            self.link_half_open(index);
+        }
+        index
+    }
+
+    /// Frees a slot; gives its rings back to the caller. The generation moves on, so old ids are dead.
+    pub(super) fn remove(&mut self, index: u32) -> Option<RingPair> {
+        self.leave_half_open(index);
+        let slot = &mut self.slots[index as usize];
+        drop(slot.set.remove(slot.handle));
+        // `ready`, `dirty` and `awaits_neighbor` stay: the lists still name the index and skip it by its phase, or
+        // serve the slot's next connection, which does no harm.
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.phase = Phase::Free;
+        slot.owned = false;
+        slot.write_blocked = false;
+        slot.rings_touched = false;
+        slot.net = 0;
+        slot.owner_deadline = Instant::FAR_FUTURE;
+        slot.closing_deadline = Instant::FAR_FUTURE;
+        let rings = slot.rings.take();
+        self.free.push(index);
+        rings
+    }
+
+    /// The id of a slot in use.
+    pub(super) fn id(&self, index: u32) -> ConnId {
+        ConnId { index, generation: self.slots[index as usize].generation }
+    }
+
+    /// The slot that an id names, as long as its owner has not released it.
+    pub(super) fn find(&self, id: ConnId) -> Option<&Slot> {
+        let slot = self.slots.get(id.index as usize)?;
+        (slot.generation == id.generation && slot.owned).then_some(slot)
+    }
+
+    /// The slot that an id names, mutable.
+    pub(super) fn find_mut(&mut self, id: ConnId) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        (slot.generation == id.generation && slot.owned).then_some(slot)
+    }
+
+    /// The slot that an id names, as long as its owner has not released it, and all others.
+    pub(super) fn split(&mut self, id: ConnId) -> Option<(&mut Slot, OtherSlots<'_>)> {
+        self.find(id)?;
+        let (before, rest) = self.slots.split_at_mut(id.index as usize);
+        let (slot, after) = rest.split_first_mut()?;
+        Some((slot, OtherSlots { before, after }))
+    }
+
+    pub(super) fn slot(&self, index: u32) -> &Slot {
+        &self.slots[index as usize]
+    }
+
+    pub(super) fn slot_mut(&mut self, index: u32) -> &mut Slot {
+        &mut self.slots[index as usize]
+    }
+
+    /// Indices of all slots in use.
+    pub(super) fn indices(&self) -> impl Iterator<Item = u32> + use<'_> {
+        (0u32..).zip(&self.slots).filter(|(_, slot)| slot.phase != Phase::Free).map(|(index, _)| index)
+    }
+
+    /// The half-open connection that has waited longest.
+    pub(super) fn oldest_half_open(&self) -> Option<u32> {
+        (self.half_open_oldest != NONE).then_some(self.half_open_oldest)
+    }
+
+    /// Takes a connection out of the list of half-open ones, if it is there.
+    pub(super) fn leave_half_open(&mut self, index: u32) {
+        if self.slots[index as usize].phase != Phase::HalfOpen {
+            return;
+        }
+        let slot = &mut self.slots[index as usize];
+        slot.phase = Phase::Live;
+        let (prev, next) = (slot.half_open_prev, slot.half_open_next);
+        (slot.half_open_prev, slot.half_open_next) = (NONE, NONE);
+        match prev {
+            NONE => self.half_open_oldest = next,
+            prev => self.slots[prev as usize].half_open_next = next,
+        }
+        match next {
+            NONE => self.half_open_newest = prev,
+            next => self.slots[next as usize].half_open_prev = prev,
+        }
+        self.half_open -= 1;
+    }
+
+    fn link_half_open(&mut self, index: u32) {
+        let newest = self.half_open_newest;
+        self.slots[index as usize].half_open_prev = newest;
+        match newest {
+            NONE => self.half_open_oldest = index,
+            newest => self.slots[newest as usize].half_open_next = index,
+        }
+        self.half_open_newest = index;
+        self.half_open += 1;
+    }
+}
+
+/// All slots but one.
+pub(super) struct OtherSlots<'a> {
+    before: &'a mut [Slot],
+    after: &'a mut [Slot],
+}
+
+impl OtherSlots<'_> {
+    /// The slot that an id names, as long as its owner has not released it and it is not the one left out.
+    pub(super) fn find_mut(&mut self, id: ConnId) -> Option<&mut Slot> {
+        let index = id.index as usize;
+        let slot = match index.checked_sub(self.before.len()) {
+            None => self.before.get_mut(index)?,
+            Some(beyond) => self.after.get_mut(beyond.checked_sub(1)?)?,
+        };
+        (slot.generation == id.generation && slot.owned).then_some(slot)
+    }
+
+    pub(super) fn reborrow(&mut self) -> OtherSlots<'_> {
+        OtherSlots { before: self.before, after: self.after }
+    }
+}

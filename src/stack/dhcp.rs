@@ -1,0 +1,172 @@
+//! DHCPv4: an address, its router and their lease, RFC 2131.
+//!
+//! The client has an interface of its own that runs on real time: on the stack clock, which runs faster, every lease
+//! would be renewed and would expire too early.
+//!
+//! When the lease is lost or brings another address, connections from the old address cannot go on: they are closed
+//! at once with [`CloseCause::AddressLost`], without a segment, as it would come from an address that is not ours.
+
+use super::conn::Phase;
+use super::device::{Listener, OneFrame, TxQueue};
+use super::secret::derive_key;
+use super::{Cidr, CloseCause, Stack};
+use crate::port::Frame;
+use crate::time::{Duration, Instant};
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{DeviceCapabilities, Medium};
+use smoltcp::socket::dhcpv4::{Event, Socket};
+use smoltcp::time::Instant as StackInstant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use std::net::IpAddr;
+
+/// Least time between two attempts to send.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// What a DHCP server gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Our address.
+    pub addr: Cidr,
+    /// The default router.
+    pub router: Option<IpAddr>,
+}
+
+/// The DHCP client of one stack.
+pub(super) struct Dhcp {
+    iface: Interface,
+    caps: DeviceCapabilities,
+    set: SocketSet<'static>,
+    handle: SocketHandle,
+    lease: Option<Lease>,
+    /// When it next has something to send.
+    next_at: Instant,
+}
+
+impl Dhcp {
+    pub(super) fn new(mac: [u8; 6], mtu: usize, secret: &[u8; 32], now: Instant) -> Self {
+        let mut caps = DeviceCapabilities::default();
+        caps.medium = Medium::Ethernet;
+        caps.max_transmission_unit = mtu + super::net::ETHERNET_BYTES;
+        let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
+        let key = derive_key(secret, "dhcp");
+        config.random_seed =
+            u64::from_le_bytes([key[0], key[1], key[2], key[3], key[4], key[5], key[6], key[7]]);
+        let iface = Interface::new(config, &mut Listener { rx: None, caps: &caps }, real(now));
+        let mut set = SocketSet::new(Vec::new());
+        let handle = set.add(Socket::new());
+        Dhcp { iface, caps, set, handle, lease: None, next_at: now }
+    }
+
+    fn learn(&mut self, frame: &[u8], now: Instant) {
+        let mut device = Listener { rx: Some(frame), caps: &self.caps };
+        self.iface.poll_ingress_single(real(now), &mut device, &mut self.set);
+    }
+
+    /// Looks up when it next has something to send.
+    fn rest(&mut self, now: Instant) {
+        let at = self.iface.poll_at(real(now), &self.set);
+        let micros = at.map_or(u64::MAX, |at| u64::try_from(at.total_micros()).unwrap_or(0));
+        // Never at once again: with a full TX queue or an unknown server it would spin.
+        self.next_at = Instant::from_nanos(micros.saturating_mul(1_000)).max(now + RETRY);
+    }
+
+    /// `Some(lease)` when the configuration changed.
+    fn changed(&mut self) -> Option<Option<Lease>> {
+        let lease = match self.set.get_mut::<Socket<'_>>(self.handle).poll()? {
+            Event::Deconfigured => None,
+            Event::Configured(config) => Some(Lease {
+                addr: Cidr {
+                    addr: IpAddr::V4(config.address.address()),
+                    prefix: config.address.prefix_len(),
+                },
+                router: config.router.map(IpAddr::V4),
+            }),
+        };
+        if lease == self.lease {
+            return None;
+        }
+        self.lease = lease;
+        self.iface.update_ip_addrs(|addrs| {
+            addrs.clear();
+            if let Some(lease) = lease {
+                let _ = addrs.push(IpCidr::new(lease.addr.addr.into(), lease.addr.prefix));
+            }
+        });
+        Some(lease)
+    }
+}
+
+impl Stack {
+    /// The lease in force; `None` without DHCP or before it answered.
+    pub fn lease(&self) -> Option<Lease> {
+        self.dhcp.as_ref()?.lease
+    }
+
+    /// Takes over the lease that another worker's stack got for the same port; `None` when it was lost.
+    pub fn adopt_lease(&mut self, lease: Option<Lease>) {
+        self.nets.set_ipv4(lease.map(|lease| lease.addr), lease.and_then(|lease| lease.router));
+        self.close_orphaned_addresses();
+    }
+
+    /// Feeds a DHCP reply.
+    pub(super) fn ingress_dhcp(&mut self, frame: &[u8]) {
+        let now = self.now;
+        let Some(dhcp) = &mut self.dhcp else { return };
+        dhcp.learn(frame, now);
+        dhcp.rest(now);
+        if let Some(lease) = dhcp.changed() {
+            self.adopt_lease(lease);
+        }
+    }
+
+    /// The client's own interface learns neighbours too: it renews its lease by unicast.
+    pub(super) fn learn_dhcp_neighbor(&mut self, frame: &[u8]) {
+        if let Some(dhcp) = &mut self.dhcp {
+            dhcp.learn(frame, self.now);
+        }
+    }
+
+    /// Sends what the client has to send.
+    pub(super) fn egress_dhcp<F: Frame>(&mut self, tx: &mut TxQueue<F>) {
+        let now = self.now;
+        let Some(dhcp) = &mut self.dhcp else { return };
+        if now < dhcp.next_at {
+            return;
+        }
+        let mut device = OneFrame { rx: None, tx, caps: &dhcp.caps };
+        dhcp.iface.poll_egress(real(now), &mut device, &mut dhcp.set);
+        dhcp.rest(now);
+        if let Some(lease) = dhcp.changed() {
+            self.adopt_lease(lease);
+        }
+    }
+
+    /// When the client next has something to send.
+    pub(super) fn next_dhcp(&self) -> Option<Instant> {
+        self.dhcp.as_ref().map(|dhcp| dhcp.next_at)
+    }
+
+    fn close_orphaned_addresses(&mut self) {
+        let lost: Vec<u32> = self
+            .slab
+            .indices()
+            .filter(|&index| {
+                let slot = self.slab.slot(index);
+                !matches!(slot.phase, Phase::Closed(_)) && !self.nets.owns(slot.key.local().ip())
+            })
+            .collect();
+        for index in lost {
+            if self.slab.slot(index).phase == Phase::HalfOpen {
+                self.stats.half_open_dropped += 1;
+                self.remove(index);
+            } else {
+                self.close(index, CloseCause::AddressLost);
+            }
+        }
+    }
+}
+
+/// Real time as smoltcp takes it.
+fn real(now: Instant) -> StackInstant {
+    StackInstant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,240 @@
+//! The flow table: which slab slot owns a 4-tuple.
+//!
+//! Open addressing with linear probing over 8-byte slots (32 bits of the keyed hash, and the slab index), never more
+//! than half full; the keys lie apart, by slab index. A lookup thus reads one cache line of slots and one of keys.
+//! Removing shifts the run behind it back, so there are no tombstones: the table never rehashes and never grows, and
+//! no burst of connections ends in a pause. All of that memory is reserved when the table is made and touched only
+//! as connections come: 40 bytes a connection, and 16 to 32 bytes of slots for each of the most there can be.
+
+use super::key::FlowKey;
+use super::secret::derive_key;
+use core::hash::{Hash, Hasher};
+use foldhash::SharedSeed;
+use foldhash::fast::FoldHasher;
+
+/// Flow to slab index, for at most a fixed number of flows.
+pub(crate) struct FlowTable {
+    /// The hash in the high half, the slab index plus one in the low half; 0 is a free slot.
+    slots: Box<[u64]>,
+    keys: Vec<FlowKey>,
+    flows_max: usize,
+    len: usize,
+    seed: u64,
+    shared_seed: SharedSeed,
+}
+
+impl FlowTable {
+    /// A table for slab indices under `flows_max`. The secret keeps peers from choosing flows that collide.
+    ///
+    /// # Panics
+    /// When `flows_max` is over 2^30.
+    pub(crate) fn new(flows_max: usize, secret: &[u8; 32]) -> Self {
+        assert!(flows_max <= 1 << 30, "{flows_max} flows are more than the table's slots can count");
+        let key = u128::from_ne_bytes(derive_key(secret, "flow table"));
+        FlowTable {
+            slots: vec![0; (2 * flows_max).next_power_of_two()].into_boxed_slice(),
+            keys: Vec::with_capacity(flows_max),
+            flows_max,
+            len: 0,
+            seed: key as u64,
+            shared_seed: SharedSeed::from_u64((key >> 64) as u64),
+        }
+    }
+
+    /// The slab index of a flow.
+    #[inline]
+    pub(crate) fn get(&self, key: &FlowKey) -> Option<u32> {
+        self.find(key).map(|(_, index)| index)
+    }
+
+    /// Adds a flow that is not in the table, at a slab index that no other flow of the table has.
+    ///
+    /// # Panics
+    /// When the index is not under the table's `flows_max`.
+    pub(crate) fn insert(&mut self, key: FlowKey, index: u32) {
+        let place = index as usize;
+        assert!(place < self.flows_max, "slab index {place} in a table for {}", self.flows_max);
+        debug_assert!(self.find(&key).is_none(), "the flow is in the table already");
+        if place >= self.keys.len() {
+            self.keys.resize(place + 1, FlowKey::default());
+        }
+        self.keys[place] = key;
+        let hash = self.hash(&key);
+        let mut at = self.home(hash);
+        while self.slots[at] != 0 {
+            at = self.after(at);
+        }
+        self.slots[at] = u64::from(hash) << 32 | u64::from(index + 1);
+        self.len += 1;
+    }
+
+    /// Removes a flow; its slab index, or `None` when it is not in the table.
+    pub(crate) fn remove(&mut self, key: &FlowKey) -> Option<u32> {
+        let (mut hole, index) = self.find(key)?;
+        let mask = self.slots.len() - 1;
+        let mut at = self.after(hole);
+        while self.slots[at] != 0 {
+            // Whoever is displaced at least as far as the hole lies behind it may move there.
+            let home = self.home((self.slots[at] >> 32) as u32);
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                self.slots[hole] = self.slots[at];
+                hole = at;
+            }
+            at = self.after(at);
+        }
+        self.slots[hole] = 0;
+        self.len -= 1;
+        Some(index)
+    }
+
+    /// The flow at a slab index that is in the table.
+    pub(crate) fn key(&self, index: u32) -> FlowKey {
+        self.keys[index as usize]
+    }
+
+    /// How many flows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn find(&self, key: &FlowKey) -> Option<(usize, u32)> {
+        let hash = self.hash(key);
+        let mut at = self.home(hash);
+        // Ends at a free slot: at least half of them are.
+        while self.slots[at] != 0 {
+            let slot = self.slots[at];
+            if (slot >> 32) as u32 == hash {
+                let index = slot as u32 - 1;
+                if self.keys[index as usize] == *key {
+                    return Some((at, index));
+                }
+            }
+            at = self.after(at);
+        }
+        None
+    }
+
+    fn hash(&self, key: &FlowKey) -> u32 {
+        let mut hasher = FoldHasher::with_seed(self.seed, &self.shared_seed);
+        key.hash(&mut hasher);
+        (hasher.finish() >> 32) as u32
+    }
+
+    fn home(&self, hash: u32) -> usize {
+        hash as usize & (self.slots.len() - 1)
+    }
+
+    fn after(&self, at: usize) -> usize {
+        (at + 1) & (self.slots.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frames::ours_v4;
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+    use std::net::SocketAddr;
+
+    fn flow(n: u32) -> FlowKey {
+        let [a, b, c, d] = n.to_be_bytes();
+        FlowKey::new(ours_v4(), SocketAddr::from(([10, a, b, c], 1_024 + u16::from(d))))
+    }
+
+    #[test]
+    fn a_flow_is_found_by_its_four_parts() {
+        let mut table = FlowTable::new(4, &[1; 32]);
+        assert_eq!(table.get(&flow(1)), None);
+        table.insert(flow(1), 3);
+        table.insert(flow(2), 0);
+        assert_eq!((table.get(&flow(1)), table.get(&flow(2)), table.len()), (Some(3), Some(0), 2));
+        assert_eq!(table.get(&flow(1).reversed()), None);
+        assert_eq!(table.remove(&flow(1)), Some(3));
+        assert_eq!(table.remove(&flow(1)), None);
+        assert_eq!((table.get(&flow(2)), table.len()), (Some(0), 1));
+    }
+
+    #[test]
+    fn a_full_table_takes_no_new_memory() {
+        let mut table = FlowTable::new(1_000, &[1; 32]);
+        let (slots, keys) = (table.slots.as_ptr(), table.keys.as_ptr());
+        for round in 0..5 {
+            for n in 0..1_000 {
+                table.insert(flow(round * 1_000 + n), n);
+            }
+            assert_eq!(table.len(), 1_000);
+            for n in 0..1_000 {
+                assert_eq!(table.remove(&flow(round * 1_000 + n)), Some(n));
+            }
+        }
+        assert_eq!((slots, keys), (table.slots.as_ptr(), table.keys.as_ptr()));
+        assert!(table.slots.iter().all(|&slot| slot == 0));
+    }
+
+    #[test]
+    fn a_table_for_no_flows_answers() {
+        assert_eq!(FlowTable::new(0, &[1; 32]).get(&flow(1)), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "slab index 4 in a table for 4")]
+    fn an_index_beyond_the_slab_is_refused() {
+        FlowTable::new(4, &[1; 32]).insert(flow(1), 4);
+    }
+
+    #[test]
+    fn the_secret_decides_where_flows_lie() {
+        let hashes = |secret: u8| {
+            let table = FlowTable::new(64, &[secret; 32]);
+            (0..64).map(|n| table.hash(&flow(n))).collect::<Vec<_>>()
+        };
+        assert_eq!(hashes(1), hashes(1));
+        assert_ne!(hashes(1), hashes(2));
+    }
+
+    #[test]
+    fn neighbouring_flows_probe_few_slots() {
+        let mut table = FlowTable::new(1 << 15, &[9; 32]);
+        for n in 0..1 << 15 {
+            table.insert(flow(n), n);
+        }
+        let displaced = |at: usize, slot: u64| at.wrapping_sub(table.home((slot >> 32) as u32));
+        let mask = table.slots.len() - 1;
+        let (mut total, mut most) = (0, 0);
+        for (at, &slot) in table.slots.iter().enumerate().filter(|&(_, &slot)| slot != 0) {
+            total += displaced(at, slot) & mask;
+            most = most.max(displaced(at, slot) & mask);
+        }
+        // Linear probing at half load: 0.5 more slots than one on average (Knuth, volume 3, section 6.4).
+        assert!(total < (1 << 15) * 6 / 10, "{total}");
+        assert!(most < 64, "{most}");
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_map(steps in prop::collection::vec((any::<bool>(), 0_u32..24), 0..200)) {
+            // 16 flows at most in 32 slots: runs collide, wrap around the end and are cut in the middle.
+            let mut table = FlowTable::new(16, &[3; 32]);
+            let mut model = HashMap::new();
+            let mut free: Vec<u32> = (0..16).collect();
+            for (add, n) in steps {
+                let key = flow(n);
+                if add && !model.contains_key(&n) {
+                    if let Some(index) = free.pop() {
+                        table.insert(key, index);
+                        model.insert(n, index);
+                    }
+                } else if !add {
+                    let removed = model.remove(&n);
+                    prop_assert_eq!(table.remove(&key), removed);
+                    free.extend(removed);
+                }
+                prop_assert_eq!(table.len(), model.len());
+                for n in 0..24 {
+                    prop_assert_eq!(table.get(&flow(n)), model.get(&n).copied());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Frames in: to the connection that owns them, to the interface, or to nobody.
+
+use super::classify::{Class, PathMtu, TcpInfo};
+use super::conn::{Phase, Received};
+use super::device::{Listener, OneFrame, TxQueue};
+use super::reply::Reply;
+use super::time_wait::Verdict;
+use super::{CloseCause, Stack};
+use crate::port::{Frame, RxChecksum};
+use crate::time::Instant;
+use smoltcp::iface::SocketSet;
+use smoltcp::socket::tcp::State;
+use smoltcp::wire::{IpAddress, IpEndpoint};
+
+impl Stack {
+    /// Feeds one received frame. `tx` must have room ([`TxQueue::has_room`]): every frame may cause an answer.
+    pub fn ingress<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) {
+        if checksum == RxChecksum::Bad {
+            self.stats.rx_bad_checksum += 1;
+            return;
+        }
+        let verify = checksum == RxChecksum::Unknown && !self.rx_checksum_trusted;
+        match super::classify::classify(frame, self.nets.mac()) {
+            Class::Tcp(segment) => {
+                if verify && !segment.checksum_is_good(frame) {
+                    self.stats.rx_bad_checksum += 1;
+                    return;
+                }
+                self.ingress_segment(frame, &segment, tx);
+            }
+            Class::Arp | Class::Ndp => {
+                self.ingress_control(frame, tx);
+                self.learn_neighbors(frame);
+            }
+            Class::PathMtu(too_big) => {
+                if verify && !too_big.checksum_is_good(frame) {
+                    self.stats.rx_bad_checksum += 1;
+                    return;
+                }
+                self.stats.rx_control += 1;
+                self.narrow_path(&too_big);
+            }
+            Class::Dhcp => {
+                self.stats.rx_control += 1;
+                self.ingress_dhcp(frame);
+            }
+            Class::Icmp => self.ingress_control(frame, tx),
+            Class::NotOurs => self.stats.rx_not_ours += 1,
+            Class::Malformed(_) => self.stats.rx_malformed += 1,
+            Class::Unsupported(_) => self.stats.rx_unsupported += 1,
+        }
+    }
+
+    /// Feeds a frame that another worker received and answered: learn from it, answer nothing.
+    pub fn learn(&mut self, frame: &[u8]) {
+        match super::classify::classify(frame, self.nets.mac()) {
+            Class::Arp | Class::Ndp => {
+                let now = self.stack_now;
+                self.nets.main().learn(frame, now);
+                self.learn_neighbors(frame);
+            }
+            Class::PathMtu(too_big) if self.rx_checksum_trusted || too_big.checksum_is_good(frame) => {
+                self.narrow_path(&too_big);
+            }
+            _ => {}
+        }
+    }
+
+    /// A TCP segment, checksums right.
+    fn ingress_segment<F: Frame>(&mut self, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
+        if let Some(index) = self.flows.get(&segment.key) {
+            self.stats.rx_segments += 1;
+            self.feed(index, frame, segment, tx);
+            return;
+        }
+        if !self.nets.owns(segment.key.local().ip()) {
+            self.stats.rx_not_ours += 1;
+            return;
+        }
+        let isn_floor = match self.time_wait.on_segment(self.now, segment) {
+            None => None,
+            Some(Verdict::Reuse { isn_floor }) => Some(isn_floor),
+            Some(Verdict::Drop) => {
+                self.stats.rx_time_wait += 1;
+                return;
+            }
+            Some(Verdict::Acknowledge(reply)) => {
+                self.stats.rx_time_wait += 1;
+                if self.rst_rate.take(self.now) {
+                    tx.push(reply.frame_bytes(), |out| reply.emit(frame, out));
+                }
+                return;
+            }
+        };
+        let opens = segment.flags.is_opening();
+        if opens && self.listening.contains(&segment.key.local().port()) {
+            self.accept(frame, segment, isn_floor);
+        } else {
+            self.refuse(frame, segment, tx);
+        }
+    }
+
+    /// Hands a segment to its connection and looks at what changed.
+    fn feed<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
+        let slot = self.slab.slot_mut(index);
+        let net = self.nets.get(slot.net);
+        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps };
+        let queued_before = slot.socket().recv_queue();
+        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
+        slot.progress_at = self.now;
+
+        let phase = slot.phase;
+        let write_blocked = slot.write_blocked;
+        let owned = slot.owned;
+        let socket = slot.socket();
+        let state = socket.state();
+        let queued = socket.recv_queue();
+        let has_bytes = queued > 0;
+        let has_room = write_blocked && socket.send_queue() <= socket.send_capacity() / 2;
+        slot.rings_touched = true;
+        if segment.payload_len > 0 {
+            slot.received.advance(queued.saturating_sub(queued_before), segment);
+        }
+        if has_room {
+            slot.write_blocked = false;
+        }
+        if phase == Phase::Live && state == State::Established {
+            // The common case first: data or an acknowledgement on an open connection.
+            self.mark_dirty(index);
+            if owned && (has_bytes || has_room) {
+                self.mark_ready_index(index);
+            }
+            if !owned {
+                self.discard_received(index);
+            }
+            return;
+        }
+        self.on_state(index, phase, state, segment);
+    }
+
+    /// The rare rest of [`Stack::feed`]: handshakes and closings.
+    fn on_state(&mut self, index: u32, phase: Phase, state: State, segment: &TcpInfo) {
+        match (phase, state) {
+            (Phase::Closed(_) | Phase::Free, _) => {}
+            // An RST in SYN-RECEIVED returns smoltcp's socket to LISTEN.
+            (Phase::HalfOpen, State::Listen | State::Closed) => {
+                self.stats.half_open_dropped += 1;
+                self.remove(index);
+            }
+            (Phase::HalfOpen | Phase::Connecting, State::SynReceived | State::SynSent) => {
+                self.mark_dirty(index);
+            }
+            (Phase::Connecting, State::Closed) => self.close(index, CloseCause::Refused),
+            (Phase::HalfOpen | Phase::Connecting, _) => {
+                self.slab.leave_half_open(index);
+                let slot = self.slab.slot_mut(index);
+                slot.phase = Phase::Live;
+                slot.owned = true;
+                slot.closing_deadline = Instant::FAR_FUTURE;
+                if phase == Phase::Connecting {
+                    slot.received = Received::after_syn(segment.seq);
+                }
+                self.stats.opened += 1;
+                self.mark_dirty(index);
+                self.mark_ready_index(index);
+            }
+            (Phase::Live, State::Closed) => {
+                let cause = if segment.flags.rst() { CloseCause::Reset } else { CloseCause::Finished };
+                self.close(index, cause);
+            }
+            (Phase::Live, _) => {
+                let now = self.now;
+                let slot = self.slab.slot_mut(index);
+                if state == State::TimeWait {
+                    // The segment that brought it here acknowledges our FIN and ends with the peer's. Later ones are
+                    // answered by smoltcp as long as the slot lives, and by the record after that.
+                    let flow = slot.key;
+                    if !self.time_wait.contains(now, &flow) {
+                        self.time_wait.insert(now, flow, segment.ack, segment.end_seq());
+                    }
+                } else if state == State::FinWait2 {
+                    slot.closing_deadline = slot.closing_deadline.min(now + self.tcp.fin_wait2_timeout);
+                }
+                self.mark_dirty(index);
+                if self.slab.slot(index).owned {
+                    self.mark_ready_index(index);
+                } else {
+                    self.discard_received(index);
+                }
+            }
+        }
+    }
+
+    /// Makes a connection of a SYN. A full table drops the SYN: the client tries again.
+    fn accept(&mut self, frame: &[u8], segment: &TcpInfo, isn_floor: Option<u32>) {
+        if self.slab.half_open() >= self.tcp.half_open_max
+            && let Some(oldest) = self.slab.oldest_half_open()
+        {
+            // Clients complete within a round trip; what has waited longest is most likely a flood's.
+            self.stats.half_open_dropped += 1;
+            self.remove(oldest);
+        }
+        let flow = segment.key;
+        let Some(index) = self.open(flow, Phase::HalfOpen) else {
+            self.stats.rx_syn_refused += 1;
+            return;
+        };
+        let local = flow.local();
+        let isn = self.isn.generate(&flow, self.now, isn_floor);
+        let mut net = self.nets.with_first_random(0, local.ip(), isn, self.stack_now);
+        let slot = self.slab.slot_mut(index);
+        slot.received = Received::after_syn(segment.seq);
+        let endpoint = IpEndpoint::new(IpAddress::from(local.ip()), local.port());
+        let listening = slot.socket_mut().listen(endpoint);
+        debug_assert!(listening.is_ok(), "a fresh socket listens");
+        let mut device = Listener { rx: Some(frame), caps: &net.caps };
+        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
+        if slot.socket().state() != State::SynReceived {
+            // smoltcp saw more wrong with it than we did.
+            self.stats.rx_malformed += 1;
+            self.remove(index);
+            return;
+        }
+        self.time_wait.remove(&flow);
+        self.flows.insert(flow, index);
+        self.stats.rx_syn_accepted += 1;
+        self.mark_dirty(index);
+    }
+
+    /// Answers a segment of no flow with RST, within the rate.
+    fn refuse<F: Frame>(&mut self, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
+        let reply = Reply::reset(segment).filter(|_| self.rst_rate.take(self.now));
+        let Some(reply) = reply else {
+            self.stats.rx_no_flow += 1;
+            return;
+        };
+        self.stats.rx_rst_sent += 1;
+        tx.push(reply.frame_bytes(), |out| reply.emit(frame, out));
+    }
+
+    /// ARP, NDP, ICMP: the first interface answers.
+    fn ingress_control<F: Frame>(&mut self, frame: &[u8], tx: &mut TxQueue<F>) {
+        self.stats.rx_control += 1;
+        let mut nobody = SocketSet::new([]);
+        let net = self.nets.main();
+        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps };
+        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut nobody);
+    }
+
+    /// A router says that a path carries less (RFC 1191, RFC 8201). smoltcp sends in smaller segments from its next
+    /// transmission on; what was lost comes again with the retransmission timer.
+    fn narrow_path(&mut self, too_big: &PathMtu) {
+        let Some(index) = self.flows.get(&too_big.key) else { return };
+        let slot = self.slab.slot_mut(index);
+        let (mtu, is_ipv6) = (too_big.mtu as usize, !too_big.key.is_ipv4());
+        if let Some(net) = self.nets.narrower(slot.net, mtu, is_ipv6, self.stack_now) {
+            slot.net = net;
+            self.stats.paths_narrowed += 1;
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Nobody will read it: the owner has let go of the connection.
+    pub(super) fn discard_received(&mut self, index: u32) {
+        let socket = self.slab.slot_mut(index).socket_mut();
+        while socket.can_recv() {
+            if socket.recv(|bytes| (bytes.len(), ())).is_err() {
+                break;
+            }
+        }
+    }
+}

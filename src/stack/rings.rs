@@ -1,0 +1,309 @@
+//! The memory of all connections' receive and send rings: one reserved mapping per worker, cut into slots.
+//!
+//! Reserving costs address space only. A page comes into being when a ring is first written there, and goes back to
+//! the system with [`RingPool::reclaim`] when its connection is idle. Huge pages are kept out, because one byte in a
+//! ring would then cost 2 MiB. The slot used last is lent first: its pages are there already.
+#![allow(unsafe_code)] // The rings are lent to sockets, which know only slices that live for ever.
+
+use core::mem::ManuallyDrop;
+use core::slice;
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
+use smoltcp::socket::tcp::SocketBuffer;
+use std::io;
+
+/// The rings of a fixed number of connections.
+pub(crate) struct RingPool {
+    mapping: ManuallyDrop<MmapRaw>,
+    layout: Layout,
+    /// Slots that were lent before and came back.
+    free: Vec<u32>,
+    /// Slots from here on were never lent.
+    fresh: u32,
+}
+
+/// Names the slot of two rings that are lent; there is only one for each, so it can be given back only once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RingPair {
+    slot: u32,
+}
+
+/// Why the rings' memory could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot reserve {} of address space for the rings of {connections_max} connections, {recv_bytes} bytes to receive \
+     and {send_bytes} to send each: {cause}; lower `limits.connections`, `tcp.recv_buffer_bytes` or \
+     `tcp.send_buffer_bytes`, or raise the limit of the process (`ulimit -v`) or of the system \
+     (`vm.overcommit_memory`)",
+    .bytes.map_or("more than 2^64 bytes".into(), |bytes| format!("{bytes} bytes"))
+)]
+pub struct RingError {
+    /// Bytes of the mapping; `None` when their number does not fit 64 bits.
+    pub bytes: Option<usize>,
+    /// Connections there should be rings for.
+    pub connections_max: usize,
+    /// Receive ring of one connection, bytes.
+    pub recv_bytes: usize,
+    /// Send ring of one connection, bytes.
+    pub send_bytes: usize,
+    /// What the system said.
+    #[source]
+    pub cause: io::Error,
+}
+
+impl RingPool {
+    /// Reserves the rings of `connections_max` connections; each ring begins on a page of its own.
+    ///
+    /// # Errors
+    /// When the address space cannot be had.
+    pub(crate) fn new(
+        connections_max: usize,
+        recv_bytes: usize,
+        send_bytes: usize,
+    ) -> Result<Self, RingError> {
+        let error = |bytes, cause| RingError { bytes, connections_max, recv_bytes, send_bytes, cause };
+        let too_many = || error(None, io::ErrorKind::OutOfMemory.into());
+        let layout = Layout::new(connections_max, recv_bytes, send_bytes).ok_or_else(too_many)?;
+        let bytes = layout.mapping_bytes;
+        // A mapping of no bytes is refused by the system, a pool without connections is not by us.
+        let mapping = MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon();
+        let mapping = MmapRaw::from(mapping.map_err(|cause| error(Some(bytes), cause))?);
+        match mapping.advise(Advice::NoHugePage) {
+            Ok(()) => {}
+            // A kernel built without transparent huge pages does not know the advice, nor needs it.
+            Err(refused) if refused.kind() == io::ErrorKind::InvalidInput => {}
+            Err(cause) => return Err(error(Some(bytes), cause)),
+        }
+        Ok(RingPool { mapping: ManuallyDrop::new(mapping), layout, free: Vec::new(), fresh: 0 })
+    }
+
+    /// Lends the rings of one connection, to receive and to send; `None` when all are lent. What they contain is
+    /// left over from whoever had them before.
+    pub(crate) fn take(&mut self) -> Option<(RingPair, SocketBuffer<'static>, SocketBuffer<'static>)> {
+        let slot = self.free.pop().or_else(|| {
+            let fresh = self.fresh;
+            ((fresh as usize) < self.layout.slots).then(|| {
+                self.fresh += 1;
+                fresh
+            })
+        })?;
+        let Layout { recv_bytes, send_bytes, recv_span, .. } = self.layout;
+        // SAFETY: A slot begins with its receive ring, and nobody has it: it comes from `fresh`, which only rises, or
+        // from `free`, where `give_back` put it, whose caller vouches that its borrowers are gone.
+        let recv = unsafe { self.ring(slot, 0, recv_bytes) };
+        // SAFETY: As above; the send ring lies behind the receive ring's span, so they do not overlap.
+        let send = unsafe { self.ring(slot, recv_span, send_bytes) };
+        Some((RingPair { slot }, SocketBuffer::new(recv), SocketBuffer::new(send)))
+    }
+
+    /// Takes the rings of one connection back.
+    ///
+    /// # Safety
+    /// `rings` are from this pool, and both buffers that were lent with them are dropped, with the socket that had
+    /// them.
+    pub(crate) unsafe fn give_back(&mut self, rings: RingPair) {
+        self.free.push(rings.slot);
+    }
+
+    /// Gives the pages under two empty rings back to the system; the next bytes get new ones. One system call.
+    ///
+    /// # Safety
+    /// `rings` are from this pool. No byte in them will be read before it is written again, and no slice of them
+    /// that the socket lent is alive.
+    pub(crate) unsafe fn reclaim(&self, rings: &RingPair) {
+        let start = self.layout.slot_bytes * rings.slot as usize;
+        // SAFETY: The range is the slot's own, pages that no other slot shares. Its bytes become zeros behind the back
+        // of the socket's slices, which is sound as plain bytes stay valid and, by the caller's word, nobody reads
+        // what was there nor holds a slice of it just now.
+        let given = unsafe {
+            self.mapping.unchecked_advise_range(UncheckedAdvice::DontNeed, start, self.layout.slot_bytes)
+        };
+        // It fails when the process has locked its memory (mlockall): then the pages are meant to stay.
+        drop(given);
+    }
+
+    /// Slots that are lent.
+    pub(crate) fn in_use(&self) -> usize {
+        self.fresh as usize - self.free.len()
+    }
+
+    /// Address space of the whole pool, bytes.
+    pub(crate) fn reserved_bytes(&self) -> usize {
+        self.layout.mapping_bytes
+    }
+
+    /// The ring at `offset` of a slot.
+    ///
+    /// # Safety
+    /// `offset` and `len` are a ring of `Layout`, and no other reference to its bytes is alive.
+    unsafe fn ring(&self, slot: u32, offset: usize, len: usize) -> &'static mut [u8] {
+        let start = self.layout.slot_bytes * slot as usize + offset;
+        let ring = self.mapping.as_mut_ptr().wrapping_add(start);
+        // SAFETY: `Layout` keeps every ring within the mapping, which is readable and writable, was zeroed by the
+        // system, and stays while a slot is lent (see `Drop`): for the borrowers that is for ever. That nobody else
+        // refers to the bytes is the caller's word.
+        unsafe { slice::from_raw_parts_mut(ring, len) }
+    }
+}
+
+impl Drop for RingPool {
+    /// A pool that is dropped while rings are lent leaves its mapping behind for them: a leak, never a dangling slice.
+    fn drop(&mut self) {
+        if self.in_use() == 0 {
+            // SAFETY: The pool is being dropped, so nobody uses the field again, and no ring is lent.
+            unsafe { ManuallyDrop::drop(&mut self.mapping) }
+        }
+    }
+}
+
+/// How the mapping is cut: `slots * slot_bytes <= mapping_bytes`, and a slot is its receive ring, rounded up to
+/// `recv_span`, and behind it its send ring, rounded up as well.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    slots: usize,
+    recv_bytes: usize,
+    send_bytes: usize,
+    recv_span: usize,
+    slot_bytes: usize,
+    mapping_bytes: usize,
+}
+
+impl Layout {
+    fn new(slots: usize, recv_bytes: usize, send_bytes: usize) -> Option<Self> {
+        let page = rustix::param::page_size();
+        let recv_span = recv_bytes.checked_next_multiple_of(page)?;
+        let slot_bytes = send_bytes.checked_next_multiple_of(page)?.checked_add(recv_span)?;
+        let mapping_bytes = slot_bytes.checked_mul(slots)?;
+        u32::try_from(slots).ok()?;
+        // No slice, and so no mapping, is larger than this.
+        isize::try_from(mapping_bytes).ok()?;
+        Some(Layout { slots, recv_bytes, send_bytes, recv_span, slot_bytes, mapping_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page() -> usize {
+        rustix::param::page_size()
+    }
+
+    impl RingPool {
+        /// Bytes of the mapping that are in memory, as the kernel counts them.
+        fn resident_bytes(&self) -> usize {
+            let pages = self.layout.mapping_bytes.div_ceil(page());
+            let mut states = vec![0_u8; pages];
+            // SAFETY: The range is the whole mapping, and there is a byte in `states` for each of its pages.
+            let result = unsafe {
+                libc::mincore(
+                    self.mapping.as_mut_ptr().cast(),
+                    self.layout.mapping_bytes,
+                    states.as_mut_ptr(),
+                )
+            };
+            assert_eq!(result, 0, "{}", io::Error::last_os_error());
+            states.iter().filter(|&&state| state & 1 != 0).count() * page()
+        }
+    }
+
+    fn pool(connections_max: usize) -> RingPool {
+        RingPool::new(connections_max, 65_535, 16_384).unwrap()
+    }
+
+    /// Writes to the whole ring and reads all of it back; returns where it lies.
+    fn fill(ring: &mut SocketBuffer<'static>, byte: u8) -> core::ops::Range<usize> {
+        let start = ring.enqueue_many(ring.capacity()).as_ptr() as usize;
+        let len = ring.len();
+        let bytes = ring.dequeue_many(len);
+        bytes.fill(byte);
+        start..start + bytes.len()
+    }
+
+    #[test]
+    fn every_connection_has_two_rings_of_its_own() {
+        let mut pool = pool(3);
+        let mut lent: Vec<_> = core::iter::from_fn(|| pool.take()).collect();
+        assert_eq!((lent.len(), pool.in_use()), (3, 3));
+        let mut ranges = Vec::new();
+        for (_, recv, send) in &mut lent {
+            assert_eq!((recv.capacity(), send.capacity()), (65_535, 16_384));
+            ranges.extend([fill(recv, 1), fill(send, 2)]);
+        }
+        ranges.sort_by_key(|range| range.start);
+        assert!(ranges.iter().all(|range| range.start % page() == 0));
+        assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:?}");
+        assert_eq!(pool.reserved_bytes(), 3 * (65_536 + 16_384));
+    }
+
+    #[test]
+    fn the_slot_given_back_last_is_lent_first() {
+        let mut pool = pool(3);
+        let (first, ..) = pool.take().unwrap();
+        let (second, ..) = pool.take().unwrap();
+        assert_eq!((&first, &second), (&RingPair { slot: 0 }, &RingPair { slot: 1 }));
+        // SAFETY: The buffers were dropped at once.
+        unsafe {
+            pool.give_back(second);
+        }
+        // SAFETY: As above.
+        unsafe {
+            pool.give_back(first);
+        }
+        assert_eq!(pool.in_use(), 0);
+        let order: Vec<u32> = core::iter::from_fn(|| pool.take()).map(|(pair, ..)| pair.slot).collect();
+        assert_eq!(order, [0, 1, 2]);
+    }
+
+    #[test]
+    fn no_page_is_touched_before_it_is_used() {
+        let mut pool = pool(100);
+        let mut lent: Vec<_> = core::iter::from_fn(|| pool.take()).collect();
+        assert_eq!((lent.len(), pool.resident_bytes()), (100, 0));
+        assert_eq!(lent[7].1.enqueue_slice(b"hello"), 5);
+        assert_eq!(pool.resident_bytes(), page());
+    }
+
+    #[test]
+    fn reclaim_gives_the_pages_of_one_connection_back() {
+        let mut pool = pool(2);
+        let (idle, mut recv, mut send) = pool.take().unwrap();
+        let (_busy, mut other_recv, _other_send) = pool.take().unwrap();
+        fill(&mut recv, 7);
+        fill(&mut send, 7);
+        assert_eq!(other_recv.enqueue_slice(b"kept"), 4);
+        assert_eq!(pool.resident_bytes(), 65_536 + 16_384 + page());
+        // SAFETY: Both rings are empty.
+        unsafe {
+            pool.reclaim(&idle);
+        }
+        assert_eq!(pool.resident_bytes(), page());
+        assert_eq!(other_recv.dequeue_many(9), b"kept");
+        // The rings go on working.
+        assert_eq!(recv.enqueue_slice(b"again"), 5);
+        assert_eq!(recv.dequeue_many(9), b"again");
+    }
+
+    #[test]
+    fn rings_outlive_a_pool_that_is_dropped_too_early() {
+        let mut pool = pool(1);
+        let (_rings, mut recv, _send) = pool.take().unwrap();
+        drop(pool);
+        assert_eq!(recv.enqueue_slice(b"still there"), 11);
+        assert_eq!(recv.dequeue_many(20), b"still there");
+    }
+
+    #[test]
+    fn a_pool_for_no_connections_lends_nothing() {
+        assert!(pool(0).take().is_none());
+    }
+
+    #[test]
+    fn too_much_memory_is_refused_with_advice() {
+        let error = RingPool::new(1 << 20, 1 << 40, 1 << 40).err().unwrap().to_string();
+        for part in ["2305843009213693952 bytes", "1048576 connections", "`limits.connections`", "ulimit"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let overflow = RingPool::new(usize::MAX, 65_535, 65_536).err().unwrap().to_string();
+        assert!(overflow.contains("more than 2^64 bytes"), "{overflow}");
+    }
+}

@@ -1,0 +1,173 @@
+//! DHCPv4: lease, renewal in real time, and what becomes of connections when the address changes.
+
+use super::host::{Host, Raw, config, segments};
+use crate::stack::{CloseCause, StackConfig, Status};
+use crate::time::{Duration, Instant};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
+    IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, TcpControl, UdpPacket, UdpRepr,
+};
+
+const SERVER: Ipv4Address = Ipv4Address::new(10, 0, 0, 254);
+const LEASE_SECS: u32 = 600;
+
+/// The DHCP messages among `frames`: (type, transaction).
+fn requests(frames: &[Vec<u8>]) -> Vec<(DhcpMessageType, u32)> {
+    let read = |frame: &Vec<u8>| {
+        let ethernet = EthernetFrame::new_checked(&frame[..]).ok()?;
+        let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+        if ip.next_header() != IpProtocol::Udp {
+            return None;
+        }
+        let udp = UdpPacket::new_checked(ip.payload()).ok()?;
+        let dhcp = DhcpPacket::new_checked(udp.payload()).ok()?;
+        let repr = DhcpRepr::parse(&dhcp).ok()?;
+        Some((repr.message_type, repr.transaction_id))
+    };
+    frames.iter().filter_map(read).collect()
+}
+
+/// The server's answer: an offer or an acknowledgement of `addr`.
+fn answer(kind: DhcpMessageType, transaction_id: u32, addr: Ipv4Address) -> Vec<u8> {
+    let dhcp = DhcpRepr {
+        message_type: kind,
+        transaction_id,
+        secs: 0,
+        client_hardware_address: EthernetAddress([2, 0, 0, 0, 0, 2]),
+        client_ip: Ipv4Address::UNSPECIFIED,
+        your_ip: addr,
+        server_ip: SERVER,
+        router: Some(SERVER),
+        subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
+        relay_agent_ip: Ipv4Address::UNSPECIFIED,
+        broadcast: false,
+        requested_ip: None,
+        client_identifier: None,
+        server_identifier: Some(SERVER),
+        parameter_request_list: None,
+        dns_servers: None,
+        max_size: None,
+        renew_duration: None,
+        rebind_duration: None,
+        lease_duration: Some(LEASE_SECS),
+        additional_options: &[],
+    };
+    let udp = UdpRepr { src_port: 67, dst_port: 68 };
+    let ip = Ipv4Repr {
+        src_addr: SERVER,
+        dst_addr: addr,
+        next_header: IpProtocol::Udp,
+        payload_len: udp.header_len() + dhcp.buffer_len(),
+        hop_limit: 64,
+    };
+    let mut frame = vec![0; 14 + ip.buffer_len() + ip.payload_len];
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame);
+    EthernetRepr {
+        src_addr: EthernetAddress([2, 0, 0, 0, 0, 0xfe]),
+        dst_addr: EthernetAddress([2, 0, 0, 0, 0, 2]),
+        ethertype: EthernetProtocol::Ipv4,
+    }
+    .emit(&mut ethernet);
+    let checksums = ChecksumCapabilities::default();
+    let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+    ip.emit(&mut packet, &checksums);
+    let (src, dst) = (IpAddress::Ipv4(SERVER), IpAddress::Ipv4(addr));
+    udp.emit(
+        &mut UdpPacket::new_unchecked(packet.payload_mut()),
+        &src,
+        &dst,
+        dhcp.buffer_len(),
+        |out| dhcp.emit(&mut DhcpPacket::new_unchecked(out)).expect("room for the message"),
+        &checksums,
+    );
+    frame
+}
+
+/// A host that got `addr` by DHCP.
+fn leased(addr: Ipv4Address) -> (Host, Instant) {
+    let mut host = Host::new(2, &StackConfig { dhcp: true, ..config(&[]) });
+    host.stack.listen(80);
+    let now = lease(&mut host, Instant::from_millis(1), addr);
+    (host, now)
+}
+
+/// Answers the discovery and the request that the host sends from `now` on.
+fn lease(host: &mut Host, mut now: Instant, addr: Ipv4Address) -> Instant {
+    let mut replies = Vec::new();
+    for _ in 0..10_000 {
+        let sent = host.burst(now, &core::mem::take(&mut replies));
+        for (kind, transaction) in requests(&sent) {
+            let reply = match kind {
+                DhcpMessageType::Discover => DhcpMessageType::Offer,
+                _ => DhcpMessageType::Ack,
+            };
+            replies.push(answer(reply, transaction, addr));
+        }
+        now += Duration::from_millis(20);
+        if host.stack.lease().is_some_and(|lease| lease.addr.addr == std::net::IpAddr::V4(addr)) {
+            return now;
+        }
+    }
+    panic!("no lease of {addr}");
+}
+
+#[test]
+fn a_lease_brings_an_address_and_a_router() {
+    let (host, _) = leased(Ipv4Address::new(10, 0, 0, 2));
+    let lease = host.stack.lease().expect("a lease");
+    assert_eq!(lease.addr.to_string(), "10.0.0.2/24");
+    assert_eq!(lease.router, Some(std::net::IpAddr::V4(SERVER)));
+    assert_eq!(host.stack.addrs().len(), 1);
+}
+
+#[test]
+fn the_lease_is_renewed_at_half_time_of_the_real_clock() {
+    let (mut host, start) = leased(Ipv4Address::new(10, 0, 0, 2));
+    let mut asked_at = None;
+    for second in 1..u64::from(LEASE_SECS) {
+        let now = start + Duration::from_secs(second);
+        let sent = host.burst(now, &[]);
+        // The renewal goes to the server by unicast: it may be an ARP request first.
+        if !sent.is_empty() {
+            asked_at = Some(second);
+            break;
+        }
+    }
+    // RFC 2131 section 4.4.5: T1 is half of the lease, in real seconds, whatever the stack clock's factor.
+    let asked_at = asked_at.expect("a renewal");
+    assert!((295..=305).contains(&asked_at), "asked after {asked_at} s");
+}
+
+#[test]
+fn connections_from_a_lost_address_are_closed_at_once() {
+    let (mut host, now) = leased(Ipv4Address::new(10, 0, 0, 2));
+    host.burst(now, &[super::host::arp_of_raw()]);
+    let syn = segments(&host.burst(now, &[Raw::syn(5000, 99).frame()]));
+    let ack = Some(syn[0].seq.wrapping_add(1));
+    let done = Raw { control: TcpControl::None, seq: 100, ack, ..Raw::syn(5000, 0) };
+    host.burst(now, &[done.frame()]);
+    let id = host.ready[0];
+    assert_eq!(host.stack.status(id), Some(Status::Open));
+    // The lease runs out unanswered; the next one brings another address.
+    let later = now + Duration::from_secs(u64::from(LEASE_SECS) + 10);
+    host.burst(later, &[]);
+    assert_eq!(host.stack.lease(), None);
+    assert_eq!(host.stack.status(id), Some(Status::Closed(CloseCause::AddressLost)));
+    host.stack.release(id);
+    lease(&mut host, later, Ipv4Address::new(10, 0, 0, 77));
+    assert_eq!(host.stack.addrs()[0].addr.to_string(), "10.0.0.77");
+    assert_eq!(host.stack.connections(), 0);
+}
+
+#[test]
+fn another_worker_takes_the_lease_over() {
+    let (host, now) = leased(Ipv4Address::new(10, 0, 0, 2));
+    let mut other = Host::new(2, &config(&[]));
+    other.stack.listen(80);
+    other.burst(now, &[]);
+    other.stack.adopt_lease(host.stack.lease());
+    other.burst(now, &[super::host::arp_of_raw()]);
+    let answers = segments(&other.burst(now, &[Raw::syn(5000, 99).frame()]));
+    assert!(answers[0].syn);
+}

@@ -1,0 +1,349 @@
+//! Hosts, a cable between them with a filter on it, and raw segments.
+
+use crate::port::{Frame, Port, PortInfo, PortStats, RxChecksum};
+use crate::stack::{Cidr, ConnId, Stack, StackConfig, Status, TxQueue};
+use crate::time::{Duration, Instant};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, IpRepr,
+    Ipv4Packet, Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+/// A frame on the heap.
+pub(super) struct Buffer(Vec<u8>);
+
+impl Frame for Buffer {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+    fn set_len(&mut self, len: usize) {
+        self.0.resize(len, 0);
+    }
+}
+
+/// A port whose other end is the test.
+pub(super) struct Plug {
+    info: PortInfo,
+    /// What was sent.
+    out: VecDeque<Vec<u8>>,
+}
+
+impl Port for Plug {
+    type Frame = Buffer;
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+    fn rx_burst(&mut self, _burst: &mut VecDeque<Buffer>, _max: usize) -> usize {
+        0
+    }
+    fn alloc(&mut self) -> Option<Buffer> {
+        Some(Buffer(Vec::new()))
+    }
+    fn tx_burst(&mut self, burst: &mut VecDeque<Buffer>) -> usize {
+        let sent = burst.len();
+        self.out.extend(burst.drain(..).map(|frame| frame.0));
+        sent
+    }
+    fn release(&mut self, _frame: Buffer) {}
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+/// One stack with its port.
+pub(super) struct Host {
+    pub(super) stack: Stack,
+    pub(super) now: Instant,
+    /// Connections that became ready, in order.
+    pub(super) ready: Vec<ConnId>,
+    /// Frames that the TX queue may hold.
+    pub(super) tx_max: usize,
+    tx: TxQueue<Buffer>,
+    plug: Plug,
+}
+
+impl Host {
+    /// A host with the last byte `id` in its MAC.
+    pub(super) fn new(id: u8, config: &StackConfig) -> Host {
+        let mac = [2, 0, 0, 0, 0, id];
+        let info = PortInfo {
+            name: format!("plug{id}"),
+            mac,
+            mtu: 1500,
+            frame_bytes_max: 9014,
+            tx_checksum_offload: false,
+            rx_checksum_trusted: false,
+        };
+        Host {
+            stack: Stack::new(config, &info, [id; 32], Instant::ZERO).expect("a valid configuration"),
+            now: Instant::ZERO,
+            ready: Vec::new(),
+            tx_max: 256,
+            tx: TxQueue::new(256),
+            plug: Plug { info, out: VecDeque::new() },
+        }
+    }
+
+    /// One burst: `frames` in, what the stack sends out.
+    pub(super) fn burst(&mut self, now: Instant, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        self.now = now;
+        self.stack.begin(now);
+        for frame in frames {
+            self.tx.refill(&mut self.plug, 1);
+            self.stack.ingress(frame, RxChecksum::Unknown, &mut self.tx);
+            self.tx.flush(&mut self.plug);
+        }
+        self.stack.timers();
+        while let Some(id) = self.stack.next_ready() {
+            self.ready.push(id);
+        }
+        self.tx.refill(&mut self.plug, self.tx_max);
+        self.stack.egress(&mut self.tx);
+        self.tx.flush(&mut self.plug);
+        self.plug.out.drain(..).collect()
+    }
+
+    /// Like [`Host::burst`], with room for `room` frames only.
+    pub(super) fn burst_with_room(&mut self, now: Instant, frames: &[Vec<u8>], room: usize) -> Vec<Vec<u8>> {
+        self.tx.clear(&mut self.plug);
+        let before = core::mem::replace(&mut self.tx_max, room);
+        let sent = self.burst(now, frames);
+        self.tx.clear(&mut self.plug);
+        self.tx_max = before;
+        sent
+    }
+
+    /// Queues all of `bytes`.
+    pub(super) fn send(&mut self, id: ConnId, bytes: &[u8]) {
+        let queued = self.stack.sender(id).expect("not released").write(bytes);
+        assert_eq!(queued, bytes.len(), "the send ring has room");
+    }
+
+    /// Takes everything received.
+    pub(super) fn receive(&mut self, id: ConnId) -> Vec<u8> {
+        let mut all = Vec::new();
+        while self
+            .stack
+            .with_received(id, |bytes, _| {
+                all.extend_from_slice(bytes);
+                (bytes.len(), ())
+            })
+            .is_some()
+        {}
+        all
+    }
+}
+
+/// Two hosts and the cable between them.
+pub(super) struct Pair {
+    pub(super) a: Host,
+    pub(super) b: Host,
+    pub(super) now: Instant,
+    to_a: Vec<Vec<u8>>,
+    to_b: Vec<Vec<u8>>,
+    /// Says of every frame (and its sender's MAC) whether it arrives.
+    pub(super) filter: Box<dyn FnMut(&[u8]) -> bool>,
+}
+
+impl Pair {
+    pub(super) fn new(a: &StackConfig, b: &StackConfig) -> Pair {
+        Pair {
+            a: Host::new(1, a),
+            b: Host::new(2, b),
+            now: Instant::ZERO,
+            to_a: Vec::new(),
+            to_b: Vec::new(),
+            filter: Box::new(|_| true),
+        }
+    }
+
+    /// Two hosts on one link, IPv4 and IPv6; `b` listens on port 80.
+    pub(super) fn on_link() -> Pair {
+        let mut pair =
+            Pair::new(&config(&["10.0.0.1/24", "fd00::1/64"]), &config(&["10.0.0.2/24", "fd00::2/64"]));
+        pair.b.stack.listen(80);
+        pair
+    }
+
+    /// One burst on each side; returns whether any frame moved.
+    pub(super) fn step(&mut self) -> bool {
+        let (to_a, to_b) = (core::mem::take(&mut self.to_a), core::mem::take(&mut self.to_b));
+        let moved = !(to_a.is_empty() && to_b.is_empty());
+        self.to_b = self.a.burst(self.now, &to_a);
+        self.to_a = self.b.burst(self.now, &to_b);
+        let filter = &mut self.filter;
+        self.to_a.retain(|frame| filter(frame));
+        self.to_b.retain(|frame| filter(frame));
+        moved || !(self.to_a.is_empty() && self.to_b.is_empty())
+    }
+
+    /// Runs until `duration` has passed; jumps over the time in which nothing is due.
+    pub(super) fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let moved = self.step();
+            let wire_delay = self.now + Duration::from_micros(10);
+            let due = [self.a.stack.next_deadline(), self.b.stack.next_deadline()];
+            let next = if moved {
+                wire_delay
+            } else {
+                due.into_iter().flatten().min().unwrap_or(end).max(wire_delay)
+            };
+            if next >= end {
+                self.now = end;
+                self.a.stack.begin(end);
+                self.b.stack.begin(end);
+                return;
+            }
+            self.now = next;
+        }
+    }
+
+    /// Opens a connection from `a` to `b`; their ids.
+    pub(super) fn connect(&mut self, to: &str) -> (ConnId, ConnId) {
+        let client = self.a.stack.connect(to.parse().expect("an address")).expect("room for a connection");
+        self.b.ready.clear();
+        self.run(Duration::from_millis(50));
+        assert_eq!(self.a.stack.status(client), Some(Status::Open));
+        let server = self.b.ready[0];
+        assert_eq!(self.b.stack.status(server), Some(Status::Open));
+        (client, server)
+    }
+}
+
+/// A configuration with these addresses.
+pub(super) fn config(addrs: &[&str]) -> StackConfig {
+    let addrs = addrs.iter().map(|text| text.parse::<Cidr>().expect("an address with its prefix")).collect();
+    let mut config = StackConfig { addrs, ..StackConfig::default() };
+    config.tcp.connections_max = 256;
+    config
+}
+
+/// A TCP segment by hand.
+#[derive(Clone)]
+pub(super) struct Raw<'a> {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) control: TcpControl,
+    pub(super) seq: u32,
+    pub(super) ack: Option<u32>,
+    pub(super) window: u16,
+    pub(super) payload: &'a [u8],
+}
+
+impl Raw<'_> {
+    /// From port `port` of 10.0.0.9 to port 80 of 10.0.0.2: an empty SYN.
+    pub(super) fn syn(port: u16, seq: u32) -> Raw<'static> {
+        Raw {
+            from: SocketAddr::new(IpAddr::from([10, 0, 0, 9]), port),
+            to: SocketAddr::new(IpAddr::from([10, 0, 0, 2]), 80),
+            control: TcpControl::Syn,
+            seq,
+            ack: None,
+            window: 64_000,
+            payload: &[],
+        }
+    }
+
+    /// The frame, from a host with MAC ..:09 to one with ..:02.
+    pub(super) fn frame(&self) -> Vec<u8> {
+        let tcp = TcpRepr {
+            src_port: self.from.port(),
+            dst_port: self.to.port(),
+            control: self.control,
+            seq_number: TcpSeqNumber(self.seq as i32),
+            ack_number: self.ack.map(|ack| TcpSeqNumber(ack as i32)),
+            window_len: self.window,
+            window_scale: (self.control == TcpControl::Syn).then_some(7),
+            max_seg_size: (self.control == TcpControl::Syn).then_some(1460),
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: self.payload,
+        };
+        let (src, dst) = (IpAddress::from(self.from.ip()), IpAddress::from(self.to.ip()));
+        let ip = IpRepr::new(src, dst, IpProtocol::Tcp, tcp.buffer_len(), 64);
+        let mut frame = vec![0; 14 + ip.buffer_len()];
+        let checksums = ChecksumCapabilities::default();
+        EthernetRepr {
+            src_addr: EthernetAddress([2, 0, 0, 0, 0, 9]),
+            dst_addr: EthernetAddress([2, 0, 0, 0, 0, 2]),
+            ethertype: if self.from.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 },
+        }
+        .emit(&mut EthernetFrame::new_unchecked(&mut frame));
+        ip.emit(&mut frame[14..], &checksums);
+        let start = 14 + ip.header_len();
+        tcp.emit(&mut TcpPacket::new_unchecked(&mut frame[start..]), &src, &dst, &checksums);
+        frame
+    }
+}
+
+/// What a sent TCP segment says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) syn: bool,
+    pub(super) fin: bool,
+    pub(super) rst: bool,
+    pub(super) seq: u32,
+    pub(super) ack: u32,
+    pub(super) payload: usize,
+    pub(super) options: Vec<u8>,
+}
+
+/// Reads a TCP segment off a frame; `None` when it is something else.
+pub(super) fn seen(frame: &[u8]) -> Option<Seen> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let payload = match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => {
+            let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+            (packet.next_header() == IpProtocol::Tcp).then(|| packet.payload())?
+        }
+        EthernetProtocol::Ipv6 => {
+            let packet = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
+            (packet.next_header() == IpProtocol::Tcp).then(|| packet.payload())?
+        }
+        _ => return None,
+    };
+    let tcp = TcpPacket::new_checked(payload).ok()?;
+    Some(Seen {
+        syn: tcp.syn(),
+        fin: tcp.fin(),
+        rst: tcp.rst(),
+        seq: tcp.seq_number().0 as u32,
+        ack: tcp.ack_number().0 as u32,
+        payload: tcp.payload().len(),
+        options: tcp.options().to_vec(),
+    })
+}
+
+/// The TCP segments among `frames`.
+pub(super) fn segments(frames: &[Vec<u8>]) -> Vec<Seen> {
+    frames.iter().filter_map(|frame| seen(frame)).collect()
+}
+
+/// An ARP reply (or announcement) of 10.0.0.9, MAC ..:09, to 10.0.0.2.
+pub(super) fn arp_of_raw() -> Vec<u8> {
+    use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr};
+    let arp = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress([2, 0, 0, 0, 0, 9]),
+        source_protocol_addr: [10, 0, 0, 9].into(),
+        target_hardware_addr: EthernetAddress([2, 0, 0, 0, 0, 2]),
+        target_protocol_addr: [10, 0, 0, 2].into(),
+    };
+    let mut frame = vec![0; 14 + arp.buffer_len()];
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame);
+    EthernetRepr {
+        src_addr: EthernetAddress([2, 0, 0, 0, 0, 9]),
+        dst_addr: EthernetAddress([2, 0, 0, 0, 0, 2]),
+        ethertype: EthernetProtocol::Arp,
+    }
+    .emit(&mut ethernet);
+    arp.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
+    frame
+}

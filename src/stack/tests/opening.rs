@@ -1,0 +1,176 @@
+//! Handshakes: ours, the peer's, and those that lead nowhere.
+
+use super::host::{Host, Pair, Raw, arp_of_raw, config, segments};
+use crate::stack::{CloseCause, StackError, Status};
+use crate::time::{Duration, Instant};
+use smoltcp::wire::TcpControl;
+
+fn listener() -> Host {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    host
+}
+
+#[test]
+fn connects_over_both_families() {
+    let mut pair = Pair::on_link();
+    for to in ["10.0.0.2:80", "[fd00::2]:80"] {
+        let (client, server) = pair.connect(to);
+        assert_eq!(pair.a.stack.peer(client), Some(to.parse().unwrap()));
+        assert_eq!(pair.b.stack.local(server), Some(to.parse().unwrap()));
+    }
+    assert_eq!(pair.b.stack.connections(), 2);
+    assert_eq!(pair.b.stack.stats().opened, 2);
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    let mut pair = Pair::on_link();
+    let client = pair.a.stack.connect("10.0.0.2:81".parse().unwrap()).unwrap();
+    pair.run(Duration::from_millis(50));
+    assert_eq!(pair.a.stack.status(client), Some(Status::Closed(CloseCause::Refused)));
+    assert_eq!(pair.b.stack.stats().rx_rst_sent, 1);
+    assert_eq!(pair.b.stack.connections(), 0);
+}
+
+#[test]
+fn resets_for_unknown_flows_are_limited() {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.rst_per_second_max = 10;
+    let mut host = Host::new(2, &config);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let frames: Vec<_> = (1..=100).map(|port| Raw::syn(port, 1).frame()).collect();
+    let answers = segments(&host.burst(Instant::from_millis(1), &frames));
+    assert!((1..=10).contains(&answers.len()), "{} answers", answers.len());
+    assert!(answers.iter().all(|segment| segment.rst));
+    let stats = host.stack.stats();
+    assert_eq!(stats.rx_rst_sent + stats.rx_no_flow, 100);
+}
+
+#[test]
+fn a_connection_that_nobody_answers_times_out() {
+    let mut pair = Pair::on_link();
+    pair.filter = Box::new(|_| false);
+    let client = pair.a.stack.connect("10.0.0.2:80".parse().unwrap()).unwrap();
+    pair.run(Duration::from_secs(11));
+    assert_eq!(pair.a.stack.status(client), Some(Status::Closed(CloseCause::TimedOut)));
+    pair.a.stack.release(client);
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.a.stack.connections(), 0);
+}
+
+#[test]
+fn no_timestamps_are_offered_or_answered() {
+    // smoltcp has neither PAWS nor RTT measurement from them: twelve bytes a segment for nothing.
+    let mut host = listener();
+    let answer = &segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()]))[0];
+    assert!(answer.syn);
+    let mut kinds = answer.options.iter();
+    while let Some(&kind) = kinds.next() {
+        assert_ne!(kind, 8, "a timestamp option in {:?}", answer.options);
+        if kind > 1 {
+            let len = *kinds.next().unwrap();
+            kinds.nth(usize::from(len) - 3);
+        }
+    }
+}
+
+#[test]
+fn initial_sequence_numbers_are_keyed_and_move_with_time() {
+    let mut first = listener();
+    let mut again = listener();
+    let syn = |host: &mut Host, port, ms| {
+        segments(&host.burst(Instant::from_millis(ms), &[Raw::syn(port, 7).frame()]))[0].seq
+    };
+    let one = syn(&mut first, 5000, 100);
+    // Same secret, same 4-tuple, same time: the same number. RFC 6528 section 3: ISN = M + F(4-tuple, secret).
+    assert_eq!(one, syn(&mut again, 5000, 100));
+    // Another port: unrelated.
+    let other = syn(&mut first, 5001, 100);
+    assert!(one.abs_diff(other) > 1_000);
+    // The same 4-tuple later: M has moved by one every 4 microseconds.
+    let mut later = listener();
+    assert_eq!(syn(&mut later, 5000, 500).wrapping_sub(one), 100_000);
+}
+
+#[test]
+fn a_reset_in_syn_received_frees_the_slot() {
+    let mut host = listener();
+    host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()]);
+    assert_eq!(host.stack.connections(), 1);
+    let reset = Raw { control: TcpControl::Rst, seq: 8, ..Raw::syn(5000, 8) };
+    host.burst(Instant::from_millis(2), &[reset.frame()]);
+    assert_eq!(host.stack.connections(), 0);
+    assert!(host.ready.is_empty());
+}
+
+#[test]
+fn a_syn_with_a_bad_checksum_leaves_nothing() {
+    let mut host = listener();
+    let mut frame = Raw::syn(5000, 7).frame();
+    let last = frame.len() - 1;
+    frame[last] ^= 1;
+    assert!(host.burst(Instant::from_millis(1), &[frame]).is_empty());
+    assert_eq!(host.stack.connections(), 0);
+    assert_eq!(host.stack.stats().rx_bad_checksum, 1);
+}
+
+#[test]
+fn half_open_connections_are_bounded_and_the_oldest_makes_room() {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.half_open_max = 8;
+    let mut host = Host::new(2, &config);
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    for port in 1..=1000 {
+        host.burst(Instant::from_micros(u64::from(port)), &[Raw::syn(port, 7).frame()]);
+        assert!(host.stack.half_open() <= 8);
+    }
+    assert_eq!(host.stack.connections(), 8);
+    // Nobody completes: the deadline frees them all.
+    host.burst(Instant::from_millis(11_000), &[]);
+    assert_eq!(host.stack.connections(), 0);
+    assert_eq!(host.stack.stats().half_open_dropped, 1000);
+}
+
+#[test]
+fn a_full_table_drops_the_syn() {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.connections_max = 4;
+    let mut host = Host::new(2, &config);
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let frames: Vec<_> = (1..=10).map(|port| Raw::syn(port, 7).frame()).collect();
+    host.burst(Instant::from_millis(1), &frames);
+    assert_eq!(host.stack.connections(), 4);
+    assert_eq!(host.stack.stats().rx_syn_refused, 6);
+}
+
+#[test]
+fn after_stop_listening_a_syn_is_refused() {
+    let mut host = listener();
+    host.stack.stop_listening();
+    let answers = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()]));
+    assert!(answers[0].rst);
+}
+
+#[test]
+fn configuration_errors_name_the_setting() {
+    let info = crate::port::PortInfo {
+        name: "none".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        frame_bytes_max: 1514,
+        tx_checksum_offload: false,
+        rx_checksum_trusted: false,
+    };
+    let make = |config| crate::stack::Stack::new(&config, &info, [0; 32], Instant::ZERO).err();
+    // Eight IPv6 addresses are nine with the link-local one.
+    let many: Vec<String> = (1..=8).map(|i| format!("fd00::{i}/64")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(matches!(make(config(&many)), Some(StackError::TooManyAddresses { given: 9, max: 8 })));
+    assert!(matches!(make(config(&["224.0.0.1/24"])), Some(StackError::Address { .. })));
+    let narrow = crate::stack::StackConfig { mtu: Some(500), ..config(&["10.0.0.1/24"]) };
+    assert!(matches!(make(narrow), Some(StackError::Mtu { mtu: 500 })));
+}

@@ -1,0 +1,254 @@
+//! Next hops and path MTUs: routers that must be asked again, paths that narrow, addresses that are taken away.
+
+use super::host::{Host, Pair, Raw, arp_of_raw, config, seen, segments};
+use crate::stack::{Audience, Route, Status};
+use crate::time::{Duration, Instant};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
+    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl,
+};
+
+/// `a` on 10.0.0.0/24 reaches `b` on 10.9.0.0/24 through 10.0.0.2, which is `b` in truth: the router never appears
+/// as a source address.
+fn off_link() -> Pair {
+    let mut ours = config(&["10.0.0.1/24"]);
+    ours.routes = vec![Route { to: "0.0.0.0/0".parse().unwrap(), via: "10.0.0.2".parse().unwrap() }];
+    let mut theirs = config(&["10.9.0.2/24", "10.0.0.2/24"]);
+    theirs.routes = vec![];
+    let mut pair = Pair::new(&ours, &theirs);
+    pair.b.stack.listen(80);
+    pair
+}
+
+fn arp_kind(frame: &[u8]) -> Option<ArpOperation> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    (ethernet.ethertype() == EthernetProtocol::Arp)
+        .then(|| ArpPacket::new_unchecked(ethernet.payload()).operation())
+}
+
+#[test]
+fn off_link_traffic_outlives_the_router_entry() {
+    let mut pair = off_link();
+    let (client, server) = pair.connect("10.9.0.2:80");
+    // smoltcp forgets a neighbour after 60 s of stack time: 12 s at the default floor.
+    for round in 0..20 {
+        pair.run(Duration::from_secs(7));
+        pair.a.send(client, b"still here");
+        pair.run(Duration::from_millis(30));
+        assert_eq!(pair.b.receive(server), b"still here", "round {round}");
+    }
+}
+
+#[test]
+fn a_lost_router_answer_is_asked_for_again() {
+    let mut pair = off_link();
+    let (client, server) = pair.connect("10.9.0.2:80");
+    // No ARP answer arrives for longer than an entry lives.
+    pair.filter = Box::new(|frame| arp_kind(frame).is_none());
+    pair.run(Duration::from_secs(30));
+    pair.a.send(client, b"stalled");
+    pair.run(Duration::from_secs(2));
+    assert!(pair.b.receive(server).is_empty());
+    pair.filter = Box::new(|_| true);
+    pair.run(Duration::from_secs(4));
+    assert_eq!(pair.b.receive(server), b"stalled");
+}
+
+#[test]
+fn whoever_waits_for_a_neighbor_goes_on_as_soon_as_it_answers() {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    // The SYNs come before any ARP: the answers wait for the address.
+    let syns: Vec<_> = (1..=20).map(|port| Raw::syn(port, 7).frame()).collect();
+    let sent = host.burst(Instant::from_millis(1), &syns);
+    assert_eq!(sent.iter().filter_map(|frame| arp_kind(frame)).count(), 1, "one request for all");
+    assert!(segments(&sent).is_empty());
+    let sent = segments(&host.burst(Instant::from_millis(2), &[arp_of_raw()]));
+    assert_eq!(sent.iter().filter(|segment| segment.syn).count(), 20);
+}
+
+/// "Fragmentation needed" from a router on the way, about `sent`.
+fn too_big(sent: &[u8], mtu: u16) -> Vec<u8> {
+    let packet = Ipv4Packet::new_checked(&sent[14..]).unwrap();
+    let header = Ipv4Repr {
+        src_addr: packet.src_addr(),
+        dst_addr: packet.dst_addr(),
+        next_header: IpProtocol::Tcp,
+        payload_len: packet.payload().len(),
+        hop_limit: 64,
+    };
+    let icmp = Icmpv4Repr::DstUnreachable {
+        reason: Icmpv4DstUnreachable::FragRequired,
+        header,
+        data: &packet.payload()[..8],
+    };
+    let ip = Ipv4Repr {
+        src_addr: [10, 0, 0, 7].into(),
+        dst_addr: packet.src_addr(),
+        next_header: IpProtocol::Icmp,
+        payload_len: icmp.buffer_len(),
+        hop_limit: 64,
+    };
+    let mut frame = vec![0; 14 + ip.buffer_len() + icmp.buffer_len()];
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame);
+    EthernetRepr {
+        src_addr: EthernetAddress([2, 0, 0, 0, 0, 7]),
+        dst_addr: EthernetAddress([2, 0, 0, 0, 0, 1]),
+        ethertype: EthernetProtocol::Ipv4,
+    }
+    .emit(&mut ethernet);
+    let checksums = ChecksumCapabilities::default();
+    let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+    ip.emit(&mut packet, &checksums);
+    let mut icmp_packet = Icmpv4Packet::new_unchecked(packet.payload_mut());
+    icmp.emit(&mut icmp_packet, &checksums);
+    // RFC 1191 section 4: the next hop's MTU in the low half of the unused word.
+    icmp_packet.into_inner()[6..8].copy_from_slice(&mtu.to_be_bytes());
+    let start = 14 + 20;
+    frame[start + 2..start + 4].fill(0);
+    let mut icmp_packet = Icmpv4Packet::new_unchecked(&mut frame[start..]);
+    icmp_packet.fill_checksum();
+    frame
+}
+
+#[test]
+fn a_narrower_path_shrinks_the_segments() {
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    let data = vec![3; 20_000];
+    pair.a.send(client, &data);
+    let sent = pair.a.burst(pair.now, &[]);
+    assert_eq!(segments(&sent)[0].payload, 1460);
+    // A router on the way carries 1300 bytes and says so; everything larger is lost.
+    let report = too_big(&sent[0], 1300);
+    pair.filter = Box::new(|frame| frame.len() <= 14 + 1300);
+    let answers = pair.a.burst(pair.now, &[report]);
+    assert!(segments(&answers).iter().all(|segment| segment.payload <= 1240));
+    pair.run(Duration::from_secs(3));
+    assert_eq!(pair.b.receive(server).len(), data.len());
+    assert_eq!(pair.a.stack.stats().paths_narrowed, 1);
+}
+
+#[test]
+fn absurd_path_reports_change_nothing() {
+    let mut pair = Pair::on_link();
+    let (client, _) = pair.connect("10.0.0.2:80");
+    pair.a.send(client, &[3; 3000]);
+    let sent = pair.a.burst(pair.now, &[]);
+    for mtu in [0, 1, 68, 500, 1500, 9000, u16::MAX] {
+        pair.a.burst(pair.now, &[too_big(&sent[0], mtu)]);
+    }
+    assert_eq!(pair.a.stack.stats().paths_narrowed, 0);
+}
+
+#[test]
+fn fragments_options_and_strays_send_no_reset() {
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    pair.a.send(client, b"whole");
+    let frame = pair.a.burst(pair.now, &[]).remove(0);
+    // The same segment as a first fragment: left out on purpose.
+    let mut fragment = frame.clone();
+    {
+        let mut packet = Ipv4Packet::new_unchecked(&mut fragment[14..]);
+        packet.set_more_frags(true);
+        packet.set_dont_frag(false);
+        packet.fill_checksum();
+    }
+    assert!(pair.b.burst(pair.now, &[fragment]).is_empty());
+    assert_eq!(pair.b.stack.stats().rx_unsupported, 1);
+    // With Ethernet padding behind it: the IP length counts, not the frame's.
+    let mut padded = frame;
+    padded.extend([0xaa; 30]);
+    let answers = pair.b.burst(pair.now, &[padded]);
+    assert!(answers.iter().filter_map(|frame| seen(frame)).all(|segment| !segment.rst));
+    assert_eq!(pair.b.receive(server), b"whole");
+    assert_eq!(pair.b.stack.status(server), Some(Status::Open));
+}
+
+#[test]
+fn arp_ndp_and_ping_are_answered_over_both_families() {
+    let mut pair = Pair::on_link();
+    // Opening a connection resolves both ways: ARP and NDP were answered.
+    pair.connect("10.0.0.2:80");
+    pair.connect("[fd00::2]:80");
+    let echo = Icmpv4Repr::EchoRequest { ident: 1, seq_no: 2, data: b"are you there?" };
+    let ip = Ipv4Repr {
+        src_addr: [10, 0, 0, 9].into(),
+        dst_addr: [10, 0, 0, 2].into(),
+        next_header: IpProtocol::Icmp,
+        payload_len: echo.buffer_len(),
+        hop_limit: 64,
+    };
+    let mut frame = vec![0; 14 + ip.buffer_len() + echo.buffer_len()];
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame);
+    EthernetRepr {
+        src_addr: EthernetAddress([2, 0, 0, 0, 0, 9]),
+        dst_addr: EthernetAddress([2, 0, 0, 0, 0, 2]),
+        ethertype: EthernetProtocol::Ipv4,
+    }
+    .emit(&mut ethernet);
+    let checksums = ChecksumCapabilities::default();
+    let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+    ip.emit(&mut packet, &checksums);
+    echo.emit(&mut Icmpv4Packet::new_unchecked(packet.payload_mut()), &checksums);
+    let answers = pair.b.burst(pair.now, &[arp_of_raw(), frame.clone()]);
+    let replies = answers.iter().filter(|answer| {
+        let packet = Ipv4Packet::new_checked(&answer[14..]);
+        packet.is_ok_and(|packet| packet.next_header() == IpProtocol::Icmp)
+    });
+    assert_eq!(replies.count(), 1);
+    assert_eq!(pair.b.stack.audience(&frame), Audience::Receiver);
+    assert_eq!(pair.b.stack.audience(&arp_of_raw()), Audience::Everyone);
+}
+
+#[test]
+fn who_only_learns_answers_nothing_and_can_send_afterwards() {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    host.stack.learn(&arp_of_raw());
+    let sent = host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()]);
+    // No ARP request of its own: the first frame is the SYN-ACK.
+    assert!(segments(&sent)[0].syn);
+    assert_eq!(sent.len(), 1);
+}
+
+#[test]
+fn both_directions_of_a_flow_have_one_audience() {
+    let host = Host::new(2, &config(&["10.0.0.2/24"]));
+    let there = Raw { control: TcpControl::None, ack: Some(1), ..Raw::syn(5000, 7) };
+    let back = Raw { from: there.to, to: there.from, ..there.clone() };
+    // The frame back is for another MAC; only the addresses matter to the hash.
+    let mut back = back.frame();
+    back[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+    let (Audience::Flow { hash: one }, Audience::Flow { hash: other }) =
+        (host.stack.audience(&there.frame()), host.stack.audience(&back))
+    else {
+        panic!("TCP segments belong to a flow");
+    };
+    assert_eq!(one, other);
+}
+
+#[test]
+fn an_arp_request_for_us_is_answered_once() {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    let arp = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress([2, 0, 0, 0, 0, 9]),
+        source_protocol_addr: [10, 0, 0, 9].into(),
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: [10, 0, 0, 2].into(),
+    };
+    let mut frame = vec![0; 14 + arp.buffer_len()];
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame);
+    EthernetRepr {
+        src_addr: EthernetAddress([2, 0, 0, 0, 0, 9]),
+        dst_addr: EthernetAddress::BROADCAST,
+        ethertype: EthernetProtocol::Arp,
+    }
+    .emit(&mut ethernet);
+    arp.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
+    let answers = host.burst(Instant::from_millis(1), &[frame]);
+    assert_eq!(answers.iter().filter_map(|frame| arp_kind(frame)).collect::<Vec<_>>(), [ArpOperation::Reply]);
+}

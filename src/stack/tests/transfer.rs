@@ -1,0 +1,263 @@
+//! Bytes across: loss, full queues, windows, rings.
+
+use super::host::{Host, Pair, Raw, arp_of_raw, config, seen, segments};
+use crate::stack::{CloseCause, CongestionControl, Status};
+use crate::time::{Duration, Instant};
+use smoltcp::wire::TcpControl;
+
+/// `len` bytes that differ from place to place.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
+}
+
+/// Sends `data` from `a` to `b` through the send ring and checks that it arrives.
+fn transfer(pair: &mut Pair, to: &str, data: &[u8]) {
+    let (client, server) = pair.connect(to);
+    let (mut sent, mut received) = (0, Vec::new());
+    for _ in 0..1_000_000 {
+        sent += pair.a.stack.sender(client).unwrap().write(&data[sent..]);
+        pair.step();
+        pair.now += Duration::from_micros(50);
+        received.extend(pair.b.receive(server));
+        if received.len() == data.len() {
+            break;
+        }
+    }
+    assert!(received == data, "{} of {} bytes arrived", received.len(), data.len());
+}
+
+#[test]
+fn a_megabyte_arrives_with_either_congestion_control() {
+    for congestion in [CongestionControl::Cubic, CongestionControl::None] {
+        let mut ours = config(&["10.0.0.1/24"]);
+        ours.tcp.congestion = congestion;
+        let mut pair = Pair::new(&ours, &config(&["10.0.0.2/24"]));
+        pair.b.stack.listen(80);
+        transfer(&mut pair, "10.0.0.2:80", &pattern(1 << 20));
+    }
+}
+
+#[test]
+fn a_megabyte_arrives_in_spite_of_loss_and_duplicates() {
+    let mut pair = Pair::on_link();
+    let mut count = 0u32;
+    pair.filter = Box::new(move |_| {
+        count = count.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        count >> 24 > 5
+    });
+    transfer(&mut pair, "[fd00::2]:80", &pattern(1 << 20));
+}
+
+#[test]
+fn a_full_tx_queue_loses_no_wake_up() {
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    let data = pattern(40_000);
+    pair.a.send(client, &data);
+    let (mut received, mut answers) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        // Room for a single frame, burst after burst: what is left must stay dirty.
+        let frames = pair.a.burst_with_room(pair.now, &answers, 1);
+        assert!(frames.len() <= 1);
+        pair.now += Duration::from_micros(10);
+        answers = pair.b.burst(pair.now, &frames);
+        received.extend(pair.b.receive(server));
+        pair.now += Duration::from_micros(10);
+    }
+    assert!(received == data, "{} of {} bytes arrived", received.len(), data.len());
+}
+
+#[test]
+fn the_retransmission_floor_is_min_rto() {
+    for floor_ms in [20, 200] {
+        let mut ours = config(&["10.0.0.1/24"]);
+        ours.tcp.min_rto = Duration::from_millis(floor_ms);
+        let mut pair = Pair::new(&ours, &config(&["10.0.0.2/24"]));
+        pair.b.stack.listen(80);
+        let (client, _) = pair.connect("10.0.0.2:80");
+        // One round trip, so that the estimator has measured.
+        pair.a.send(client, b"measure");
+        pair.run(Duration::from_millis(100));
+        pair.a.send(client, b"lost");
+        let lost_at = pair.now;
+        let frames = pair.a.burst(pair.now, &[]);
+        assert_eq!(segments(&frames)[0].payload, 4);
+        let mut again_at = None;
+        for tick in 1..=3 * floor_ms {
+            let at = lost_at + Duration::from_millis(tick);
+            if segments(&pair.a.burst(at, &[])).iter().any(|segment| segment.payload == 4) {
+                again_at = Some(tick);
+                break;
+            }
+        }
+        let again_at = again_at.expect("a retransmission");
+        assert!((floor_ms..=floor_ms + 2).contains(&again_at), "after {again_at} ms, floor {floor_ms} ms");
+    }
+}
+
+#[test]
+fn an_acknowledgement_rides_on_the_reply_or_comes_after_the_delay() {
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    pair.run(Duration::from_millis(100));
+    pair.a.send(client, b"ping");
+    let frames = pair.a.burst(pair.now, &[]);
+    // A reply written in the same burst carries the acknowledgement: one segment, not two.
+    pair.b.stack.begin(pair.now);
+    assert!(pair.b.burst(pair.now, &frames).is_empty(), "nothing before the handler ran");
+    pair.b.receive(server);
+    pair.b.send(server, b"pong");
+    let replies = segments(&pair.b.burst(pair.now, &[]));
+    assert_eq!(replies.len(), 1);
+    assert_eq!(replies[0].payload, 4);
+    // Without a reply it comes alone after the delay.
+    pair.a.send(client, b"more");
+    let frames = pair.a.burst(pair.now, &[]);
+    assert!(segments(&pair.b.burst(pair.now, &frames)).is_empty());
+    pair.b.receive(server);
+    assert!(segments(&pair.b.burst(pair.now + Duration::from_millis(9), &[])).is_empty());
+    assert_eq!(segments(&pair.b.burst(pair.now + Duration::from_millis(12), &[])).len(), 1);
+}
+
+/// Opens a connection by hand to a host whose receive ring is configured as `ring_bytes`, and fills far more than
+/// the window while nobody reads. smoltcp 0.14 asserts (panics) here for most ring sizes from 64 KiB on.
+fn overrun(ring_bytes: usize) {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.recv_buffer_bytes = ring_bytes;
+    let mut host = Host::new(2, &config);
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
+    let ours = answer[0].seq.wrapping_add(1);
+    let payload = pattern(1460);
+    let mut seq = 100u32;
+    let data =
+        |seq, payload| Raw { control: TcpControl::None, seq, ack: Some(ours), payload, ..Raw::syn(5000, 0) };
+    host.burst(Instant::from_millis(2), &[data(seq, &[]).frame()]);
+    for _ in 0..(ring_bytes / 1460 + 200) {
+        host.burst(Instant::from_millis(3), &[data(seq, &payload).frame()]);
+        seq = seq.wrapping_add(1460);
+    }
+    let id = host.ready[0];
+    let held = host.stack.received_bytes(id);
+    assert!(held <= ring_bytes, "{held} bytes in a ring of {ring_bytes}");
+    assert!(held >= ring_bytes / 4, "only {held} bytes in a ring of {ring_bytes}");
+}
+
+#[test]
+fn a_peer_that_overruns_the_window_cannot_panic_the_stack() {
+    for ring_bytes in [4_096, 65_535, 65_536, 100_000, 131_071, 131_072, 262_143, 262_144, 1 << 20] {
+        overrun(ring_bytes);
+    }
+}
+
+#[test]
+fn a_blocked_writer_is_told_when_half_the_ring_is_free() {
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    let data = pattern(200_000);
+    let written = pair.a.stack.sender(client).unwrap().write(&data);
+    assert!(written < data.len());
+    pair.a.ready.clear();
+    for _ in 0..10_000 {
+        pair.step();
+        pair.now += Duration::from_micros(50);
+        pair.b.receive(server);
+        if !pair.a.ready.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(pair.a.ready, [client]);
+    let free = pair.a.stack.sender(client).unwrap().free_bytes();
+    assert!(free >= 32_768, "{free} bytes free");
+}
+
+#[test]
+fn a_silent_peer_is_given_up_after_the_user_timeout() {
+    let mut ours = config(&["10.0.0.1/24"]);
+    ours.tcp.user_timeout = Duration::from_secs(5);
+    let mut pair = Pair::new(&ours, &config(&["10.0.0.2/24"]));
+    pair.b.stack.listen(80);
+    let (client, _) = pair.connect("10.0.0.2:80");
+    // Idle for long: that is no reason to give up.
+    pair.run(Duration::from_secs(100));
+    assert_eq!(pair.a.stack.status(client), Some(Status::Open));
+    pair.filter = Box::new(|_| false);
+    pair.a.send(client, b"anybody there?");
+    pair.run(Duration::from_secs(4));
+    assert_eq!(pair.a.stack.status(client), Some(Status::Open));
+    pair.run(Duration::from_secs(8));
+    assert_eq!(pair.a.stack.status(client), Some(Status::Closed(CloseCause::TimedOut)));
+}
+
+#[test]
+fn keep_alive_finds_a_dead_peer_and_keeps_a_live_one() {
+    let mut ours = config(&["10.0.0.1/24"]);
+    ours.tcp.keep_alive = Some(Duration::from_secs(2));
+    ours.tcp.user_timeout = Duration::from_secs(5);
+    let mut pair = Pair::new(&ours, &config(&["10.0.0.2/24"]));
+    pair.b.stack.listen(80);
+    let (client, _) = pair.connect("10.0.0.2:80");
+    pair.run(Duration::from_secs(60));
+    assert_eq!(pair.a.stack.status(client), Some(Status::Open));
+    pair.filter = Box::new(|_| false);
+    pair.run(Duration::from_secs(10));
+    assert_eq!(pair.a.stack.status(client), Some(Status::Closed(CloseCause::TimedOut)));
+}
+
+#[test]
+fn idle_rings_are_given_back_but_not_with_bytes_beyond_a_gap() {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
+    let ours = answer[0].seq.wrapping_add(1);
+    let data =
+        |seq, payload| Raw { control: TcpControl::None, seq, ack: Some(ours), payload, ..Raw::syn(5000, 0) };
+    // The second segment comes first: its bytes lie in the ring while the queue is empty.
+    let frames = [data(100, &[]).frame(), data(105, b"world").frame()];
+    host.burst(Instant::from_millis(2), &frames);
+    host.burst(Instant::from_millis(7_000), &[]);
+    host.burst(Instant::from_millis(14_000), &[]);
+    assert_eq!(host.stack.stats().rings_reclaimed, 0);
+    host.burst(Instant::from_millis(15_000), &[data(100, b"hello").frame()]);
+    let id = host.ready[0];
+    assert_eq!(host.receive(id), b"helloworld");
+    // Now it is empty in truth.
+    host.burst(Instant::from_millis(21_000), &[]);
+    host.burst(Instant::from_millis(28_000), &[]);
+    assert_eq!(host.stack.stats().rings_reclaimed, 1);
+    host.burst(Instant::from_millis(29_000), &[data(110, b"again").frame()]);
+    assert_eq!(host.receive(id), b"again");
+}
+
+#[test]
+fn an_idle_connection_needs_no_attention() {
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    pair.a.send(client, b"once");
+    pair.run(Duration::from_secs(60));
+    assert_eq!(pair.b.receive(server), b"once");
+    pair.run(Duration::from_secs(60));
+    assert_eq!(pair.a.stack.next_deadline(), None);
+    assert_eq!(pair.b.stack.next_deadline(), None);
+}
+
+#[test]
+fn segments_are_sent_with_right_checksums() {
+    let mut pair = Pair::on_link();
+    let (client, _) = pair.connect("10.0.0.2:80");
+    pair.a.send(client, b"checked");
+    let frames = pair.a.burst(pair.now, &[]);
+    assert_eq!(seen(&frames[0]).unwrap().payload, 7);
+    pair.b.burst(pair.now, &frames);
+    assert_eq!(pair.b.stack.stats().rx_bad_checksum, 0);
+    for place in 14..frames[0].len() {
+        let mut frame = frames[0].clone();
+        frame[place] ^= 0x10;
+        pair.b.burst(pair.now, &[frame]);
+    }
+    // Whatever bit is wrong, nothing but the one good segment was taken.
+    let server = pair.b.ready[0];
+    assert_eq!(pair.b.receive(server), b"checked");
+}

@@ -1,0 +1,133 @@
+//! Deadlines: one wheel entry per connection, armed lazily at the earliest thing that may be due.
+//!
+//! An entry that stands earlier than needed is left alone; when it fires, what is due is looked up and the entry is
+//! armed anew. So the per-segment path compares and rarely schedules, and an idle connection costs nothing.
+
+use super::conn::Phase;
+use super::{CloseCause, ConnId, Stack, lend};
+use crate::time::{Duration, Instant};
+use smoltcp::time::Instant as StackInstant;
+
+/// A connection that was quiet for this long gives the pages of its rings back.
+const IDLE_RECLAIM_AFTER: Duration = Duration::from_secs(5);
+/// Most connections whose pages are given back in one burst (a system call each).
+const RECLAIMS_PER_BURST: usize = 32;
+/// When the others come back.
+const RECLAIM_RETRY: Duration = Duration::from_millis(10);
+
+impl Stack {
+    /// Fires what is due: retransmissions become dirty, deadlines become ready.
+    pub fn timers(&mut self) {
+        self.wake_neighbor_waiters();
+        let mut reclaims_left = RECLAIMS_PER_BURST;
+        while let Some(index) = self.wheel.pop_due(self.now) {
+            if self.slab.slot(index).phase != Phase::Free {
+                self.fire(index, &mut reclaims_left);
+            }
+        }
+    }
+
+    /// When [`Stack::timers`] or [`Stack::egress`] next has something to do; `None` when only a frame can wake it.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.dirty.is_empty() || !self.ready.is_empty() {
+            return Some(self.now);
+        }
+        [self.wheel.next_deadline(), self.next_router_refresh(), self.next_dhcp()].into_iter().flatten().min()
+    }
+
+    /// Makes the connection ready at `deadline` (it replaces the one before); `None` for never. Cheap: lazily armed.
+    pub fn set_deadline(&mut self, id: ConnId, deadline: Option<Instant>) {
+        let deadline = deadline.unwrap_or(Instant::FAR_FUTURE);
+        if let Some(slot) = self.slab.find_mut(id) {
+            slot.owner_deadline = deadline;
+            self.schedule(id.index, deadline);
+        }
+    }
+
+    /// Arms a connection's wheel entry for smoltcp's `wake_at` and its own deadlines.
+    pub(super) fn arm(&mut self, index: u32, wake_at: Option<StackInstant>) {
+        let slot = self.slab.slot(index);
+        let mut deadline = slot.owner_deadline.min(slot.closing_deadline);
+        if let Some(at) = wake_at {
+            deadline = deadline.min(self.clock.to_real(at));
+        }
+        if slot.rings_touched {
+            deadline = deadline.min(slot.progress_at + IDLE_RECLAIM_AFTER);
+        }
+        self.schedule(index, deadline);
+    }
+
+    /// Brings the wheel entry forward to `deadline`; never puts it off.
+    fn schedule(&mut self, index: u32, deadline: Instant) {
+        if deadline < Instant::FAR_FUTURE && self.wheel.scheduled(index).is_none_or(|at| at > deadline) {
+            self.wheel.schedule(index, deadline);
+        }
+    }
+
+    /// A wheel entry fired: does what is due and arms the next.
+    fn fire(&mut self, index: u32, reclaims_left: &mut usize) {
+        let now = self.now;
+        let slot = self.slab.slot_mut(index);
+        if now >= slot.owner_deadline {
+            slot.owner_deadline = Instant::FAR_FUTURE;
+            if slot.owned {
+                self.mark_ready_index(index);
+            }
+        }
+        let slot = self.slab.slot(index);
+        if now >= slot.closing_deadline {
+            match slot.phase {
+                Phase::HalfOpen => {
+                    self.stats.half_open_dropped += 1;
+                    self.remove(index);
+                }
+                Phase::Connecting | Phase::Live => self.fail(index, CloseCause::TimedOut),
+                Phase::Closed(_) if !slot.owned => self.remove(index),
+                Phase::Closed(_) | Phase::Free => {}
+            }
+            return;
+        }
+        if slot.phase == Phase::Live && self.peer_is_lost(index) {
+            self.fail(index, CloseCause::TimedOut);
+            return;
+        }
+        let retry_reclaim = self.reclaim_if_idle(index, reclaims_left);
+        let slot = self.slab.slot(index);
+        let wake_at = self.nets.get(slot.net).iface.poll_at(self.stack_now, &slot.set);
+        if wake_at.is_some_and(|at| at <= self.stack_now) {
+            self.mark_dirty(index);
+        } else {
+            self.arm(index, wake_at);
+        }
+        if retry_reclaim {
+            self.schedule(index, now + RECLAIM_RETRY);
+        }
+    }
+
+    /// RFC 9293 section 3.8.3: data (or probes) unacknowledged for the user timeout.
+    fn peer_is_lost(&self, index: u32) -> bool {
+        let slot = self.slab.slot(index);
+        let silent = self.now - slot.progress_at;
+        let unanswered = slot.awaits_acknowledgement() && silent >= self.tcp.user_timeout;
+        let unprobed = self.tcp.keep_alive.is_some_and(|interval| silent >= interval + self.tcp.user_timeout);
+        unanswered || unprobed
+    }
+
+    /// Gives the pages of a quiet connection's rings back. Returns whether it was put off.
+    fn reclaim_if_idle(&mut self, index: u32, reclaims_left: &mut usize) -> bool {
+        let slot = self.slab.slot_mut(index);
+        if !slot.rings_touched || self.now < slot.progress_at + IDLE_RECLAIM_AFTER {
+            return false;
+        }
+        if *reclaims_left == 0 {
+            return true;
+        }
+        // Rings in use are looked at again after whatever empties them, which sets the mark anew.
+        slot.rings_touched = false;
+        if lend::reclaim(slot, &self.rings) {
+            *reclaims_left -= 1;
+            self.stats.rings_reclaimed += 1;
+        }
+        false
+    }
+}

@@ -1,0 +1,322 @@
+"""What the end-to-end tests stand on: a namespace of their own, the server process, and programs of cases."""
+
+import json
+import os
+import pathlib
+import queue
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests" / "e2e"
+CACHE = ROOT / "target" / "e2e"
+
+SERVER_IP = {"ipv4": "10.73.0.2", "ipv6": "fd73::2"}
+SERVER_ADDRESSES = "10.73.0.2/24,fd73::2/64"
+HOST_ADDRESSES = "10.73.0.1/24,fd73::1/64"
+
+
+def url(family, scheme="ws", path="/ws"):
+    """The server's URL over `ipv4` or `ipv6`."""
+    address = SERVER_IP[family]
+    return f"{scheme}://[{address}]{path}" if family == "ipv6" else f"{scheme}://{address}{path}"
+
+
+class Failure(Exception):
+    """A case failed; the text says what was expected and what came."""
+
+
+class Namespace:
+    """A network namespace with nothing in it but its loopback, gone when the `with` block ends."""
+
+    count = 0
+
+    def __enter__(self):
+        Namespace.count += 1
+        self.name = f"unsocket-e2e-{os.getpid()}-{Namespace.count}"
+        run("ip", "netns", "add", self.name)
+        run("ip", "-n", self.name, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["ip", "netns", "delete", self.name], check=False, timeout=20)
+
+    def inside(self, *command):
+        """The command line that runs `command` inside."""
+        return ["ip", "netns", "exec", self.name, *map(str, command)]
+
+    def has_link(self, name):
+        """Whether a device of that name exists inside."""
+        found = subprocess.run(["ip", "-n", self.name, "link", "show", name], capture_output=True, timeout=20)
+        return found.returncode == 0
+
+
+def run(*command):
+    """Runs a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    if done.returncode != 0:
+        raise Failure(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+
+
+class Server:
+    """One `unsocket serve` process; it is killed when the `with` block ends, if it still runs then."""
+
+    count = 0
+
+    def __init__(self, binary, namespace, *options, app="echo", tap=None):
+        Server.count += 1
+        self.tap = tap or f"ue{os.getpid() % 10_000_000}n{Server.count}"
+        self.namespace = namespace
+        self.log_path = CACHE / "logs" / f"serve-{Server.count}.log"
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.command = [
+            str(binary),
+            "serve",
+            *("--port", f"tap:{self.tap}"),
+            *("--ip", SERVER_ADDRESSES),
+            *("--host-ip", HOST_ADDRESSES),
+            *("--netns", namespace.name),
+            *("--listen", "80"),
+            *("--app", app),
+            *map(str, options),
+        ]
+        self.process = None
+
+    def start(self, ready_seconds=20):
+        """Starts the process and returns when it has said on `--ready-fd` that it serves."""
+        ready, ready_write = os.pipe()
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                [*self.command, "--ready-fd", str(ready_write)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[ready_write],
+            )
+        os.close(ready_write)
+        said = b""
+        deadline = time.monotonic() + ready_seconds
+        try:
+            while not said.endswith(b"\n"):
+                readable, _, _ = select.select([ready], [], [], max(deadline - time.monotonic(), 0))
+                if not readable or not (chunk := os.read(ready, 4096)):
+                    break
+                said += chunk
+        finally:
+            os.close(ready)
+        if not said.endswith(b"\n"):
+            code = self.process.poll()
+            state = f"exited with {code}" if code is not None else f"was not ready after {ready_seconds} s"
+            self.kill()
+            raise Failure(f"the server {state}; its log ends: {self.log_tail()}")
+        self.wait_for_addresses()
+        return self
+
+    def wait_for_addresses(self, seconds=10):
+        """Waits for the kernel to finish duplicate detection of the host's IPv6 address on a new device."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            shown = subprocess.run(
+                ["ip", "-n", self.namespace.name, "-6", "addr", "show", "dev", self.tap, "tentative"],
+                capture_output=True,
+                text=True,
+                timeout=20,
+            )
+            if not shown.stdout.strip():
+                return
+            time.sleep(0.05)
+        raise Failure(f"the host's IPv6 address on {self.tap} stays tentative")
+
+    def refused(self, seconds=20):
+        """Starts a server that must refuse to start; returns its exit code and all it wrote."""
+        try:
+            done = subprocess.run(self.command, capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise Failure(f"expected an error and an exit, but it ran on for {seconds} s: {error.stdout}") from None
+        self.log_path.write_text(done.stdout + done.stderr)
+        return done.returncode, done.stdout + done.stderr
+
+    def signal(self, number):
+        """Sends a signal to the process."""
+        self.process.send_signal(number)
+
+    def wait(self, seconds):
+        """Waits for the exit and returns the status, as the shell would see it."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"the server still runs after {seconds} s; its log ends: {self.log_tail()}") from None
+
+    def kill(self):
+        """Kills the process if it still runs."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(20)
+
+    def stop(self):
+        """Stops the server the way an operator does, and insists on a clean exit."""
+        self.signal(signal.SIGTERM)
+        code = self.wait(30)
+        if code != 0:
+            raise Failure(f"exit status {code} after SIGTERM; its log ends: {self.log_tail()}")
+
+    def log(self):
+        """All that the server wrote."""
+        return self.log_path.read_text(errors="replace")
+
+    def log_tail(self, lines=12):
+        """The last lines that the server wrote, on one line."""
+        return " | ".join(re.sub(r"\x1b\[[0-9;]*m", "", self.log()).splitlines()[-lines:]) or "(empty)"
+
+    def threads(self):
+        """The process's threads: name and CPU seconds used so far, by thread id."""
+        found = {}
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            name = (task / "comm").read_text().strip()
+            nanoseconds = int((task / "schedstat").read_text().split()[0])
+            found[int(task.name)] = (name, nanoseconds / 1e9)
+        return found
+
+    def memory_bytes(self):
+        """Resident memory of the process with its page tables: what its connections really cost."""
+        rollup = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        resident = int(re.search(r"^Rss:\s+(\d+) kB", rollup, re.M).group(1))
+        tables = int(re.search(r"^VmPTE:\s+(\d+) kB", status, re.M).group(1))
+        return (resident + tables) * 1024
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+class Program:
+    """A program inside the namespace that speaks lines of JSON on stdout and reads commands on stdin."""
+
+    def __init__(self, namespace, command, name):
+        self.name = name
+        self.log_path = CACHE / "logs" / f"{re.sub('[^a-z0-9]+', '-', name)}.log"
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        environment = dict(os.environ, NODE_PATH=str(CACHE / "node" / "node_modules"))
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                namespace.inside(*command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
+        self.lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def next(self, seconds):
+        """The next line's object, or `None` at the end of the output."""
+        try:
+            line = self.lines.get(timeout=max(seconds, 0))
+        except queue.Empty:
+            raise Failure(f"{self.name} said nothing for {seconds:.0f} s (log: {self.log_path})") from None
+        try:
+            return None if line is None else json.loads(line)
+        except json.JSONDecodeError:
+            raise Failure(f"{self.name} printed what is no JSON: {line!r}") from None
+
+    def tell(self, command):
+        """Sends a command line."""
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(20)
+
+    def ended(self):
+        """Waits for the exit; anything but success is a failure."""
+        code = self.process.wait(20)
+        if code != 0:
+            last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
+            raise Failure(f"{self.name} exited with {code}: {''.join(last)} (log: {self.log_path})")
+
+
+class Report:
+    """Prints each case as it ends and remembers what failed."""
+
+    def __init__(self):
+        self.passed = 0
+        self.failed = []
+        self.started = time.monotonic()
+
+    def result(self, suite, case, ok, seconds, note=""):
+        """Records one case."""
+        mark = "ok    " if ok else "FAILED"
+        print(f"  {mark} {suite:<26} {case:<34} {seconds:7.2f} s  {note}".rstrip(), flush=True)
+        if ok:
+            self.passed += 1
+        else:
+            self.failed.append((suite, case, note))
+
+    def run(self, suite, case, function, *arguments):
+        """Runs a case in this process: it passes by returning (a note, perhaps) and fails by raising."""
+        started = time.monotonic()
+        try:
+            note = function(*arguments)
+            self.result(suite, case, True, time.monotonic() - started, note or "")
+        except Exception as error:  # each failure is a result, and the next case runs
+            text = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+            self.result(suite, case, False, time.monotonic() - started, text)
+
+    def run_program(self, suite, namespace, command, seconds, plan=None):
+        """Runs a program of cases: every case of its plan (which must be `plan`, when given) must be reported."""
+        started = time.monotonic()
+        outstanding = ["start"]
+        try:
+            with Program(namespace, command, suite) as program:
+                first = program.next(seconds) or {}
+                outstanding = list(first.get("plan", []))
+                if not outstanding:
+                    program.ended()
+                    raise Failure("the program printed no plan")
+                if plan is not None and sorted(outstanding) != sorted(plan):
+                    odd = sorted(set(outstanding) ^ set(plan))
+                    raise Failure(f"its cases are not those that every client must pass: {', '.join(odd)}")
+                while outstanding:
+                    line = program.next(seconds - (time.monotonic() - started))
+                    if line is None:
+                        program.ended()
+                        raise Failure("the program ended without reporting the case")
+                    outstanding.remove(line["case"])
+                    self.result(suite, line["case"], line["ok"], line["seconds"], line.get("note", ""))
+                program.ended()
+        except Failure as error:
+            for case in outstanding or ["end"]:
+                self.result(suite, case, False, time.monotonic() - started, str(error))
+
+    def summary(self):
+        """Prints the verdict and returns the exit status."""
+        seconds = time.monotonic() - self.started
+        print(f"\n{self.passed} cases passed, {len(self.failed)} failed, in {seconds:.0f} s")
+        for suite, case, note in self.failed:
+            print(f"  FAILED {suite}: {case}: {note}")
+        return 1 if self.failed or not self.passed else 0
+
+
+def die(message):
+    """Ends the run with an error that says how to mend it."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,200 @@
+"""How the server starts, refuses to start, stops, and comes back."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+
+from harness import TESTS, Failure, Namespace, Program, Server, run, url
+
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+def suite(report, binary):
+    """Runs every case, each in a namespace of its own."""
+    for case in (
+        says_when_it_is_ready,
+        notifies_the_service_manager,
+        drains_on_sigterm,
+        drains_on_sigint,
+        comes_back_after_kill,
+        restarts_on_the_same_device_name,
+        refuses_a_device_that_is_busy,
+        refuses_a_name_that_is_no_tap,
+        refuses_without_privilege,
+        refuses_a_namespace_without_privilege,
+        refuses_a_missing_namespace,
+        refuses_an_unknown_key,
+        refuses_a_bad_address,
+        refuses_an_unknown_option,
+    ):
+        with Namespace() as namespace:
+            report.run("lifecycle", case.__name__.replace("_", "-"), case, binary, namespace)
+
+
+@contextlib.contextmanager
+def held(namespace, count):
+    """A client that holds `count` connections, each proven by an echo."""
+    command = [sys.executable, TESTS / "inside" / "hold_client.py", url("ipv4"), count]
+    with Program(namespace, command, "hold client") as program:
+        opened = program.next(30)
+        if opened is None:
+            program.ended()
+        if opened != {"open": count}:
+            raise Failure(f"expected {count} open connections, the client says {opened}")
+        yield program
+
+
+def expect_serving(namespace):
+    """A new client opens a connection and gets its echo."""
+    with held(namespace, 1):
+        pass
+
+
+def expect_refusal(server, *words):
+    """The server must not start, and what it says must hold every one of `words`."""
+    code, output = server.refused()
+    if code == 0:
+        raise Failure(f"expected an error, but the exit status is 0; output: {output!r}")
+    if code < 0 or "panicked" in output:
+        raise Failure(f"expected an error message, but it crashed (status {code}): {output!r}")
+    missing = [word for word in words if word not in output]
+    if missing:
+        raise Failure(f"the message does not say {', '.join(missing)}: {output.strip()!r}")
+    return output.strip().splitlines()[-1]
+
+
+def says_when_it_is_ready(binary, namespace):
+    with Server(binary, namespace) as server:
+        server.start()
+        line = next((line for line in server.log().splitlines() if "10.73.0.2" in line), None)
+        if line is None:
+            raise Failure(f"no line names the address when it is ready; the log: {server.log()!r}")
+        server.stop()
+    return line.strip()
+
+
+def notifies_the_service_manager(binary, namespace):
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        path = os.path.join(folder, "notify")
+        manager.bind(path)
+        manager.settimeout(20)
+        os.environ["NOTIFY_SOCKET"] = path
+        try:
+            with Server(binary, namespace) as server:
+                server.start()
+                said = manager.recv(4096)
+                if b"READY=1" not in said.split(b"\n"):
+                    raise Failure(f"expected READY=1 on the notify socket, got {said!r}")
+                server.stop()
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+
+
+def drains_on(number, binary, namespace):
+    with Server(binary, namespace) as server:
+        server.start()
+        with held(namespace, 20) as client:
+            server.signal(number)
+            closes = client.next(20)
+            if closes != {"closes": [1001] * 20}:
+                raise Failure(f"expected 20 closes with 1001 (going away), got {closes}")
+            code = server.wait(20)
+        if code != 0:
+            raise Failure(f"exit status {code}; the log ends: {server.log_tail()}")
+
+
+def drains_on_sigterm(binary, namespace):
+    drains_on(signal.SIGTERM, binary, namespace)
+
+
+def drains_on_sigint(binary, namespace):
+    drains_on(signal.SIGINT, binary, namespace)
+
+
+def comes_back_after_kill(binary, namespace):
+    with Server(binary, namespace) as server:
+        server.start()
+        with held(namespace, 5):
+            server.kill()
+    with Server(binary, namespace, tap=server.tap) as again:
+        again.start()
+        expect_serving(namespace)
+        again.stop()
+
+
+def restarts_on_the_same_device_name(binary, namespace):
+    for _ in range(3):
+        with Server(binary, namespace, tap="ue-again") as server:
+            server.start()
+            expect_serving(namespace)
+            server.stop()
+    if namespace.has_link("ue-again"):
+        raise Failure("the device ue-again is left over after a clean stop")
+
+
+def refuses_a_device_that_is_busy(binary, namespace):
+    with Server(binary, namespace) as server:
+        server.start()
+        said = expect_refusal(Server(binary, namespace, tap=server.tap), server.tap, "busy")
+        expect_serving(namespace)
+        server.stop()
+    return said
+
+
+def refuses_a_name_that_is_no_tap(binary, namespace):
+    run("ip", "-n", namespace.name, "link", "add", "ue-veth", "type", "veth", "peer", "name", "ue-peer")
+    return expect_refusal(Server(binary, namespace, tap="ue-veth"), "ue-veth")
+
+
+def refuses_without_privilege(binary, namespace):
+    """Within the namespace, so that even a wrongly granted device would be nowhere else."""
+    with readable_copy(binary) as copy:
+        server = Server(copy, namespace)
+        at = server.command.index("--netns")
+        del server.command[at : at + 2]
+        server.command = namespace.inside(*AS_NOBODY, *server.command)
+        return expect_refusal(server, "CAP_NET_ADMIN")
+
+
+def refuses_a_namespace_without_privilege(binary, namespace):
+    with readable_copy(binary) as copy:
+        server = Server(copy, namespace)
+        server.command = [*AS_NOBODY, *server.command]
+        return expect_refusal(server, "CAP_SYS_ADMIN", namespace.name)
+
+
+@contextlib.contextmanager
+def readable_copy(binary):
+    """A copy of the binary that any user may run, wherever the build's folder lies."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield pathlib.Path(shutil.copy(binary, folder))
+
+
+def refuses_a_missing_namespace(binary, namespace):
+    server = Server(binary, namespace)
+    server.command[server.command.index(namespace.name)] = "unsocket-e2e-none"
+    return expect_refusal(server, "unsocket-e2e-none", "ip netns add")
+
+
+def refuses_an_unknown_key(binary, namespace):
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
+        config.write("[limits]\nconections_max = 5\n")
+        config.flush()
+        return expect_refusal(Server(binary, namespace, "--config", config.name), "limits.conections_max", "connections_max")
+
+
+def refuses_a_bad_address(binary, namespace):
+    server = Server(binary, namespace)
+    at = server.command.index("--ip") + 1
+    server.command[at] = "10.73.0.2/99"
+    return expect_refusal(server, "10.73.0.2/99")
+
+
+def refuses_an_unknown_option(binary, namespace):
+    return expect_refusal(Server(binary, namespace, "--wokers", "2"), "--wokers", "--workers")

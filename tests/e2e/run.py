@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""End-to-end tests: other people's clients against `unsocket serve` over a TAP device.
+
+The kernel's end of every device lives in a namespace that the tests make and delete; no traffic leaves it. Needs
+root, and what `scripts/setup --for test` installs. Run it with `scripts/test --only e2e`.
+"""
+
+import argparse
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+
+import connections
+import lifecycle
+from harness import CACHE, HOST_ADDRESSES, ROOT, TESTS, Failure, Namespace, Program, Report, Server, die, url
+from harness import SERVER_IP
+
+INSIDE = TESTS / "inside"
+CLIENTS = ROOT / "target" / "clients" / "release"
+FAMILIES = ("ipv4", "ipv6")
+HOST_IP = dict(zip(FAMILIES, (address.split("/")[0] for address in HOST_ADDRESSES.split(","))))
+SCREENSHOTS = CACHE / "screenshots"
+
+SIZES = (0, 1, 125, 126, 65_535, 65_536, 1 << 20, 16 << 20)
+CLIENT_CASES = [
+    "open",
+    *(f"echo-{kind}-{size}" for size in SIZES for kind in ("text", "binary")),
+    "fragments-text",
+    "fragments-binary",
+    "ping",
+    "ping-between-fragments",
+    *(f"close-{code}" for code in (1000, 3000, 4999)),
+    "in-flight-1000",
+    "connections-200",
+    "reset",
+    "fin-without-close",
+]
+DEADLINE_SECONDS_MAX = 6  # for the deadlines of 2 s that the HTTP suite configures
+
+
+def clients(report, options):
+    """The same cases by three clients that nobody here wrote, and by sockets that keep no rule."""
+    python = sys.executable
+    with Namespace() as namespace, Server(options.binary, namespace) as server:
+        server.start()
+        for family in FAMILIES:
+            for name, command in (
+                ("websockets", [python, INSIDE / "websockets_client.py"]),
+                ("ws", ["node", INSIDE / "ws_client.cjs"]),
+                ("tungstenite", [CLIENTS / "tungstenite_client"]),
+            ):
+                program = [*command, url(family)]
+                report.run_program(f"{name}/{family}", namespace, program, 300, CLIENT_CASES)
+            protocol = [python, INSIDE / "protocol_client.py", url(family)]
+            report.run_program(f"protocol/{family}", namespace, protocol, 120)
+        report.run("clients", "clean-stop", server.stop)
+
+
+def http(report, options):
+    """The HTTP side."""
+    deadlines = ["--set", "websocket.handshake_timeout_ms=2000", "--set", "websocket.http_idle_timeout_ms=2000"]
+    with Namespace() as namespace, Server(options.binary, namespace, *deadlines) as server:
+        server.start()
+        for family in FAMILIES:
+            command = [sys.executable, INSIDE / "http_client.py", url(family, "http", ""), DEADLINE_SECONDS_MAX]
+            report.run_program(f"http/{family}", namespace, command, 180)
+        report.run("http", "clean-stop", server.stop)
+
+
+def network(report, options):
+    """What the rest of the network sees of the stack."""
+    with Namespace() as namespace, Server(options.binary, namespace) as server:
+        server.start()
+        for family in FAMILIES:
+            command = [sys.executable, INSIDE / "network_client.py", SERVER_IP[family], HOST_IP[family]]
+            report.run_program(f"network/{family}", namespace, command, 120)
+        report.run("network", "clean-stop", server.stop)
+
+
+def browser(report, options):
+    """The page and the browser's own WebSocket, and two browsers in a chat room."""
+    chromium = find_chromium()
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for app, script in (("echo", "browser.cjs"), ("chat", "chat_browser.cjs")):
+        with Namespace() as namespace, Server(options.binary, namespace, app=app) as server:
+            server.start()
+            for family in FAMILIES:
+                with tempfile.TemporaryDirectory() as profiles:
+                    base = url(family, "http", "")
+                    command = ["node", INSIDE / script, base, chromium, SCREENSHOTS, family, profiles]
+                    report.run_program(f"chromium-{app}/{family}", namespace, command, 240)
+            report.run(f"chromium-{app}", "clean-stop", server.stop)
+
+
+def find_chromium():
+    """The path of a Chromium: $CHROMIUM, or the first of its usual names."""
+    names = [os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+    for name in filter(None, names):
+        if path := shutil.which(name):
+            return path
+    die("no Chromium found; run `scripts/setup --for test`, or set CHROMIUM to the path of one")
+
+
+def chat(report, options):
+    """The chat app."""
+    with Namespace() as namespace, Server(options.binary, namespace, app="chat") as server:
+        server.start()
+        for family in FAMILIES:
+            command = [sys.executable, INSIDE / "chat_client.py", url(family)]
+            report.run_program(f"chat/{family}", namespace, command, 120)
+        report.run("chat", "clean-stop", server.stop)
+
+
+def workers(report, options):
+    """Two workers on one multi-queue device: both must serve."""
+    with Namespace() as namespace, Server(options.binary, namespace, "--workers", 2) as server:
+        server.start()
+        for family in FAMILIES:
+            report.run(f"workers/{family}", "both-serve", both_workers_serve, server, namespace, family)
+            command = [sys.executable, INSIDE / "network_client.py", SERVER_IP[family], HOST_IP[family]]
+            report.run_program(f"workers/network/{family}", namespace, command, 120)
+        report.run("workers", "clean-stop", server.stop)
+
+
+def both_workers_serve(server, namespace, family):
+    """128 connections on ports of the kernel's choice echo; each worker's thread must have worked for them."""
+    count, rounds = 128, 200
+    with Program(namespace, [CLIENTS / "many", url(family), count, 64], f"workers {family}") as program:
+        before = server.threads()
+        for command in (None, f"echo {rounds}", "close"):
+            if command:
+                program.tell(command)
+            line = program.next(60)
+            if not line or line["errors"] or line["connections"] != count:
+                raise Failure(f"expected {count} connections without an error, the client says {line}")
+        after = server.threads()
+    busy = {
+        name: seconds - before[thread][1]
+        for thread, (name, seconds) in after.items()
+        if thread in before and "worker" in name
+    }
+    if len(busy) != 2:
+        raise Failure(f"expected two threads named like a worker, found {sorted(after.values())}")
+    if min(busy.values()) < 0.1 * max(busy.values()):
+        raise Failure(f"one worker did nearly all the work: {busy}")
+    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in sorted(busy.items()))
+
+
+def start_and_stop(report, options):
+    """Start, refusal, drain, and return."""
+    lifecycle.suite(report, options.binary)
+
+
+def many(report, options):
+    """500 connections, or with --full 10,000."""
+    count, rounds = (10_000, 20) if options.full else (500, 20)
+    for family in FAMILIES:
+        with Namespace() as namespace, Server(options.binary, namespace) as server:
+            server.start()
+            connections.suite(report, server, namespace, family, count, rounds)
+            report.run(f"connections/{family}", "clean-stop", server.stop)
+
+
+SUITES = {
+    "network": network,
+    "http": http,
+    "lifecycle": start_and_stop,
+    "clients": clients,
+    "chat": chat,
+    "workers": workers,
+    "browser": browser,
+    "connections": many,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "unsocket")
+    parser.add_argument("--full", action="store_true", help="full counts: 10,000 connections")
+    parser.add_argument("--only", metavar="SUITE", action="append", choices=SUITES, help="only this suite; repeatable")
+    parser.add_argument("--list", action="store_true", help="list the suites and end")
+    options = parser.parse_args()
+    if options.list:
+        for name, suite in SUITES.items():
+            print(f"{name:<12} {suite.__doc__}")
+        return 0
+    if os.geteuid() != 0:
+        die("namespaces and TAP devices need root: run `sudo ./scripts/test --only e2e`")
+    if not options.binary.exists():
+        die(f"{options.binary} does not exist: build it with `cargo build --release`")
+    options.binary = options.binary.resolve()
+    raise_descriptor_limit(12_000 if options.full else 2_048)
+    signal.signal(signal.SIGTERM, stop)
+    report = Report()
+    for name in options.only or SUITES:
+        print(f"{name}: {SUITES[name].__doc__}", flush=True)
+        try:
+            SUITES[name](report, options)
+        except Failure as error:
+            report.result(name, "start", False, 0, str(error))
+    return report.summary()
+
+
+def stop(*_):
+    """Ends the run such that every `with` still cleans up, undisturbed by a second signal."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("stopped by SIGTERM")
+
+
+def raise_descriptor_limit(wanted):
+    """Allows this process and its children `wanted` open files: one per connection of a client."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+    except ValueError:
+        die(f"the tests need {wanted} open files, and at most {hard} are allowed here: raise `ulimit -Hn`")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
