@@ -188,7 +188,15 @@ impl Layout {
         u32::try_from(slots).ok()?;
         // No slice, and so no mapping, is larger than this.
         isize::try_from(mapping_bytes).ok()?;
-        Some(Layout { slots, recv_bytes, send_bytes, recv_span, slot_bytes, color_bytes: page, mapping_bytes })
+        Some(Layout {
+            slots,
+            recv_bytes,
+            send_bytes,
+            recv_span,
+            slot_bytes,
+            color_bytes: page,
+            mapping_bytes,
+        })
     }
 }
 
