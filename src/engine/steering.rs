@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn every_pair_is_joined_both_ways() {
         let mut all = Links::new(3, 1500).unwrap();
-        for from in 0..3 {
-            assert_eq!(all[from].give_all(&[from as u8; 60]), (2, 0));
-            assert_eq!(all[from].flush(), 0);
+        for (from, links) in all.iter_mut().enumerate() {
+            assert_eq!(links.give_all(&[from as u8; 60]), (2, 0));
+            assert_eq!(links.flush(), 0);
         }
         for (me, links) in all.iter_mut().enumerate() {
             let mut seen = Vec::new();
