@@ -6,7 +6,9 @@ use super::Clock;
 use super::generator::{Failure, Generator, Load};
 use super::tally::{Cause, Tally};
 use super::usage::Usage;
-use crate::engine::{self, Closed, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, SendOutcome, Worker};
+use crate::engine::{
+    self, Closed, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, SendOutcome, Worker,
+};
 use crate::port::Port;
 use crate::stack::CloseCause;
 use crate::time::{Duration, Instant};
@@ -85,7 +87,9 @@ impl Client {
             if self.generator.is_overdue(load) {
                 self.generator.failed(load, self.generator.overdue());
                 context.close(conn, CloseCode::GOING_AWAY, "no reply in time");
-            } else if !pump(&mut self.generator, load, &mut self.scratch, |message| context.send(conn, message)) {
+            } else if !pump(&mut self.generator, load, &mut self.scratch, |message| {
+                context.send(conn, message)
+            }) {
                 continue;
             } else {
                 context.close(conn, CloseCode::NORMAL, "");
@@ -212,9 +216,10 @@ fn close_failure(closed: &Closed<'_>) -> Failure {
             Failure::new(Cause::Timeout, "the peer's TCP fell silent")
         }
         engine::Cause::Transport(cause) => Failure::new(Cause::Reset, format!("TCP ended: {cause:?}")),
-        engine::Cause::Peer => {
-            Failure::new(Cause::Closed, format!("the peer closed with code {} {:?}", closed.code.0, closed.reason))
-        }
+        engine::Cause::Peer => Failure::new(
+            Cause::Closed,
+            format!("the peer closed with code {} {:?}", closed.code.0, closed.reason),
+        ),
         engine::Cause::PeerFinished => {
             Failure::new(Cause::Closed, "the peer ended the connection without a close frame")
         }
@@ -233,13 +238,18 @@ fn connect_failure(failure: &ConnectFailure) -> Failure {
     Failure::new(cause, failure.to_string())
 }
 
-/// Polls `worker` until its load is over and its connections are closed.
-pub fn drive<P: Port>(worker: &mut Worker<P, Client>, clock: Clock, mut idle: impl FnMut(&mut Worker<P, Client>)) -> (Tally, Usage) {
+/// Polls `worker` until its load is over and its connections are closed; `after` each burst is told what it came to.
+pub fn drive<P: Port>(
+    worker: &mut Worker<P, Client>,
+    clock: Clock,
+    mut after: impl FnMut(&mut Worker<P, Client>, Instant, engine::Progress),
+) -> (Tally, Usage) {
     let (mut next_open, mut next_sweep, mut started) = (Instant::ZERO, Instant::ZERO, false);
     let mut give_up_at = Instant::FAR_FUTURE;
     loop {
         let now = clock.now();
         if now >= next_open {
+            next_open = now + START_INTERVAL;
             worker.with_context(|client, context| {
                 client.tick(now);
                 client.open(context);
@@ -250,7 +260,6 @@ pub fn drive<P: Port>(worker: &mut Worker<P, Client>, clock: Clock, mut idle: im
                     client.sweep(context);
                 }
             });
-            next_open = now + START_INTERVAL;
             if worker.handler().is_done() {
                 give_up_at = give_up_at.min(now + CLOSE_TIMEOUT);
                 if worker.report().engine.sessions == 0 || now >= give_up_at {
@@ -258,8 +267,7 @@ pub fn drive<P: Port>(worker: &mut Worker<P, Client>, clock: Clock, mut idle: im
                 }
             }
         }
-        if !worker.poll(now).busy {
-            idle(worker);
-        }
+        let progress = worker.poll(now);
+        after(worker, now, progress);
     }
 }
