@@ -21,7 +21,9 @@ pub struct Handle {
 #[non_exhaustive]
 pub enum HandleError {
     /// Mailboxes were full; those workers did not get it, all others did.
-    #[error("the mailboxes of {full} of {workers} workers are full (`mailbox_commands_max`, `mailbox_bytes_max`)")]
+    #[error(
+        "the mailboxes of {full} of {workers} workers are full (`mailbox_commands_max`, `mailbox_bytes_max`)"
+    )]
     Full {
         /// How many were full.
         full: usize,

@@ -55,7 +55,12 @@ pub trait Handler: Sized {
     }
 
     /// A connection that we asked for did not come to be.
-    fn on_connect_failed(&mut self, context: &mut Context<'_, Self>, connect: &Connect, cause: ConnectFailure) {
+    fn on_connect_failed(
+        &mut self,
+        context: &mut Context<'_, Self>,
+        connect: &Connect,
+        cause: ConnectFailure,
+    ) {
         let _ = (context, connect, cause);
     }
 
@@ -183,14 +188,7 @@ impl Connect {
         } else {
             remote.to_string()
         };
-        Connect {
-            remote,
-            host,
-            target: target.into(),
-            protocols: Vec::new(),
-            headers: Vec::new(),
-            token: 0,
-        }
+        Connect { remote, host, target: target.into(), protocols: Vec::new(), headers: Vec::new(), token: 0 }
     }
 }
 

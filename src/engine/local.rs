@@ -102,9 +102,7 @@ impl<S> Local<S> {
     /// Whether the session may be read from: too much waiting closes TCP's window instead.
     pub(super) fn may_read(&self, index: u32) -> bool {
         match self.sessions.get(index as usize) {
-            Some(Some(session)) => {
-                session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water
-            }
+            Some(Some(session)) => session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water,
             _ => false,
         }
     }
@@ -179,7 +177,8 @@ impl<S> Local<S> {
         reason: &str,
         cause: Cause,
     ) -> bool {
-        let code = if code.may_be_sent() || code == CloseCode::NO_STATUS { code } else { CloseCode::INTERNAL };
+        let code =
+            if code.may_be_sent() || code == CloseCode::NO_STATUS { code } else { CloseCode::INTERNAL };
         let reason = if code == CloseCode::NO_STATUS { "" } else { clip(reason) };
         if !self.push_close(index, half, code, reason) {
             return false;
@@ -288,9 +287,7 @@ impl<S> Local<S> {
             let Some(mut half) = senders.sender(id) else { continue };
             let sent = match mask {
                 None => self.push_message(conn, &mut half, &plain),
-                Some(_) => {
-                    self.push_message(conn, &mut half, &OutFrame::new(opcode, true, payload, mask))
-                }
+                Some(_) => self.push_message(conn, &mut half, &OutFrame::new(opcode, true, payload, mask)),
             };
             match sent {
                 SendOutcome::Sent => outcome.sent += 1,
@@ -398,8 +395,7 @@ impl<S> Local<S> {
         let Local { sessions, stats, limits, .. } = self;
         let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
         let hold = session.outbound.mid_message;
-        let waiting =
-            if hold { session.outbound.held_bytes() } else { session.outbound.waiting_bytes() };
+        let waiting = if hold { session.outbound.held_bytes() } else { session.outbound.waiting_bytes() };
         let room = if waiting == 0 && !hold { half.free_bytes() } else { 0 };
         let overflowing = frame.len().saturating_sub(room);
         if overflowing > 0 {

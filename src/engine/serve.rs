@@ -176,7 +176,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 self.start_close(id, CloseCode::GOING_AWAY, "idle", Cause::Idle);
             }
             Phase::Open
-                if !session.pinged && deadlines.ping.is_some_and(|ping| now >= session.received_at + ping) =>
+                if !session.pinged
+                    && deadlines.ping.is_some_and(|ping| now >= session.received_at + ping) =>
             {
                 session.pinged = true;
                 session.phase_deadline = now + deadlines.pong;

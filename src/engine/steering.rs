@@ -33,12 +33,8 @@ impl Links {
             received: VecDeque::with_capacity(HELD_FRAMES),
         };
         let mut all: Vec<Links> = (0..workers).map(own).collect();
-        let config = WireConfig {
-            mtu,
-            ring_frames: LINK_FRAMES,
-            held_frames: HELD_FRAMES,
-            ..WireConfig::default()
-        };
+        let config =
+            WireConfig { mtu, ring_frames: LINK_FRAMES, held_frames: HELD_FRAMES, ..WireConfig::default() };
         for a in 0..workers {
             for b in a + 1..workers {
                 let (end_a, end_b) = wire::pair(&config)?;

@@ -139,7 +139,8 @@ impl Topics {
         let Some(at) = list.iter().position(|entry| entry.topic == topic) else { return false };
         let removed = list.swap_remove(at);
         if let Some(shifted) = list.get(at) {
-            self.topics[shifted.topic as usize].subscribers[shifted.position as usize].subscription = at as u32;
+            self.topics[shifted.topic as usize].subscribers[shifted.position as usize].subscription =
+                at as u32;
         }
         self.remove(removed, moved);
         true

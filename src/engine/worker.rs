@@ -1,7 +1,7 @@
 //! A worker: one port queue, one stack, one handler, and one burst at a time.
 
-use super::config::{Burst, ConfigError, EngineConfig, Steering};
 use super::Handle;
+use super::config::{Burst, ConfigError, EngineConfig, Steering};
 use super::conn::{ConnRef, Context, SendOutcome};
 use super::drain::Ending;
 use super::handler::Handler;

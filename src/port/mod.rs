@@ -5,6 +5,8 @@
 //! [`Port::tx_burst`], which takes from the front what the device accepts. Unsent frames stay with the caller.
 //! All frames are allocated when the port is made; nothing here allocates per frame.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod tap;
 pub mod wire;
 

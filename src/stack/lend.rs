@@ -76,8 +76,7 @@ impl<'a> SendHalf<'a> {
             socket: self.socket,
             flags: self.flags.reborrow(),
             now: self.now,
-            others: others
-                .map(|others| Others { slots: others.slots.reborrow(), dirty: others.dirty }),
+            others: others.map(|others| Others { slots: others.slots.reborrow(), dirty: others.dirty }),
         }
     }
 
