@@ -10,6 +10,7 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -249,7 +250,7 @@ fn a_worker_can_sleep_until_a_frame_arrives() {
     socket.send_to(b"wake up", (OURS, 7)).unwrap();
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(4));
     let fd = port.wait_fd().expect("a descriptor");
-    poll.registry().register(&mut SourceFd(&fd), Token(0), Interest::READABLE).unwrap();
+    poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), Token(0), Interest::READABLE).unwrap();
     poll.poll(&mut events, Some(PATIENCE)).unwrap();
     assert_eq!(events.iter().count(), 1);
     assert!(!port.prepare_sleep());

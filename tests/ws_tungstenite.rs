@@ -267,6 +267,7 @@ fn our_client_opens_a_connection_with_their_server() {
     request.write(&mut bytes).unwrap();
     let mut half = Half { read: Cursor::new(bytes), written: Vec::new() };
     let mut seen = None;
+    #[expect(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
     let callback = |request: &tungstenite::handshake::server::Request,
                     mut response: tungstenite::handshake::server::Response| {
         seen = Some((request.uri().to_string(), request.headers()["Origin"].clone()));

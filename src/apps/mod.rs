@@ -1,3 +1,8 @@
 //! What ships in the binary.
 
+pub mod chat;
+pub mod echo;
 pub mod page;
+
+pub use chat::Chat;
+pub use echo::Echo;

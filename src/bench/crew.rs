@@ -10,6 +10,7 @@ use crate::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 
 /// How often the supervisor looks at its generators.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -174,6 +175,11 @@ impl Crew {
         (crew, generators)
     }
 
+    /// When the load begins and is measured.
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
     /// Starts the load when every connection is settled, ends it when `interrupted`, reports to `observer`;
     /// returns when `finished` says that every generator has ended.
     pub fn supervise(
@@ -258,6 +264,14 @@ impl Outcome {
         self.tally.merge(&tally);
         self.usage.push(usage);
     }
+}
+
+/// What a thread of the run came to; its panic goes on here.
+///
+/// # Errors
+/// Its error.
+pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T, BenchError>>) -> Result<T, BenchError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Pins the calling thread to a core.

@@ -245,12 +245,12 @@ impl Generator {
         Failure::new(Cause::Timeout, format!("no reply within {:?}", self.timeout))
     }
 
-    /// Ends the loop and says what it counted. To be called on the thread that ran it.
-    pub fn finish(mut self) -> (Tally, Usage) {
+    /// Ends the loop and hands out what it counted. To be called on the thread that ran it.
+    pub fn finish(&mut self) -> (Tally, Usage) {
         self.tick(self.now);
-        let end = self.stat_at_end.or_else(SchedStat::of_this_thread);
         self.tally.ended_at = self.now;
-        (self.tally, Usage::between(self.stat_at_start, end))
+        let end = self.stat_at_end.or_else(SchedStat::of_this_thread);
+        (std::mem::take(&mut self.tally), Usage::between(self.stat_at_start, end))
     }
 
     #[cold]

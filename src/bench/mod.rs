@@ -8,10 +8,14 @@
 //! | [`tally`] | replies, round-trip times, errors by cause |
 //! | [`crew`] | the threads, when measuring begins and ends, progress |
 //! | [`kernel`] | transport: ordinary kernel sockets |
-//! | [`url`], [`usage`], [`report`] | where to, on what machine, with what result |
+//! | [`client`], [`in_process`] | transport: the engine's own client; with the server in this process |
+//! | [`url`], [`usage`], [`cache_line`], [`report`] | where to, on what machine, with what result |
 
+pub mod cache_line;
+pub mod client;
 pub mod crew;
 pub mod generator;
+pub mod in_process;
 pub mod kernel;
 pub mod pattern;
 pub mod plan;
@@ -25,6 +29,9 @@ pub use plan::{Plan, Stop};
 pub use report::Report;
 pub use url::WsUrl;
 
+use crate::engine::WorkerError;
+use crate::port::fault::FaultError;
+use crate::port::wire::WireError;
 use crate::time::{Duration, Instant};
 use std::io;
 use std::path::PathBuf;
@@ -101,6 +108,15 @@ pub enum BenchError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The wire cannot be made.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The faults cannot be put on the path.
+    #[error(transparent)]
+    Fault(#[from] FaultError),
+    /// A worker cannot be set up.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
     /// The kernel refused what a generator needs.
     #[error("{what}: {source}")]
     Kernel {

@@ -156,6 +156,26 @@ impl ThreadReport {
     }
 }
 
+impl Faults {
+    /// The same for a port of the generator: each direction of the path is one of the port's.
+    pub fn config(&self, index: u64) -> FaultConfig {
+        let way = fault::Faults {
+            loss: self.loss,
+            corruption: self.corrupt,
+            duplication: self.duplicate,
+            reordering: self.reorder,
+            delay: Duration::from_micros(self.delay_us),
+            held_frames_max: if self.delay_us > 0 {
+                HELD_FRAMES_MAX
+            } else {
+                fault::Faults::default().held_frames_max
+            },
+            ..fault::Faults::default()
+        };
+        FaultConfig { seed: self.seed.wrapping_add(index), rx: way.clone(), tx: way }
+    }
+}
+
 impl Rtt {
     fn of(tally: &Tally) -> Rtt {
         let rtt = &tally.rtt;
@@ -214,6 +234,13 @@ impl Report {
             generators: outcome.usage.iter().map(|usage| ThreadReport::new(*usage, measured)).collect(),
             core_to_core_ns: None,
             machine: Machine::this(),
+        }
+    }
+
+    /// The servers of this process were at work for `busy` while it was measured.
+    pub fn set_server_busy(&mut self, busy: Duration) {
+        if self.messages > 0 {
+            self.server_busy_ns_per_message = Some(round(busy.as_nanos() as f64 / self.messages as f64, 1));
         }
     }
 

@@ -22,7 +22,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -37,9 +37,12 @@ pub fn main() -> ExitCode {
         eprintln!("error: {error}");
         match error {
             CliError::Config(_) => ExitCode::from(2),
-            CliError::Log(_) | CliError::ReadyFd { .. } | CliError::Output(_) | CliError::Port(_) => {
-                ExitCode::FAILURE
-            }
+            CliError::Log(_)
+            | CliError::ReadyFd { .. }
+            | CliError::Output(_)
+            | CliError::Unreachable
+            | CliError::Tap(_)
+            | CliError::Launch(_) => ExitCode::FAILURE,
         }
     })
 }
@@ -64,9 +67,15 @@ enum CliError {
     /// Standard output cannot be written to.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
-    /// The port cannot be used.
-    #[error("port `{0}` joins two ends inside one process, nobody else can reach it: use tap:NAME")]
-    Port(crate::config::PortSpec),
+    /// The port has its other end in this process.
+    #[error("port `wire` joins two ends inside one process, nobody else can reach it: use tap:NAME")]
+    Unreachable,
+    /// The TAP device cannot be opened.
+    #[error(transparent)]
+    Tap(#[from] crate::port::tap::TapError),
+    /// The workers cannot run.
+    #[error(transparent)]
+    Launch(#[from] crate::engine::LaunchError),
 }
 
 #[cfg(test)]

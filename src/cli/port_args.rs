@@ -33,9 +33,6 @@ pub struct PortArgs {
     /// Get an IPv4 address and router by DHCP
     #[arg(long)]
     pub dhcp: bool,
-    /// Queue pairs of the device: one for all workers, or one for each [default: one for each]
-    #[arg(long, value_name = "N")]
-    pub queues: Option<usize>,
 }
 
 impl PortArgs {
@@ -46,7 +43,6 @@ impl PortArgs {
         replace(&mut port.netns, &self.netns);
         replace(&mut port.mac, &self.mac);
         replace(&mut port.mtu, &self.mtu);
-        replace(&mut port.queues, &self.queues);
         replace_list(&mut port.ip, &self.ip);
         replace_list(&mut port.host_ip, &self.host_ip);
         replace_list(&mut port.gateway, &self.gateway);

@@ -3,7 +3,11 @@
 use super::port_args::{PortArgs, replace_list};
 use super::ready::Ready;
 use super::{CliError, logging};
+use crate::apps::{Chat, Echo, page};
 use crate::config::{App, Config, ConfigError, LogFormat, Poll};
+use crate::engine::Server;
+use crate::http::Routes;
+use crate::port::{Port, tap};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,14 +43,14 @@ pub(super) struct ServeArgs {
     #[arg(long, help_heading = "Workers")]
     poll: Option<Poll>,
     /// Form of the log on standard error [default: human]
-    #[arg(long, help_heading = "Log")]
+    #[arg(long, value_name = "FORM", help_heading = "Log")]
     log_format: Option<LogFormat>,
     /// Least level (error, warn, info, debug, trace), or levels by module: info,unsocket::engine=debug
     /// [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = "Log")]
     log_level: Option<String>,
     /// Write a line to this open file descriptor (a pipe or file) when ready [default: none]
-    #[arg(long, value_name = "FD")]
+    #[arg(long, value_name = "FD", help_heading = "Service")]
     ready_fd: Option<u32>,
 }
 
@@ -81,8 +85,42 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
     let config = args.config()?;
     logging::init(&config.log)?;
     let ready = Ready::new(args.ready_fd)?;
-    ready.announce(&ready_line(&config))?;
+    let tap = config.tap().ok_or(CliError::Unreachable)?;
+    let ports = tap::open(&tap)?;
+    start(&config, ports, ready)
+}
+
+/// Runs the application on the ports, one worker for each, until it has drained.
+fn start<P: Port + Send + 'static>(
+    config: &Config,
+    ports: Vec<P>,
+    ready: Ready,
+) -> Result<ExitCode, CliError> {
+    let server = Server::with_ports(config.engine(routes(config)), ports)?;
+    let running = match config.server.app {
+        App::Echo => server.start(|_worker| Echo)?,
+        App::Chat => server.start(Chat::new)?,
+    };
+    ready.announce(&ready_line(config))?;
+    running.wait()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is answered over plain HTTP, and where WebSockets may be opened.
+fn routes(config: &Config) -> Routes {
+    let mut routes = Routes::default();
+    routes.insert_healthz();
+    if config.server.page {
+        let path = config.server.paths.first().map_or("/ws", String::as_str);
+        routes.insert("/", page::page(path));
+    }
+    for path in &config.server.paths {
+        routes.insert_upgrade(path);
+    }
+    if config.server.paths.is_empty() {
+        routes.upgrade_any_path();
+    }
+    routes
 }
 
 /// Where the server can be reached, in one line.
@@ -113,7 +151,7 @@ mod tests {
 
     fn args(line: &str) -> ServeArgs {
         match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
-            Command::Serve(args) => args,
+            Command::Serve(args) => *args,
             other => panic!("{other:?}"),
         }
     }

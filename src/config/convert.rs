@@ -1,9 +1,12 @@
 //! From the configuration to what each layer is configured with.
 
-use super::{Config, Congestion, Poll, PortSpec, TcpSettings};
+use super::{Config, Congestion, Poll, PortSpec, SlowConsumer, Steering, TcpSettings};
+use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
+use crate::http::Routes;
 use crate::port::tap::TapConfig;
 use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 use crate::time::Duration;
+use crate::ws;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Slots of the stack beyond the connections served and the half-open ones: for those that are closing, and for
@@ -36,13 +39,74 @@ impl Config {
         }
     }
 
+    /// What the workers are configured with; `routes` is what they answer over plain HTTP.
+    pub fn engine(&self, routes: Routes) -> EngineConfig {
+        let Config { websocket: ws, limits, burst, .. } = self;
+        let defaults = EngineConfig::default();
+        EngineConfig {
+            listen: self.server.listen.clone(),
+            stack: self.stack(),
+            steering: match self.workers.steering {
+                Steering::Device => engine::Steering::Device,
+                Steering::Software => engine::Steering::Software,
+            },
+            routes: routes.into(),
+            allowed_origins: self.server.allowed_origins.clone(),
+            limits: engine::Limits {
+                connections_max: limits.connections_max,
+                message: ws::Limits {
+                    message_bytes_max: ws.message_bytes_max,
+                    frame_bytes_max: ws.frame_bytes_max,
+                    fragments_max: ws.fragments_max,
+                },
+                head_bytes_max: ws.head_bytes_max,
+                overflow_bytes_max: ws.send_queue_bytes_max,
+                overflow_bytes_high_water: ws.send_queue_bytes_high_water,
+                memory_bytes_max: limits.memory_bytes_max,
+                topics_max: limits.topics_max,
+                subscriptions_max: limits.subscriptions_max,
+                topic_bytes_max: limits.topic_bytes_max,
+                mailbox_commands_max: limits.mailbox_commands_max,
+                mailbox_bytes_max: limits.mailbox_bytes_max,
+            },
+            deadlines: Deadlines {
+                handshake: Duration::from_millis(ws.handshake_timeout_ms),
+                http_keep_alive: Duration::from_millis(ws.http_idle_timeout_ms),
+                close: Duration::from_millis(ws.close_timeout_ms),
+                idle: off_at_zero(ws.idle_timeout_ms),
+                ping: off_at_zero(ws.ping_interval_ms),
+                pong: Duration::from_millis(ws.pong_timeout_ms),
+                drain: Duration::from_millis(self.drain.deadline_ms),
+                ..defaults.deadlines
+            },
+            slow_reader: match ws.slow_consumer {
+                SlowConsumer::Drop => SlowReader::Drop,
+                SlowConsumer::Close => SlowReader::Close,
+            },
+            burst: Burst {
+                rx_frames: burst.rx_frames,
+                tx_frames: burst.tx_frames,
+                connection_bytes: burst.connection_bytes,
+                connection_messages: burst.connection_messages,
+                total_bytes: burst.total_bytes,
+                mailbox_commands: burst.mailbox_commands,
+            },
+            idle: match self.poll() {
+                Poll::Spin => Idle::Spin,
+                Poll::Adaptive => Idle::Adaptive { spin: Duration::from_micros(self.workers.spin_us) },
+            },
+            cores: self.workers.cores.clone(),
+            ..defaults
+        }
+    }
+
     /// How the TAP device is opened; `None` when the port is another one.
     pub fn tap(&self) -> Option<TapConfig> {
         let Some(PortSpec::Tap { name }) = &self.port.spec else { return None };
         let port = &self.port;
         let defaults = TapConfig::new(name);
         Some(TapConfig {
-            queues: port.queues.unwrap_or(self.workers.count),
+            queues: self.workers.count,
             mtu: port.mtu.unwrap_or(defaults.mtu),
             mac: port.mac.map(|mac| mac.0),
             host_addresses: port.host_ip.iter().map(|cidr| (cidr.addr, cidr.prefix)).collect(),
@@ -98,6 +162,58 @@ mod tests {
     fn the_defaults_of_the_file_are_those_of_the_stack() {
         let tcp = TcpConfig { connections_max: 0, ..Config::default().stack().tcp };
         assert_eq!(tcp, TcpConfig { connections_max: 0, ..TcpConfig::default() });
+    }
+
+    #[test]
+    fn the_defaults_of_the_file_are_those_of_the_engine() {
+        let (ours, theirs) = (Config::default().engine(Routes::default()), EngineConfig::default());
+        assert_eq!(ours.limits, theirs.limits);
+        assert_eq!(ours.deadlines, theirs.deadlines);
+        assert_eq!(ours.burst, theirs.burst);
+        assert_eq!(
+            (ours.slow_reader, ours.idle, ours.steering),
+            (theirs.slow_reader, theirs.idle, theirs.steering)
+        );
+        assert_eq!((ours.listen, ours.cores), (vec![80], theirs.cores));
+        assert!(ours.handle_signals);
+    }
+
+    #[test]
+    fn what_is_valid_here_is_valid_in_the_engine() {
+        let least = "
+            [websocket]
+            head_bytes_max = 512
+            send_queue_bytes_max = 1024
+            send_queue_bytes_high_water = 1024
+            [limits]
+            connections_max = 1
+            mailbox_commands_max = 1
+            [burst]
+            rx_frames = 1
+            tx_frames = 1
+            connection_bytes = 1
+            connection_messages = 1
+            total_bytes = 1
+            mailbox_commands = 1
+        ";
+        let config = Config::from_toml(least, "test").unwrap();
+        config.validate().unwrap();
+        config.engine(Routes::default()).validate().unwrap();
+    }
+
+    #[test]
+    fn settings_reach_the_engine() {
+        let text = "
+            server = { listen = [81], allowed_origins = ['https://a'] }
+            workers = { count = 2, cores = [1], poll = 'spin', steering = 'software' }
+            websocket = { slow_consumer = 'close', ping_interval_ms = 0, message_bytes_max = 125 }
+        ";
+        let engine = Config::from_toml(text, "test").unwrap().engine(Routes::default());
+        assert_eq!((engine.listen, engine.cores), (vec![81], vec![1]));
+        assert_eq!(engine.allowed_origins, ["https://a"]);
+        assert_eq!((engine.idle, engine.steering), (Idle::Spin, engine::Steering::Software));
+        assert_eq!((engine.slow_reader, engine.deadlines.ping), (SlowReader::Close, None));
+        assert_eq!(engine.limits.message.message_bytes_max, 125);
     }
 
     #[test]

@@ -73,8 +73,6 @@ pub enum App {
 pub struct PortConfig {
     /// Which device.
     pub spec: Option<PortSpec>,
-    /// Queue pairs; as many as workers when not given.
-    pub queues: Option<usize>,
     /// Our addresses.
     #[serde(with = "text::list")]
     pub ip: Vec<Cidr>,
@@ -226,6 +224,18 @@ pub struct WorkersConfig {
     pub poll: Option<Poll>,
     /// How long an adaptive worker spins before it sleeps.
     pub spin_us: u64,
+    /// Who gives each worker the frames of its own connections.
+    pub steering: Steering,
+}
+
+/// Who gives each worker the frames of its own connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Steering {
+    /// The device, by a hash of its own.
+    Device,
+    /// Whoever receives a frame hands it to its owner.
+    Software,
 }
 
 /// What a worker does when there is nothing to do.
@@ -300,7 +310,6 @@ impl Default for PortConfig {
     fn default() -> Self {
         PortConfig {
             spec: None,
-            queues: None,
             ip: Vec::new(),
             host_ip: Vec::new(),
             netns: None,
@@ -371,7 +380,7 @@ impl Default for LimitsConfig {
 
 impl Default for WorkersConfig {
     fn default() -> Self {
-        WorkersConfig { count: 1, cores: Vec::new(), poll: None, spin_us: 50 }
+        WorkersConfig { count: 1, cores: Vec::new(), poll: None, spin_us: 50, steering: Steering::Device }
     }
 }
 

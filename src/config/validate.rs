@@ -75,7 +75,6 @@ impl Config {
         let or_off = |key, value: u64, min, max| Range { key, value, min, max, zero_is_off: true };
         vec![
             size("port.mtu", self.port.mtu.unwrap_or(1500), 576, 9_000),
-            size("port.queues", self.port.queues.unwrap_or(1), 1, WORKERS_MAX),
             size("port.frames", self.port.frames, 64, 65_536),
 
             // The floor of two full segments at the largest MTU; the ceiling of RFC 7323's window (65,535 << 14).
@@ -101,7 +100,7 @@ impl Config {
             size("websocket.message_bytes_max", ws.message_bytes_max, 125, GIB),
             size("websocket.frame_bytes_max", ws.frame_bytes_max, 125, GIB),
             size("websocket.fragments_max", ws.fragments_max, 1, 1 << 30),
-            // A browser's upgrade request has about 500 bytes; every unfinished head is read again per segment.
+            // A browser's upgrade request has about 500 bytes; this much may be kept for each that is not whole.
             size("websocket.head_bytes_max", ws.head_bytes_max, 512, 64 << 10),
             range("websocket.handshake_timeout_ms", ws.handshake_timeout_ms, 100, HOUR_MS),
             range("websocket.http_idle_timeout_ms", ws.http_idle_timeout_ms, 100, HOUR_MS),
@@ -253,13 +252,7 @@ impl Config {
         if let Some(twice) = first_repeated(&workers.cores) {
             return Err(invalid("workers.cores", twice, "two workers on one core would wait for each other"));
         }
-        match self.port.queues {
-            Some(queues) if queues != 1 && queues != workers.count => {
-                let reason = format!("one queue for all, or one for each of the {} workers", workers.count);
-                Err(invalid("port.queues", queues, reason))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn validate_pairs(&self) -> Result<(), ConfigError> {
@@ -479,7 +472,6 @@ mod tests {
             ("port = { ip = ['10.0.0.2/24'], routes = [{ to = '::/0', via = '10.0.0.1' }] }", "port.routes"),
             ("workers = { count = 1, cores = [1, 2] }", "workers.count"),
             ("workers = { count = 2, cores = [1, 1] }", "workers.cores"),
-            ("workers.count = 4\nport.queues = 2", "port.queues"),
             ("websocket.send_queue_bytes_max = 2048", "websocket.send_queue_bytes_high_water"),
             ("websocket.idle_timeout_ms = 30000", "websocket.ping_interval_ms"),
             ("log.level = 'loud,,=='", "log.level"),
@@ -496,7 +488,6 @@ mod tests {
             "port = { ip = ['10.0.0.2/24', 'fd73::2/64'], gateway = ['10.0.0.1', 'fe80::1'] }",
             "port = { dhcp = true, gateway = ['10.0.0.1'] }",
             "websocket = { idle_timeout_ms = 0, ping_interval_ms = 30000 }",
-            "workers.count = 4\nport.queues = 1",
             "log.level = 'info,unsocket::engine=debug'",
         ] {
             config(text).validate().unwrap();

@@ -25,6 +25,7 @@ mod conn;
 mod drain;
 mod handle;
 mod handler;
+mod launch;
 mod local;
 mod mailbox;
 mod opening;
@@ -41,6 +42,7 @@ pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, Slow
 pub use conn::{Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
 pub use handler::{Cause, Closed, Connect, ConnectFailure, Handler, Request, Upgrade};
+pub use launch::{Client, LaunchError, Running, Server};
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};
 pub use topics::SubscribeError;

@@ -74,7 +74,7 @@ impl<'a> OutFrame<'a> {
         match self.mask {
             None => queue.extend(rest),
             Some(key) => for_masked_chunks(rest, key, skip, |chunk| {
-                queue.extend(&*chunk);
+                queue.extend(chunk);
                 true
             }),
         }

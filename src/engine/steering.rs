@@ -6,7 +6,7 @@
 use crate::port::wire::{self, WireConfig, WireError, WireFrame, WirePort};
 use crate::port::{Frame, Port};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 /// Frames that a link holds in each direction.
 const LINK_FRAMES: usize = 256;
@@ -109,13 +109,18 @@ impl Links {
     }
 
     /// Descriptors that poll readable when frames are waiting.
-    pub(super) fn wait_fds(&self) -> impl Iterator<Item = RawFd> {
+    pub(super) fn wait_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.links.iter().flatten().filter_map(|link| link.port.wait_fd())
     }
 
     /// Announces sleep on every link; `false` when frames are waiting.
     pub(super) fn prepare_sleep(&mut self) -> bool {
-        self.links.iter_mut().flatten().fold(true, |quiet, link| link.port.prepare_sleep() && quiet)
+        let mut quiet = true;
+        // Each link must hear of it, whatever the others say.
+        for link in self.links.iter_mut().flatten() {
+            quiet &= link.port.prepare_sleep();
+        }
+        quiet
     }
 }
 

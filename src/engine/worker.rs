@@ -14,11 +14,11 @@ use super::steering::Links;
 use crate::port::wire::WireError;
 use crate::port::{Frame, Port, RxChecksum};
 use crate::stack::{Audience, ConnId, Stack, StackError, TxQueue};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// Connections that the stack has room for beyond `connections_max`: those that are being refused politely.
@@ -220,11 +220,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
-    /// Descriptors that poll readable when frames are waiting; `None` when the port has none and must be polled.
-    pub fn wait_fds(&self) -> Option<Vec<RawFd>> {
-        let mut fds = vec![self.port.wait_fd()?];
-        fds.extend(self.links.wait_fds());
-        Some(fds)
+    /// Descriptors that poll readable when frames are waiting.
+    pub fn wait_fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.port.wait_fd().into_iter().chain(self.links.wait_fds()).collect()
+    }
+
+    /// How long the owner may wait at most, because something can become possible that no descriptor tells of.
+    pub fn wait_max(&self) -> Option<Duration> {
+        let must_look = self.port.wait_fd().is_none() || self.tx.pending() > 0;
+        must_look.then(|| self.port.poll_interval())
     }
 
     /// Announces that the owner is about to wait on [`Worker::wait_fds`] and the worker's [`Wake`]; `false` when it
@@ -234,7 +238,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         mailbox.announce_sleep();
         self.asleep = true;
         let quiet = mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish());
-        self.port.prepare_sleep() && self.links.prepare_sleep() && quiet
+        self.port.prepare_sleep() & self.links.prepare_sleep() & quiet
     }
 
     /// Calls a function with the worker's context: what a callback that is not about a connection can do.
@@ -411,12 +415,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
             .into_iter()
             .flatten()
             .min();
+        // While the device takes nothing, there is no use in trying to send what is due.
+        let stuck = self.tx.pending() > 0;
+        let retry = self.local.now + self.port.poll_interval();
+        let deadline = deadline.map(|deadline| if stuck { deadline.max(retry) } else { deadline });
         Progress { busy, ended: self.has_ended(), deadline }
-    }
-
-    /// Frames that the device did not take yet: sleep no longer than its poll interval.
-    pub fn unsent_frames(&self) -> usize {
-        self.tx.pending()
     }
 }
 

@@ -4,15 +4,22 @@
 //! it gives it back with [`Port::release`]; a frame to send is taken with [`Port::alloc`], filled, and handed to
 //! [`Port::tx_burst`], which takes from the front what the device accepts. Unsent frames stay with the caller.
 //! All frames are allocated when the port is made; nothing here allocates per frame.
+//!
+//! Backends: [`wire`] (memory, in one process), [`tap`] (a Linux TAP device) and, with the feature of that name, `dpdk`
+//! (poll-mode drivers of NICs, shared memory, packet sockets). Wrappers around any port: [`fault`] (a bad
+//! medium) and [`pcap`] (a capture file). Each loop of a worker calls, in this order, [`Port::begin`],
+//! [`Port::rx_burst`], [`Port::tx_burst`], and, before it sleeps, [`Port::prepare_sleep`] and [`Port::next_deadline`].
 
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod fault;
+pub mod pcap;
 pub mod tap;
 pub mod wire;
 
 use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 /// Smallest MTU in bytes: what every IPv4 host must accept (RFC 1122, section 3.3.2).
 pub const MTU_MIN: usize = 576;
@@ -85,7 +92,8 @@ pub trait Port {
         None
     }
 
-    /// Appends up to `max` received frames to `burst`; returns how many. Never blocks.
+    /// Appends up to `max` received frames to `burst`; returns how many. Never blocks. None does not mean that none is
+    /// waiting (a wrapper may have lost them all): [`Port::prepare_sleep`] knows.
     fn rx_burst(&mut self, burst: &mut VecDeque<Self::Frame>, max: usize) -> usize;
 
     /// A frame to fill and send, or `None` when all are in use just now.
@@ -100,7 +108,7 @@ pub trait Port {
 
     /// A descriptor that polls readable when frames are waiting, for a worker that wants to sleep; `None` when
     /// the device has none and must be polled.
-    fn wait_fd(&self) -> Option<RawFd> {
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

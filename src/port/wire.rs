@@ -36,7 +36,7 @@ use crossbeam_utils::CachePadded;
 use rtrb::{Consumer, Producer, RingBuffer};
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
@@ -311,8 +311,8 @@ impl Port for WirePort {
         }
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        Some(self.bell.eventfd.as_raw_fd())
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.bell.eventfd.as_fd())
     }
 
     fn prepare_sleep(&mut self) -> bool {

@@ -62,7 +62,7 @@ pub fn run(
         crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {
-            outcome.add(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            outcome.add(crew::join(thread)?);
         }
         Ok::<_, BenchError>(outcome)
     })?;

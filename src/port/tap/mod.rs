@@ -26,8 +26,9 @@ use super::{Frame, Port, PortInfo, PortStats, RxChecksum};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use vnet::VNET_HEADER_BYTES;
@@ -110,9 +111,11 @@ pub fn open(config: &TapConfig) -> Result<Vec<TapPort>, TapError> {
     Ok(opened.queues.into_iter().enumerate().map(port).collect())
 }
 
-fn random_mac() -> Result<[u8; 6], std::io::Error> {
+fn random_mac() -> Result<[u8; 6], io::Error> {
     let mut mac = [0; 6];
-    getrandom::fill(&mut mac)?;
+    getrandom::fill(&mut mac).map_err(|error| {
+        error.raw_os_error().map_or(ErrorKind::Unsupported.into(), io::Error::from_raw_os_error)
+    })?;
     // Locally administered, unicast (IEEE 802, section 8.2).
     mac[0] = mac[0] & !0x01 | 0x02;
     Ok(mac)
@@ -311,8 +314,8 @@ impl Port for TapPort {
         }
     }
 
-    fn wait_fd(&self) -> Option<RawFd> {
-        Some(self.tun.as_raw_fd())
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.tun.as_fd())
     }
 
     fn prepare_sleep(&mut self) -> bool {

@@ -1,0 +1,54 @@
+//! How the engine's workers are set up for a load, on either end.
+
+use super::BenchError;
+use super::plan::Plan;
+use crate::engine::{Deadlines, EngineConfig, Limits, NoWake, Seat, seats as crew_seats};
+use crate::stack::{CongestionControl, StackConfig};
+use crate::ws;
+use std::sync::Arc;
+
+/// A configuration with room for `plan`: nothing but the load's own time limit ends a connection.
+pub fn config(plan: &Plan, stack: StackConfig) -> EngineConfig {
+    let message = ws::Limits::default();
+    EngineConfig {
+        stack,
+        limits: Limits {
+            connections_max: plan.connections as usize + 1,
+            message: ws::Limits {
+                message_bytes_max: message.message_bytes_max.max(plan.size),
+                frame_bytes_max: message.frame_bytes_max.max(plan.size),
+                ..message
+            },
+            memory_bytes_max: usize::MAX,
+            ..Limits::default()
+        },
+        deadlines: Deadlines {
+            handshake: plan.timeout,
+            idle: None,
+            ping: None,
+            tick: None,
+            ..Deadlines::default()
+        },
+        ..EngineConfig::default()
+    }
+}
+
+/// The seats of `count` workers that send each other nothing.
+///
+/// # Errors
+/// When the configuration cannot work.
+pub fn seats(config: &EngineConfig, mtu: usize, count: usize) -> Result<Vec<Seat>, BenchError> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)
+        .map_err(|error| BenchError::Kernel { what: "no random bytes", source: error.into() })?;
+    let (_, seats) = crew_seats(config, mtu, secret, vec![Arc::new(NoWake); count])?;
+    Ok(seats)
+}
+
+/// The name of a congestion control in options and reports.
+pub fn congestion_name(congestion: CongestionControl) -> &'static str {
+    match congestion {
+        CongestionControl::Cubic => "cubic",
+        CongestionControl::None => "none",
+    }
+}

@@ -1,0 +1,145 @@
+//! The engine's own client over a device's ports, one generator worker to a port: any server that can be reached
+//! there.
+
+use super::client::{self, Client, Destination};
+use super::crew::{self, Crew, Outcome, Progress};
+use super::generator::Generator;
+use super::plan::Plan;
+use super::report::{Faults, Mode, Report};
+use super::tally::Tally;
+use super::url::WsUrl;
+use super::usage::Usage;
+use super::{BenchError, Clock, engine_setup};
+use crate::engine::{EngineConfig, Seat, Steering, Worker};
+use crate::port::Port;
+use crate::port::fault::FaultPort;
+use crate::stack::StackConfig;
+use crate::time::{Duration, Instant};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+
+/// How long a worker polls an idle port before it sleeps.
+const SPIN: Duration = Duration::from_micros(50);
+/// Longest sleep.
+const SLEEP_MAX: Duration = Duration::from_millis(1);
+
+/// The device and who we are on it.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Addresses, routes, TCP.
+    pub stack: StackConfig,
+    /// Faults on the path, each way.
+    pub faults: Option<Faults>,
+    /// Poll without ever sleeping.
+    pub spin: bool,
+}
+
+/// Carries out `plan` against the server at `url` over `ports`, one for each of the plan's shares.
+///
+/// # Errors
+/// When the run could not begin; errors of its connections are in the report.
+pub fn run<P: Port + Send>(
+    plan: &Plan,
+    url: &WsUrl,
+    site: &Site,
+    ports: Vec<P>,
+    interrupted: &AtomicBool,
+    observer: &mut dyn FnMut(Progress),
+) -> Result<Report, BenchError> {
+    let remote = choose_address(url, &site.stack)?;
+    let clock = Clock::new();
+    let (crew, generators) = Crew::new(plan, clock);
+    let Some(info) = ports.first().map(|port| port.info().clone()) else { return Err(BenchError::NoPort) };
+    let config = EngineConfig { steering: Steering::Device, ..engine_setup::config(plan, site.stack.clone()) };
+    let seats = engine_setup::seats(&config, info.mtu, generators.len())?;
+    let destination = Destination {
+        remotes: vec![remote],
+        host: url.authority().to_owned(),
+        target: url.target().to_owned(),
+    };
+    let outcome = std::thread::scope(|scope| {
+        let threads: Vec<_> = ports
+            .into_iter()
+            .zip(seats)
+            .zip(generators)
+            .enumerate()
+            .map(|(index, ((port, seat), generator))| {
+                let core = crew::in_turn(&plan.cores, index);
+                let (config, destination) = (&config, destination.clone());
+                scope.spawn(move || {
+                    crew::pin_to(core)?;
+                    match site.faults {
+                        None => load(config, port, seat, generator, destination, site.spin, clock),
+                        Some(faults) => {
+                            let port = FaultPort::new(port, &faults.config(index as u64))?;
+                            load(config, port, seat, generator, destination, site.spin, clock)
+                        }
+                    }
+                })
+            })
+            .collect();
+        crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
+        let mut outcome = Outcome::default();
+        for thread in threads {
+            outcome.add(crew::join(thread)?);
+        }
+        Ok::<_, BenchError>(outcome)
+    })?;
+    let mut report = Report::new(plan, Mode::Port, crew.measured(&outcome.tally), &outcome);
+    report.url = Some(url.to_string());
+    report.port = Some(info.name);
+    report.checksum = match (info.tx_checksum_offload, info.rx_checksum_trusted) {
+        (true, true) => "device",
+        (false, false) => "software",
+        (true, false) => "device on transmit, software on receive",
+        (false, true) => "software on transmit, device on receive",
+    }
+    .to_owned();
+    report.congestion = engine_setup::congestion_name(site.stack.tcp.congestion).to_owned();
+    report.mtu = Some(site.stack.mtu.unwrap_or(info.mtu));
+    report.faults = site.faults;
+    Ok(report)
+}
+
+/// The first of the name's addresses in whose family we have one.
+fn choose_address(url: &WsUrl, stack: &StackConfig) -> Result<SocketAddr, BenchError> {
+    let addrs = url.resolve().map_err(|source| BenchError::Resolve { url: url.clone(), source })?;
+    let reachable =
+        |addr: &&SocketAddr| stack.addrs.iter().any(|ours| ours.addr.is_ipv4() == addr.is_ipv4());
+    addrs.iter().find(reachable).copied().ok_or_else(|| BenchError::NoFamily { url: url.clone() })
+}
+
+fn load<P: Port>(
+    config: &EngineConfig,
+    port: P,
+    seat: Seat,
+    generator: Generator,
+    destination: Destination,
+    spin: bool,
+    clock: Clock,
+) -> Result<(Tally, Usage), BenchError> {
+    let mut worker = Worker::new(config, seat, port, Client::new(generator, destination), clock.now())?;
+    let mut quiet_since = Instant::ZERO;
+    Ok(client::drive(&mut worker, clock, |worker, now, progress| {
+        if progress.busy || spin {
+            quiet_since = now;
+        } else if now - quiet_since >= SPIN {
+            let until_due = progress.deadline.map_or(SLEEP_MAX, |deadline| deadline - now);
+            sleep(worker, until_due.min(SLEEP_MAX));
+        }
+    }))
+}
+
+/// Sleeps until frames are waiting, for `at_most` if none come.
+fn sleep<P: Port>(worker: &mut Worker<P, Client>, at_most: Duration) {
+    if !worker.prepare_sleep() {
+        return;
+    }
+    let at_most = worker.wait_max().map_or(at_most, |max| max.min(at_most));
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
+    let mut fds: Vec<_> =
+        worker.wait_fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    // Woken or not, the next thing is to look.
+    let _ = poll(&mut fds, Some(&timeout));
+}

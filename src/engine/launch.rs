@@ -1,0 +1,471 @@
+//! Threads, clock, sleep and signals: the one place of the engine that knows the operating system.
+
+use super::config::{EngineConfig, Idle, Steering};
+use super::handle::{Handle, HandleError};
+use super::handler::{Connect, Handler};
+use super::mailbox::Wake;
+use super::worker::{Seat, Worker, WorkerError, seats};
+use crate::port::Port;
+use crate::time::{Duration, Instant};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::any::Any;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+/// A server: workers on ports, one thread each.
+///
+/// ```no_run
+/// use unsocket::engine::{Conn, EngineConfig, Handler, Server};
+/// use unsocket::port::tap::{self, TapConfig};
+/// use unsocket::ws::Message;
+///
+/// struct Echo;
+/// impl Handler for Echo {
+///     type Session = ();
+///     fn on_message(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) {
+///         conn.send(message);
+///     }
+/// }
+///
+/// let mut config = EngineConfig { listen: vec![80], ..EngineConfig::default() };
+/// config.stack.addrs.push("10.73.0.2/24".parse()?);
+/// let ports = tap::open(&TapConfig::new("uns0"))?;
+/// Server::with_ports(config, ports)?.serve(|_worker| Echo)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Server<P> {
+    config: EngineConfig,
+    ports: Vec<P>,
+    seats: Vec<Seat>,
+    wakers: Vec<Arc<EventFd>>,
+    handle: Handle,
+}
+
+/// A client: the same workers, but nobody is listened to.
+pub struct Client<P> {
+    server: Server<P>,
+}
+
+/// Workers at work.
+pub struct Running {
+    handle: Handle,
+    threads: Vec<JoinHandle<()>>,
+    /// Workers that have not ended.
+    left: usize,
+    events: Receiver<Event>,
+    events_for_signals: Sender<Event>,
+    handle_signals: bool,
+}
+
+/// Why a server or client could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// No port was given.
+    #[error("a server needs at least one port: each worker owns one queue of a device")]
+    NoPorts,
+    /// A worker could not be made.
+    #[error("worker {worker}: {source}")]
+    Worker {
+        /// Its index.
+        worker: usize,
+        /// Why.
+        source: WorkerError,
+    },
+    /// The workers could not be brought together.
+    #[error(transparent)]
+    Seats(WorkerError),
+    /// The kernel refused what a worker needs to run.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A worker panicked, most likely in the application's handler; the others were stopped.
+    #[error("worker {worker} panicked: {message}")]
+    Panicked {
+        /// Its index.
+        worker: usize,
+        /// What it said.
+        message: String,
+    },
+    /// A device is gone; the workers were stopped.
+    #[error("the device of worker {worker}, {port}, is gone")]
+    PortGone {
+        /// Its index.
+        worker: usize,
+        /// The port's name.
+        port: String,
+    },
+}
+
+impl<P: Port + Send + 'static> Server<P> {
+    /// A server with one worker for each of `ports`: the queues of one device, in their order.
+    ///
+    /// # Errors
+    /// When the configuration cannot work, or the kernel gives no eventfd or no random bytes.
+    pub fn with_ports(config: EngineConfig, ports: Vec<P>) -> Result<Self, LaunchError> {
+        let mtu = ports.iter().map(|port| port.info().mtu).max().ok_or(LaunchError::NoPorts)?;
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)
+            .map_err(|source| LaunchError::System { action: "get random bytes", source: source.into() })?;
+        let wakers: Vec<_> = ports.iter().map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
+        let as_wake = |waker: &Arc<EventFd>| Arc::clone(waker) as Arc<dyn Wake>;
+        let (handle, seats) =
+            seats(&config, mtu, secret, wakers.iter().map(as_wake).collect()).map_err(LaunchError::Seats)?;
+        Ok(Server { config, ports, seats, wakers, handle })
+    }
+
+    /// Reaches the workers from any thread; also before they run.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Serves until SIGTERM or SIGINT (or [`Handle::drain`]) and the drain that follows; a second signal ends it at once.
+    /// `factory` makes the handler of each worker, on the worker's own thread.
+    ///
+    /// # Errors
+    /// When a worker cannot be made or panics, or a device is gone.
+    pub fn serve<H: Handler>(
+        self,
+        factory: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<(), LaunchError> {
+        self.start(factory)?.wait()
+    }
+
+    /// Starts the workers and returns when all of them are ready.
+    ///
+    /// # Errors
+    /// When a worker cannot be made.
+    pub fn start<H: Handler>(
+        self,
+        factory: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<Running, LaunchError> {
+        let Server { config, ports, seats, wakers, handle } = self;
+        announce(&config, &ports);
+        let factory = Arc::new(factory);
+        let clock = Clock::start();
+        let (sender, events) = channel();
+        let mut running = Running {
+            handle,
+            threads: Vec::new(),
+            left: ports.len(),
+            events,
+            events_for_signals: sender.clone(),
+            handle_signals: config.handle_signals,
+        };
+        for (((worker, port), seat), waker) in ports.into_iter().enumerate().zip(seats).zip(wakers) {
+            let (config, factory, sender) = (config.clone(), factory.clone(), sender.clone());
+            let body = move || {
+                let run = AssertUnwindSafe(|| {
+                    pin(&config, worker);
+                    let made = Worker::new(&config, seat, port, factory(worker), clock.now());
+                    let mut made = made.map_err(|source| LaunchError::Worker { worker, source })?;
+                    let _ = sender.send(Event::Ready);
+                    run(&mut made, config.idle, &waker, clock)
+                });
+                let end = catch_unwind(run)
+                    .unwrap_or_else(|panic| Err(LaunchError::Panicked { worker, message: text_of(&*panic) }));
+                let _ = sender.send(Event::Ended(end));
+            };
+            let name = format!("unsocket-{worker}");
+            let thread = std::thread::Builder::new()
+                .name(name)
+                .spawn(body)
+                .map_err(|source| LaunchError::System { action: "start a thread", source })?;
+            running.threads.push(thread);
+        }
+        let mut starting = running.threads.len();
+        while starting > 0 {
+            match running.events.recv() {
+                Ok(Event::Ready) => starting -= 1,
+                Ok(Event::Ended(Err(error))) => return Err(error),
+                // It was ready before, and somebody stopped it already.
+                Ok(Event::Ended(Ok(()))) => running.left -= 1,
+                Ok(Event::Signal) | Err(_) => break,
+            }
+        }
+        Ok(running)
+    }
+}
+
+impl<P: Port + Send + 'static> Client<P> {
+    /// A client with one worker for each of `ports`. What `config` says of listening is ignored.
+    ///
+    /// # Errors
+    /// As [`Server::with_ports`].
+    pub fn with_ports(config: EngineConfig, ports: Vec<P>) -> Result<Self, LaunchError> {
+        let config = EngineConfig { listen: Vec::new(), ..config };
+        Server::with_ports(config, ports).map(|server| Client { server })
+    }
+
+    /// Reaches the workers from any thread; also before they run.
+    pub fn handle(&self) -> Handle {
+        self.server.handle()
+    }
+
+    /// Opens a connection as soon as the workers run; more can be opened with [`Handle::connect`] and
+    /// [`Context::connect`](super::Context::connect).
+    ///
+    /// # Errors
+    /// The worker's mailbox is full.
+    pub fn connect(&self, connect: Connect) -> Result<(), HandleError> {
+        self.server.handle.connect(connect)
+    }
+
+    /// Runs until [`Handle::drain`], SIGTERM or SIGINT.
+    ///
+    /// # Errors
+    /// As [`Server::serve`].
+    pub fn run<H: Handler>(
+        self,
+        factory: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<(), LaunchError> {
+        self.server.serve(factory)
+    }
+
+    /// Starts the workers and returns when all of them are ready.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start<H: Handler>(
+        self,
+        factory: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<Running, LaunchError> {
+        self.server.start(factory)
+    }
+}
+
+impl Running {
+    /// Reaches the workers from any thread.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until all workers have ended: after [`Handle::drain`] or [`Handle::stop`], a signal, or a failure.
+    ///
+    /// # Errors
+    /// The first worker's failure; the others are stopped then.
+    pub fn wait(mut self) -> Result<(), LaunchError> {
+        let signals = if self.handle_signals { Some(self.watch_signals()?) } else { None };
+        let mut result = Ok(());
+        let mut signalled = false;
+        while self.left > 0 {
+            match self.events.recv() {
+                Ok(Event::Ready) => {}
+                Ok(Event::Signal) if signalled => {
+                    tracing::warn!("second signal: stopping at once");
+                    self.handle.stop();
+                }
+                Ok(Event::Signal) => {
+                    signalled = true;
+                    tracing::info!("signal: draining");
+                    self.handle.drain();
+                }
+                Ok(Event::Ended(end)) => {
+                    self.left -= 1;
+                    if end.is_err() {
+                        self.handle.stop();
+                    }
+                    result = result.and(end);
+                }
+                // The workers' senders are gone: all have ended.
+                Err(_) => break,
+            }
+        }
+        if let Some((close, thread)) = signals {
+            close.close();
+            let _ = thread.join();
+        }
+        self.join();
+        result
+    }
+
+    fn watch_signals(&self) -> Result<(signal_hook::iterator::Handle, JoinHandle<()>), LaunchError> {
+        let system = |action| move |source| LaunchError::System { action, source };
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("watch for signals"))?;
+        let close = signals.handle();
+        let sender = self.events_for_signals.clone();
+        let thread = std::thread::Builder::new()
+            .name("unsocket-signals".into())
+            .spawn(move || {
+                for _ in signals.forever() {
+                    if sender.send(Event::Signal).is_err() {
+                        break;
+                    }
+                }
+            })
+            .map_err(system("start a thread"))?;
+        Ok((close, thread))
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // A panic was caught inside and is reported by its event.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    /// Stops what still runs.
+    fn drop(&mut self) {
+        self.handle.stop();
+        self.join();
+    }
+}
+
+/// What the threads tell.
+enum Event {
+    Ready,
+    Ended(Result<(), LaunchError>),
+    Signal,
+}
+
+/// The clock of all workers of one server: nanoseconds since it was started.
+#[derive(Clone, Copy)]
+struct Clock {
+    epoch: std::time::Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Clock { epoch: std::time::Instant::now() }
+    }
+
+    fn now(self) -> Instant {
+        Instant::ZERO + self.epoch.elapsed()
+    }
+}
+
+/// The loop of one worker: bursts, and what the idle policy says between them.
+fn run<P: Port, H: Handler>(
+    worker: &mut Worker<P, H>,
+    idle: Idle,
+    waker: &EventFd,
+    clock: Clock,
+) -> Result<(), LaunchError> {
+    let mut busy_at = clock.now();
+    loop {
+        let now = clock.now();
+        let progress = worker.poll(now);
+        if progress.ended {
+            return Ok(());
+        }
+        if progress.busy {
+            busy_at = now;
+            continue;
+        }
+        if !worker.port().is_alive() {
+            let port = worker.port().info().name.clone();
+            return Err(LaunchError::PortGone { worker: worker.index(), port });
+        }
+        match idle {
+            Idle::Adaptive { spin } if now - busy_at >= spin => {
+                let wait = progress.deadline.map(|deadline| deadline.saturating_since(now));
+                sleep(worker, waker, wait);
+            }
+            Idle::Adaptive { .. } | Idle::Spin => std::hint::spin_loop(),
+        }
+    }
+}
+
+/// Sleeps until frames arrive, somebody wakes the worker, or `wait` is over (`None`: for ever).
+fn sleep<P: Port, H: Handler>(worker: &mut Worker<P, H>, waker: &EventFd, wait: Option<Duration>) {
+    if !worker.prepare_sleep() {
+        return;
+    }
+    let wait = [wait, worker.wait_max()].into_iter().flatten().min();
+    // The kernel's timers are no finer than this: rounding down would make the last moment a busy loop.
+    let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+    let fds = worker.wait_fds();
+    let mut fds: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::new(fd, PollFlags::IN))
+        .chain([PollFd::new(waker, PollFlags::IN)])
+        .collect();
+    // EINTR, or whatever else it may be: the next poll finds out.
+    let _ = poll(&mut fds, wait.as_ref());
+    waker.clear();
+}
+
+fn pin(config: &EngineConfig, worker: usize) {
+    if let Some(&id) = config.cores.get(worker)
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        tracing::warn!(
+            worker,
+            core = id,
+            "cannot pin this worker to its core: is there such a core, and may we use it?"
+        );
+    }
+}
+
+/// One line that says how the workers are set up.
+fn announce<P: Port>(config: &EngineConfig, ports: &[P]) {
+    let names: Vec<&str> = ports.iter().map(|port| port.info().name.as_str()).collect();
+    let addrs: Vec<String> = config.stack.addrs.iter().map(ToString::to_string).collect();
+    let steering = match (ports.len(), config.steering) {
+        (1, _) => "one worker, nothing to steer",
+        (_, Steering::Device) => "by the device",
+        (_, Steering::Software) => "in software: whoever receives a frame hands it to the flow's worker",
+    };
+    tracing::info!(
+        ports = names.join(","),
+        addrs = addrs.join(","),
+        dhcp = config.stack.dhcp,
+        listen = ?config.listen,
+        workers = ports.len(),
+        cores = ?config.cores,
+        steering,
+        idle = ?config.idle,
+        "starting"
+    );
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
+
+/// Ends a worker's sleep.
+#[derive(Debug)]
+struct EventFd {
+    fd: OwnedFd,
+}
+
+impl EventFd {
+    fn new() -> Result<Self, LaunchError> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        eventfd(0, flags).map(|fd| EventFd { fd }).map_err(|errno: Errno| LaunchError::System {
+            action: "make an eventfd to wake a worker with (see `ulimit -n`)",
+            source: errno.into(),
+        })
+    }
+
+    fn clear(&self) {
+        // Empty is fine, too.
+        let _ = rustix::io::read(&self.fd, &mut [0; 8]);
+    }
+}
+
+impl Wake for EventFd {
+    fn wake(&self) {
+        // Fails only when the counter is full, and then the worker is awake.
+        let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
