@@ -22,6 +22,7 @@ use std::process::ExitCode;
 const SCENARIOS: &[Scenario] = &[
     ("what_cannot_work_is_refused", setup::refused),
     ("second_device_joins_the_first", setup::second_device),
+    ("an_ordinary_user_needs_no_privilege_for_memory", setup::ordinary_user),
     ("used_up_mempool_is_counted", setup::exhaustion),
     ("unsent_frames_stay_with_the_caller", setup::unsent),
     ("two_processes_over_memif", memif::two_processes),
@@ -30,6 +31,7 @@ const SCENARIOS: &[Scenario] = &[
     ("each_worker_has_its_own_queue", memif::queues),
     ("peer_is_killed_and_comes_back", memif::killed),
     ("af_packet_against_the_kernel", kernel::af_packet),
+    ("af_xdp_against_the_kernel", kernel::af_xdp),
     ("tap_fills_in_tcp_checksums", kernel::tap_checksums),
 ];
 

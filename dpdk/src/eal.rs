@@ -100,18 +100,18 @@ impl Eal {
         let errno = Errno::of(returned);
         let said = log::recent();
         let forbidden = ["Permission denied", "not permitted"];
+        let fix =
+            "run with the capability its driver needs (CAP_NET_RAW, CAP_NET_ADMIN or CAP_BPF), or as root";
         if !is_root() && said.lines().iter().any(|line| forbidden.iter().any(|text| line.contains(text))) {
-            let fix = format!(
-                "run with the capability the driver needs (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF), or as root; {said}"
-            );
-            return Err(Error::NoPermission { path: devargs, fix });
+            return Err(Error::NoPermission { path: devargs, fix: format!("{fix}; {said}") });
         }
         let reason = match errno.number() {
             // The number of a device name that no driver claims.
             libc::EFAULT => "no driver of this DPDK goes by that name; it has net_memif0, net_af_xdp0, net_af_packet0, net_tap0, net_ring0, \
                              net_null0 and others, as installed"
                 .to_owned(),
-            _ => format!("its driver refused it; {said}. Its documentation names the arguments it takes"),
+            _ if is_root() => format!("its driver refused it; {said}. Its documentation names the arguments it takes"),
+            _ => format!("its driver refused it; {said}. Its documentation names the arguments it takes; and maybe: {fix}"),
         };
         Err(Error::WrongDevargs { devargs, reason })
     }

@@ -32,18 +32,26 @@ fn answer_arp(port: &mut DpdkPort, frame: &[u8]) -> bool {
 }
 
 pub(crate) fn af_packet() {
+    udp_both_ways("dpdk:net_af_packet0,iface=ours");
+}
+
+pub(crate) fn af_xdp() {
+    udp_both_ways("dpdk:net_af_xdp0,iface=ours");
+}
+
+/// The kernel finds us by ARP and sends a datagram; we answer it.
+fn udp_both_ways(spec: &str) {
     let netns = Netns::new();
     netns.enter();
     netns.ip("link add ours type veth peer name theirs");
     netns.ip("addr add 10.73.0.1/24 dev theirs");
     netns.ip("link set ours up");
     netns.ip("link set theirs up");
-    let mut port = open_one(&config("dpdk:net_af_packet0,iface=ours"));
+    let mut port = open_one(&config(spec));
     assert_eq!(port.info().mac, mac_of(&netns, "ours"), "the interface's own address");
     let kernel = UdpSocket::bind((HOST, 9000)).unwrap();
     kernel.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
 
-    // The kernel asks for us by ARP, then sends its datagram.
     let asked: Vec<u8> = (0..1400u16).map(|at| at as u8).collect();
     kernel.send_to(&asked, (OURS, 7000)).unwrap();
     let from_kernel = receive(&mut port, |port, frame| {

@@ -1,5 +1,7 @@
 //! Opening devices, and what a port does when it has run out of something.
 
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use unsocket::port::dpdk::{Checksums, DpdkConfig, DpdkError, DpdkFrame, DpdkPort, Memory, Steering, open};
@@ -151,4 +153,16 @@ pub(crate) fn unsent() {
     let stats = port.stats();
     assert_eq!((stats.tx_frames, stats.rx_frames), (2000, 2000));
     assert_eq!((stats.tx_bytes, stats.rx_bytes, stats.tx_errors), (120_000, 120_000, 0));
+}
+
+pub(crate) fn ordinary_user() {
+    // No group beside its own, and no capability: what `nobody` has.
+    set_thread_groups(&[]).unwrap();
+    set_thread_gid(Gid::from_raw(65_534)).unwrap();
+    set_thread_uid(Uid::from_raw(65_534)).unwrap();
+    let mut port = open_one(&config("dpdk:net_ring0"));
+    send(&mut port, &[3; 60]);
+    receive(&mut port, |_, bytes| (bytes == [3; 60]).then_some(()));
+    let error = refusal(&config("dpdk:net_af_packet0,iface=lo")).to_string();
+    assert!(error.contains("CAP_NET_RAW"), "{error}");
 }
