@@ -51,13 +51,6 @@ fn refused(config: &TapConfig) -> TapError {
     open(config).map(|_| ()).expect_err("the device must not open")
 }
 
-fn host_mac(netns: &Netns, device: &str) -> [u8; 6] {
-    let link = netns.ip(&format!("-br link show {device}"));
-    let mac = link.split_whitespace().nth(2).expect("a MAC address");
-    let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    bytes.try_into().expect("six bytes")
-}
-
 fn send(port: &mut TapPort, bytes: &[u8]) {
     let mut frame = port.alloc().expect("a free frame");
     frame.set_len(bytes.len());
@@ -98,7 +91,7 @@ fn bound(netns: &Netns, address: impl Into<IpAddr>) -> UdpSocket {
 /// Sends datagrams both ways through the port, over IPv4 and IPv6, `rounds` times.
 fn exchange_datagrams(netns: &Netns, port: &mut TapPort, rounds: u16) {
     introduce(netns, port);
-    let macs = (port.info().mac, host_mac(netns, "uns0"));
+    let macs = (port.info().mac, netns.mac("uns0"));
     let sockets = [bound(netns, HOST), bound(netns, HOST_6)];
     for round in 0..rounds {
         for socket in &sockets {
@@ -162,7 +155,7 @@ fn the_host_finds_us_by_arp() {
     let mut port = open_one(&config(&netns));
     let mac = port.info().mac;
     assert_eq!(mac[0] & 0x03, 0x02, "locally administered, unicast");
-    assert_ne!(mac, host_mac(&netns, "uns0"));
+    assert_ne!(mac, netns.mac("uns0"));
     bound(&netns, HOST).send_to(b"anyone there?", (OURS, 7)).unwrap();
     let mut reply = None;
     let request = receive(&mut port, |frame| {
@@ -181,7 +174,7 @@ fn with_offloads_the_kernel_hands_over_large_segments_without_checksums() {
     let netns = Netns::new();
     let mut port = open_one(&config(&netns));
     introduce(&netns, &port);
-    let macs = (port.info().mac, host_mac(&netns, "uns0"));
+    let macs = (port.info().mac, netns.mac("uns0"));
     let addresses = frames::sum_of_addresses(&OURS.octets(), &HOST.octets());
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -220,7 +213,7 @@ fn a_flow_stays_on_the_queue_that_sends_for_it() {
     for port in &mut ports {
         exchange_datagrams(&netns, port, 0);
     }
-    let macs = (ports[0].info().mac, host_mac(&netns, "uns0"));
+    let macs = (ports[0].info().mac, netns.mac("uns0"));
     let addresses = frames::sum_of_addresses(&OURS.octets(), &HOST.octets());
     for queue in [2, 0, 1] {
         let socket = bound(&netns, HOST);
