@@ -10,7 +10,7 @@ use crate::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread::ScopedJoinHandle;
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 /// How often the supervisor looks at its generators.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -264,6 +264,21 @@ impl Outcome {
         self.tally.merge(&tally);
         self.usage.push(usage);
     }
+}
+
+/// Starts a thread of the run under a name that profilers and `top -H` show, at most 15 bytes.
+///
+/// # Errors
+/// When the kernel gives no thread.
+pub fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: String,
+    body: impl FnOnce() -> Result<T, BenchError> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T, BenchError>>, BenchError> {
+    Builder::new()
+        .name(name)
+        .spawn_scoped(scope, body)
+        .map_err(|source| BenchError::Kernel { what: "no thread", source })
 }
 
 /// What a thread of the run came to; its panic goes on here.

@@ -60,7 +60,7 @@ pub fn run<P: Port + Send>(
         target: url.target().to_owned(),
     };
     let outcome = std::thread::scope(|scope| {
-        let threads: Vec<_> = ports
+        let threads = ports
             .into_iter()
             .zip(seats)
             .zip(generators)
@@ -68,7 +68,7 @@ pub fn run<P: Port + Send>(
             .map(|(index, ((port, seat), generator))| {
                 let core = crew::in_turn(&plan.cores, index);
                 let (config, destination) = (&config, destination.clone());
-                scope.spawn(move || {
+                crew::spawn(scope, format!("generator-{index}"), move || {
                     crew::pin_to(core)?;
                     match site.faults {
                         None => load(config, port, seat, generator, destination, site.spin, clock),
@@ -79,7 +79,7 @@ pub fn run<P: Port + Send>(
                     }
                 })
             })
-            .collect();
+            .collect::<Result<Vec<_>, BenchError>>()?;
         crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {

@@ -152,6 +152,8 @@ pub struct StackStats {
     pub half_open_dropped: u64,
     /// Frames handed to the TX queue.
     pub tx_frames: u64,
+    /// Immediate answers that found no room in the TX queue.
+    pub tx_answers_lost: u64,
     /// Connections moved to a smaller segment size after an ICMP "too big".
     pub paths_narrowed: u64,
     /// Quiet connections whose ring pages were given back.

@@ -51,14 +51,16 @@ pub fn run(
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let outcome = std::thread::scope(|scope| {
-        let threads: Vec<_> = generators
+        let threads = generators
             .into_iter()
             .enumerate()
             .map(|(index, generator)| {
                 let core = crew::in_turn(&plan.cores, index);
-                scope.spawn(move || generate(generator, addr, url, spin, core, clock))
+                crew::spawn(scope, format!("generator-{index}"), move || {
+                    generate(generator, addr, url, spin, core, clock)
+                })
             })
-            .collect();
+            .collect::<Result<Vec<_>, BenchError>>()?;
         crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {
