@@ -22,8 +22,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
-    Bench(bench::BenchArgs),
+    Serve(Box<serve::ServeArgs>),
+    Bench(Box<bench::BenchArgs>),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -45,7 +45,8 @@ pub fn main() -> ExitCode {
             | CliError::ReadyFd { .. }
             | CliError::Output(_)
             | CliError::Unreachable
-            | CliError::Tap(_) => ExitCode::FAILURE,
+            | CliError::Tap(_)
+            | CliError::Launch(_) => ExitCode::FAILURE,
         }
     })
 }
@@ -79,6 +80,9 @@ enum CliError {
     /// The TAP device cannot be opened.
     #[error(transparent)]
     Tap(#[from] crate::port::tap::TapError),
+    /// The workers cannot run.
+    #[error(transparent)]
+    Launch(#[from] crate::engine::LaunchError),
 }
 
 #[cfg(test)]

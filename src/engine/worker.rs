@@ -238,7 +238,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         mailbox.announce_sleep();
         self.asleep = true;
         let quiet = mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish());
-        self.port.prepare_sleep() && self.links.prepare_sleep() && quiet
+        self.port.prepare_sleep() & self.links.prepare_sleep() & quiet
     }
 
     /// Calls a function with the worker's context: what a callback that is not about a connection can do.
@@ -256,21 +256,17 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
-    /// Takes a burst from the port, as far as there is room for the answers.
+    /// Takes a burst from the port. A full TX queue does not hold it back: see [`Stack::ingress`].
     fn receive(&mut self) -> usize {
-        let wanted = self.burst.rx_frames.saturating_sub(self.rx.len());
-        self.local.stats.rx_frames += self.port.rx_burst(&mut self.rx, wanted) as u64;
-        let mut frames = 0;
-        while self.tx.has_room()
-            && let Some(frame) = self.rx.pop_front()
-        {
+        let frames = self.port.rx_burst(&mut self.rx, self.burst.rx_frames);
+        self.local.stats.rx_frames += frames as u64;
+        while let Some(frame) = self.rx.pop_front() {
             if self.links.is_empty() {
                 self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
             } else {
                 self.steer(frame.bytes(), frame.rx_checksum());
             }
             self.port.release(frame);
-            frames += 1;
         }
         frames
     }
@@ -301,17 +297,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Takes what other workers handed over: frames of our flows, and frames to learn from.
     fn take_over(&mut self) -> usize {
-        if self.links.is_empty() || !self.tx.has_room() {
+        if self.links.is_empty() {
             return 0;
         }
         let Worker { links, stack, tx, burst, .. } = self;
-        let frames = links.take(burst.rx_frames, |frame| {
-            match stack.audience(frame) {
-                // The link does not carry what the device said: it is checked again unless the port is trusted.
-                Audience::Flow { .. } => stack.ingress(frame, RxChecksum::Unknown, tx),
-                Audience::Everyone | Audience::Receiver => stack.learn(frame),
-            }
-            tx.has_room()
+        let frames = links.take(burst.rx_frames, |frame| match stack.audience(frame) {
+            // The link does not carry what the device said: it is checked again unless the port is trusted.
+            Audience::Flow { .. } => stack.ingress(frame, RxChecksum::Unknown, tx),
+            Audience::Everyone | Audience::Receiver => stack.learn(frame),
         });
         self.local.stats.taken_over += frames as u64;
         frames
@@ -405,11 +398,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let stats = &mut self.local.stats;
         stats.polls += 1;
         stats.busy_polls += u64::from(worked);
-        let busy = worked
-            || self.stack.has_ready()
-            || !self.rx.is_empty()
-            || !self.local.connects.is_empty()
-            || self.ending.is_under_way();
+        let busy =
+            worked || self.stack.has_ready() || !self.local.connects.is_empty() || self.ending.is_under_way();
         let tick = self.local.deadlines.tick.map(|_| self.next_tick);
         let deadline = [self.stack.next_deadline(), self.port.next_deadline(), tick, self.ending.deadline()]
             .into_iter()
