@@ -54,6 +54,11 @@ pub fn run(
     interrupted: &AtomicBool,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Report, BenchError> {
+    if !wiring.checksums && wiring.faults.is_some_and(|faults| faults.corrupt > 0.0) {
+        return Err(BenchError::CorruptionUnnoticed);
+    }
+    crew::check_cores(&plan.cores)?;
+    crew::check_cores(&wiring.server_cores)?;
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let count = generators.len();
@@ -101,6 +106,9 @@ pub fn run(
                 })
             })
             .collect::<Result<Vec<_>, BenchError>>()?;
+        // Without its server a client would wait for nothing.
+        let interrupted =
+            || interrupted.load(Ordering::Relaxed) || servers.iter().any(|server| server.is_finished());
         crew.supervise(interrupted, || clients.iter().all(|client| client.is_finished()), observer);
         stop.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();

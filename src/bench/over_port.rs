@@ -17,7 +17,7 @@ use crate::stack::StackConfig;
 use crate::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How long a worker polls an idle port before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
@@ -48,6 +48,7 @@ pub fn run<P: Port + Send>(
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Report, BenchError> {
     let remote = choose_address(url, &site.stack)?;
+    crew::check_cores(&plan.cores)?;
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let Some(info) = ports.first().map(|port| port.info().clone()) else { return Err(BenchError::NoPort) };
@@ -80,6 +81,7 @@ pub fn run<P: Port + Send>(
                 })
             })
             .collect::<Result<Vec<_>, BenchError>>()?;
+        let interrupted = || interrupted.load(Ordering::Relaxed);
         crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {
