@@ -119,7 +119,8 @@ pub trait Port {
         true
     }
 
-    /// How long a worker may sleep when there is no [`Port::wait_fd`].
+    /// How long a worker may sleep when there is no [`Port::wait_fd`], or while it has unsent frames or found none to
+    /// fill: no descriptor announces room.
     fn poll_interval(&self) -> Duration {
         Duration::from_micros(50)
     }
