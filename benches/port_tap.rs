@@ -29,31 +29,16 @@ const RST: u8 = 0x04;
 
 fn main() {
     println!(
-        "the least disturbed of {} runs, offloads off and on in turn; CPU time of the port's thread",
-        rounds()
+        "the least disturbed of {ROUNDS} runs, offloads off and on in turn; CPU time of the port's thread"
     );
     compare("kernel TCP to port", receive);
     compare("port to kernel UDP, 1472 B", |offload| transmit(offload, 1472));
     compare("port to kernel UDP, 64 B", |offload| transmit(offload, 64));
 }
 
-/// Whether all of it is wanted: `cargo bench` says `--bench`; without it one short run shows that it works.
-fn measuring() -> bool {
-    std::env::args().any(|argument| argument == "--bench")
-}
-
-fn rounds() -> usize {
-    if measuring() { ROUNDS } else { 1 }
-}
-
-/// How much of `amount` to do.
-fn share(amount: u64) -> u64 {
-    if measuring() { amount } else { amount / 256 }
-}
-
 fn compare(work: &str, run: impl Fn(bool) -> Cost) {
     let mut costs = [Vec::new(), Vec::new()];
-    for _ in 0..rounds() {
+    for _ in 0..ROUNDS {
         costs[0].push(run(false));
         costs[1].push(run(true));
     }
@@ -131,8 +116,7 @@ fn receive(offload: bool) -> Cost {
         let (mut burst, mut peer_port, mut next) = (VecDeque::with_capacity(BURST), 0, 0u32);
         let (mut bytes, mut count) = (0, 0);
         let (mut wall, mut cpu) = (Instant::now(), Duration::ZERO);
-        let wanted = share(RX_BYTES);
-        while bytes < wanted {
+        while bytes < RX_BYTES {
             port.rx_burst(&mut burst, BURST);
             let received = !burst.is_empty();
             for frame in burst.drain(..) {
@@ -203,7 +187,7 @@ fn transmit(offload: bool, payload_bytes: usize) -> Cost {
         });
         let mut burst = VecDeque::with_capacity(BURST);
         let (wall, cpu) = (Instant::now(), thread_cpu());
-        for _ in 0..share(TX_FRAMES) / BURST as u64 {
+        for _ in 0..TX_FRAMES / BURST as u64 {
             for _ in 0..BURST {
                 let mut frame = port.alloc().expect("a free frame");
                 frame.set_len(template.len());
