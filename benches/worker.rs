@@ -8,6 +8,8 @@
 //! * `pair/...`: server and client on two threads, 1,000 connections with one message on its way each: the time per
 //!   message is the inverse of the rate. `unsocket bench` does the same with the engine.
 
+#![allow(missing_docs, reason = "criterion's macro makes a public function without any")]
+
 mod floor;
 
 use criterion::measurement::WallTime;

@@ -18,18 +18,18 @@ const TX_FRAMES: usize = 256;
 const BUFFER_BYTES: usize = 65_535;
 
 /// What an end does with the bytes of a connection.
-pub trait Role {
+pub(crate) trait Role {
     /// `connection` has received bytes.
     fn on_bytes(&mut self, connection: usize, socket: &mut Socket<'static>);
 }
 
 /// Sends every byte back.
-pub struct Echo {
+pub(crate) struct Echo {
     scratch: Vec<u8>,
 }
 
 impl Echo {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Echo { scratch: vec![0; BUFFER_BYTES] }
     }
 }
@@ -44,14 +44,14 @@ impl Role for Echo {
 }
 
 /// Keeps messages of `size` bytes on their way: a whole reply is followed by the next message at once.
-pub struct Loop {
+pub(crate) struct Loop {
     message: Vec<u8>,
     got: Vec<usize>,
     pub replies: u64,
 }
 
 impl Loop {
-    pub fn new(connections: usize, size: usize) -> Self {
+    pub(crate) fn new(connections: usize, size: usize) -> Self {
         Loop { message: vec![0x55; size], got: vec![0; connections], replies: 0 }
     }
 }
@@ -70,7 +70,7 @@ impl Role for Loop {
 }
 
 /// One end of the wire.
-pub struct End<R> {
+pub(crate) struct End<R> {
     iface: Interface,
     device: OneFrame,
     port: WirePort,
@@ -106,11 +106,11 @@ impl Connection {
 }
 
 impl<R: Role> End<R> {
-    pub fn server(port: WirePort, role: R) -> Self {
+    pub(crate) fn server(port: WirePort, role: R) -> Self {
         End::new(port, role, SERVER, true)
     }
 
-    pub fn client(port: WirePort, role: R) -> Self {
+    pub(crate) fn client(port: WirePort, role: R) -> Self {
         End::new(port, role, CLIENT, false)
     }
 
@@ -134,7 +134,7 @@ impl<R: Role> End<R> {
     }
 
     /// Begins to open `count` connections.
-    pub fn connect(&mut self, count: usize) {
+    pub(crate) fn connect(&mut self, count: usize) {
         for index in 0..count {
             let mut connection = Connection::new();
             let local = FIRST_CLIENT_PORT + index as u16;
@@ -149,12 +149,12 @@ impl<R: Role> End<R> {
     }
 
     /// Marks every connection dirty, so that what was lost for want of a neighbour is sent.
-    pub fn mark_all(&mut self) {
+    pub(crate) fn mark_all(&mut self) {
         (0..self.connections.len()).for_each(|index| self.mark(index));
     }
 
     /// Connections that are open.
-    pub fn open(&mut self) -> usize {
+    pub(crate) fn open(&mut self) -> usize {
         self.connections
             .iter_mut()
             .filter_map(|c| (c.socket().state() == State::Established).then_some(()))
@@ -162,7 +162,7 @@ impl<R: Role> End<R> {
     }
 
     /// Sends `bytes` on a connection with the next poll.
-    pub fn send(&mut self, index: usize, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, index: usize, bytes: &[u8]) {
         assert_eq!(
             self.connections[index].socket().send_slice(bytes),
             Ok(bytes.len()),
@@ -178,7 +178,7 @@ impl<R: Role> End<R> {
     }
 
     /// One burst of at most `frames_max` frames; returns how many were received.
-    pub fn poll(&mut self, now: Instant, frames_max: usize) -> usize {
+    pub(crate) fn poll(&mut self, now: Instant, frames_max: usize) -> usize {
         while self.device.spare.len() < TX_FRAMES {
             self.device.spare.push(self.port.alloc().expect("the wire has frames to spare"));
         }

@@ -99,10 +99,14 @@ impl<S> Local<S> {
         self.at(id.index).filter(|session| session.id == id)
     }
 
-    /// Whether the session may be read from: too much waiting closes TCP's window instead.
+    /// Whether the session may be read from: too much waiting closes TCP's window instead. Only a server holds back:
+    /// if both ends did, neither would ever read what the other must get rid of.
     pub(super) fn may_read(&self, index: u32) -> bool {
         match self.sessions.get(index as usize) {
-            Some(Some(session)) => session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water,
+            Some(Some(session)) => {
+                session.role == Role::Client
+                    || session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water
+            }
             _ => false,
         }
     }

@@ -112,7 +112,9 @@ pub enum Audience {
     },
     /// Every worker must see it (ARP, NDP, ICMP errors): the receiver answers, the others only learn.
     Everyone,
-    /// Whoever received it (ICMP echo, DHCP, strays).
+    /// The first worker, which alone runs DHCP.
+    First,
+    /// Whoever received it (ICMP echo, strays).
     Receiver,
 }
 
@@ -337,6 +339,7 @@ impl Stack {
         match classify::classify(frame, self.nets.mac()) {
             Class::Tcp(segment) => Audience::Flow { hash: symmetric_hash(&segment.key) },
             Class::Arp | Class::Ndp | Class::PathMtu(_) => Audience::Everyone,
+            Class::Dhcp => Audience::First,
             _ => Audience::Receiver,
         }
     }
