@@ -86,7 +86,7 @@ fn causes(report: &Report) -> Vec<(&'static str, u64)> {
 fn every_message_of_a_right_server_counts_once() {
     let report = load(&plan(16, 4, 2_000), &echo());
     assert_eq!((report.messages, report.errors, report.lost), (2_000, 0, 0));
-    assert_eq!(report.rtt_us.max >= report.rtt_us.p50, report.rtt_us.min > 0.0);
+    assert!(report.rtt_us.max >= report.rtt_us.p50 && report.rtt_us.min > 0.0);
     assert!(report.messages_per_second > 0.0 && report.seconds > 0.0);
     assert_eq!(report.generators.len(), 1);
 }
@@ -143,7 +143,7 @@ fn a_changed_byte_is_an_error_for_each_message_it_is_in() {
         }
         Some(Message::binary(bytes))
     });
-    let report = load(&plan(2, 1, 100), &url);
+    let report = load(&plan(1, 1, 100), &url);
     assert_eq!(causes(&report), [("corrupt", 10)]);
     assert_eq!((report.messages, report.lost), (90, 0));
     assert!(report.errors_by_cause["corrupt"].first.contains("byte 19"));

@@ -52,8 +52,9 @@ pub fn run<P: Port + Send>(
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let Some(info) = ports.first().map(|port| port.info().clone()) else { return Err(BenchError::NoPort) };
-    let config =
-        EngineConfig { steering: Steering::Device, ..engine_setup::config(plan, site.stack.clone()) };
+    // The first answer to a SYN comes before a device knows whose flow it is, so on any queue.
+    let steering = if generators.len() > 1 { Steering::Software } else { Steering::Device };
+    let config = EngineConfig { steering, ..engine_setup::config(plan, site.stack.clone()) };
     let seats = engine_setup::seats(&config, info.mtu, generators.len())?;
     let destination = Destination {
         remotes: vec![remote],

@@ -205,6 +205,10 @@ impl BenchArgs {
             return Err(BenchError::Dhcp);
         }
         config.workers.count = plan.shares().len();
+        if config.workers.count > 1 {
+            // The workers hand frames to each other: those of offloads are larger than they can.
+            config.port.offload = false;
+        }
         config.tcp.congestion = match self.path.congestion() {
             CongestionControl::Cubic => crate::config::Congestion::Cubic,
             CongestionControl::None => crate::config::Congestion::None,
