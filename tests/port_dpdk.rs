@@ -3,6 +3,8 @@
 //!
 //! Memory is ordinary pages; `DPDK_MEMORY=huge` takes hugepages.
 
+#[path = "port_dpdk/engine.rs"]
+mod engine;
 #[path = "port_tap/frames.rs"]
 #[allow(dead_code)] // Shared with the TAP tests, which use all of it.
 mod frames;
@@ -33,9 +35,13 @@ const SCENARIOS: &[Scenario] = &[
     ("af_packet_against_the_kernel", kernel::af_packet),
     ("af_xdp_against_the_kernel", kernel::af_xdp),
     ("tap_fills_in_tcp_checksums", kernel::tap_checksums),
+    ("messages_between_two_processes", engine::verified),
+    ("messages_in_jumbo_frames_without_checksums", engine::trusted_jumbo),
+    ("messages_from_the_kernels_tcp", engine::kernel_client),
 ];
 
-const PEERS: &[Scenario] = &[("echo", memif::echo_peer), ("shout", memif::shout_peer)];
+const PEERS: &[Scenario] =
+    &[("serve", engine::serve_peer), ("echo", memif::echo_peer), ("shout", memif::shout_peer)];
 
 fn main() -> ExitCode {
     runner::main(SCENARIOS, PEERS)

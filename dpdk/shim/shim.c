@@ -1,11 +1,14 @@
 /* The C half of the binding: see shim.h for what each function promises. */
 #define _GNU_SOURCE
+/* rte_intr_instance_alloc and its setters are marked experimental in 22.11 and stable from 23.11 on. */
+#define ALLOW_EXPERIMENTAL_API
 #include "shim.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include <rte_interrupts.h>
 #include <rte_net.h>
 
 /* ---- Layouts: Rust's view of an mbuf against DPDK's, and the few of DPDK's structures that Rust uses as they are. */
@@ -80,6 +83,23 @@ void shim_log_close(void)
 	rte_openlog_stream(NULL);
 	fclose(log_stream);
 	log_stream = NULL;
+}
+
+int shim_interrupt_register(int fd, void (*callback)(void *))
+{
+	/* In ordinary memory: what the thread looks at must outlive EAL's own. EAL copies it. */
+	struct rte_intr_handle *handle = rte_intr_instance_alloc(RTE_INTR_INSTANCE_F_PRIVATE);
+	int error;
+
+	if (handle == NULL)
+		return -ENOMEM;
+	error = rte_intr_fd_set(handle, fd);
+	if (error == 0)
+		error = rte_intr_type_set(handle, RTE_INTR_HANDLE_EXT);
+	if (error == 0)
+		error = rte_intr_callback_register(handle, callback, NULL);
+	rte_intr_instance_free(handle);
+	return error < 0 ? error : 0;
 }
 
 /* ---- Ports */

@@ -166,6 +166,9 @@ typedef void (*shim_log_sink)(const char *text, size_t bytes);
 int shim_log_open(shim_log_sink sink);
 void shim_log_close(void);
 
+/* Has EAL's interrupt thread call `callback` whenever `fd` is readable, as long as EAL runs; 0, or a negative errno. */
+int shim_interrupt_register(int fd, void (*callback)(void *));
+
 /* The ports of the device of that name; returns how many, at most `max`, or a negative errno. */
 int shim_ports_of(const char *device, uint16_t *ports, unsigned int max);
 /* The ids of all ports, at most `max`; returns how many. */

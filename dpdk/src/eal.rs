@@ -3,15 +3,18 @@
 use crate::args::{EalArgs, PREFIX};
 use crate::device::{Bus, Device};
 use crate::error::{Errno, Error, Result, check};
-use crate::{diagnose, ledger, log, sys};
+use crate::interrupts::Hold;
+use crate::{diagnose, interrupts, ledger, log, sys};
 use std::ffi::{CStr, CString, c_char};
 use std::fs;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 static STARTED: AtomicBool = AtomicBool::new(false);
+/// Held while devices come, go or are looked for: EAL's lists of them have no lock.
+static CONTROL: Mutex<()> = Mutex::new(());
 /// The runtime while it lives.
 static RUNNING: Mutex<Weak<Runtime>> = Mutex::new(Weak::new());
 
@@ -38,7 +41,7 @@ impl Eal {
         if STARTED.swap(true, Ordering::AcqRel) {
             return Err(Error::AlreadyInitialised);
         }
-        log::open()?;
+        log::open().inspect_err(|_| STARTED.store(false, Ordering::Release))?;
         log::forget();
         if let Err(errno) = start(&arguments) {
             let error = why_not_started(args, &arguments, errno);
@@ -52,6 +55,7 @@ impl Eal {
         folder.iter().for_each(|folder| sweep_beside(folder));
         let eal = Self { runtime: Arc::new(Runtime { folder }) };
         *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&eal.runtime);
+        interrupts::watch()?;
         for device in args.devices() {
             match device.bus() {
                 Bus::Virtual => eal.attach(device)?,
@@ -91,9 +95,11 @@ impl Eal {
             let reason = "a device of this name is attached already; give it another number".to_owned();
             return Err(Error::WrongDevargs { devargs, reason });
         }
+        let control = control();
         log::forget();
-        // SAFETY: the string outlives the call; EAL runs for as long as `self` lives.
+        // SAFETY: the string outlives the call; EAL runs for as long as `self` lives, and nobody else changes its devices.
         let returned = unsafe { sys::rte_dev_probe(text.as_ptr()) };
+        drop(control);
         if returned == 0 {
             return Ok(());
         }
@@ -123,6 +129,7 @@ impl Eal {
     pub fn ports_of(&self, device: &Device) -> Result<Vec<u16>> {
         let name = c_string(device.name())?;
         let mut ports = vec![0; sys::SHIM_PORTS_MAX as usize];
+        let _control = control();
         // SAFETY: the string outlives the call, and `ports` has room for the number that is passed.
         let found = unsafe { sys::shim_ports_of(name.as_ptr(), ports.as_mut_ptr(), sys::SHIM_PORTS_MAX) };
         let found = check(found, || format!("rte_eth_iterator_init({})", device.name()))?;
@@ -133,6 +140,7 @@ impl Eal {
     /// Ids of all ports.
     pub fn ports(&self) -> Vec<u16> {
         let mut ports = vec![0; sys::SHIM_PORTS_MAX as usize];
+        let _control = control();
         // SAFETY: `ports` has room for the number that is passed.
         let found = unsafe { sys::shim_ports(ports.as_mut_ptr(), sys::SHIM_PORTS_MAX) };
         ports.truncate(found as usize);
@@ -217,6 +225,13 @@ impl Drop for Runtime {
             tracing::warn!(target: "dpdk", kept, "mbufs are still in use, so EAL is not cleaned up");
             return;
         }
+        // Cleanup unmaps the memory that EAL's interrupt thread works with, and does not end the thread.
+        let _control = control();
+        let Some(interrupts) = Hold::take() else {
+            tracing::warn!(target: "dpdk", "EAL's interrupt thread does not answer, so EAL is not cleaned up");
+            return;
+        };
+        interrupts.forever();
         // SAFETY: mempools, ports, queues and registered threads each hold this runtime, so none is left; no mbuf is either.
         let returned = unsafe { sys::rte_eal_cleanup() };
         if returned != 0 {
@@ -225,6 +240,11 @@ impl Drop for Runtime {
         log::close();
         remove_folder(self.folder.as_deref());
     }
+}
+
+/// For whatever adds, removes or lists devices.
+pub(crate) fn control() -> MutexGuard<'static, ()> {
+    CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn start(arguments: &[String]) -> std::result::Result<(), Errno> {

@@ -36,6 +36,9 @@
 //! * A frame reaches a driver only if its lengths and offloads are what that port was set up for.
 //! * One call into C per burst; what one burst costs does not depend on how many mempools, ports or threads there are.
 //!
+//! What another process may do: with memif's `zero-copy` the peer can write to a frame while it is read here, which Rust's
+//! rules leave undefined. Use it between processes that trust each other; without it, frames are copied in.
+//!
 //! Absent on purpose: `RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE` (a queue may send mbufs of any mempool), mbuf clones, external
 //! buffers, secondary processes' shared objects, lcore launching (threads are yours).
 #![allow(unsafe_code)] // The one crate that may call DPDK; every block says why it is sound.
@@ -47,6 +50,7 @@ mod device;
 mod diagnose;
 mod eal;
 mod error;
+mod interrupts;
 mod ledger;
 mod log;
 mod mbuf;

@@ -105,6 +105,8 @@ pub(super) struct OneFrame<'a, F> {
     pub(super) rx: Option<&'a [u8]>,
     pub(super) tx: &'a mut TxQueue<F>,
     pub(super) caps: &'a DeviceCapabilities,
+    /// smoltcp asked for a place to send from: a socket had something to say.
+    pub(super) wanted: bool,
 }
 
 impl<F: Frame> Device for OneFrame<'_, F> {
@@ -123,6 +125,7 @@ impl<F: Frame> Device for OneFrame<'_, F> {
     }
 
     fn transmit(&mut self, _now: StackInstant) -> Option<Queued<'_, F>> {
+        self.wanted = true;
         self.tx.has_room().then_some(Queued(self.tx))
     }
 

@@ -133,7 +133,7 @@ impl Stack {
         if now < dhcp.next_at {
             return;
         }
-        let mut device = OneFrame { rx: None, tx, caps: &dhcp.caps };
+        let mut device = OneFrame { rx: None, tx, caps: &dhcp.caps, wanted: false };
         dhcp.iface.poll_egress(real(now), &mut device, &mut dhcp.set);
         dhcp.rest(now);
         if let Some(lease) = dhcp.changed() {

@@ -62,26 +62,27 @@ impl Stack {
         let slot = self.slab.slot_mut(index);
         let net = self.nets.get(slot.net);
         for _ in 0..SEGMENTS_PER_PASS {
-            let wake_at = net.iface.poll_at(now, &slot.set);
-            if wake_at.is_none_or(|at| at > now) {
-                return Turn::Done { wake_at };
-            }
             if !tx.has_room() {
                 return Turn::Unfinished;
             }
             let frames_before = tx.pushed();
-            let mut device = OneFrame { rx: None, tx: &mut *tx, caps: &net.caps };
-            if net.iface.poll_egress(now, &mut device, &mut slot.set) == PollResult::None {
-                // `None` also means that a timer changed the state without a segment, or that the next hop is
-                // unknown: smoltcp then rests the socket until it may ask for the neighbour again.
-                return match net.iface.poll_at(now, &slot.set) {
-                    None => Turn::Done { wake_at: None },
-                    Some(at) => Turn::AwaitsNeighbor {
-                        wake_at: at.max(now + STALL_RETRY),
-                        asked: tx.pushed() > frames_before,
-                    },
-                };
+            let mut device = OneFrame { rx: None, tx: &mut *tx, caps: &net.caps, wanted: false };
+            let sent =
+                net.iface.poll_egress(now, &mut device, &mut slot.set) == PollResult::SocketStateChanged;
+            let wanted = device.wanted;
+            let wake_at = net.iface.poll_at(now, &slot.set);
+            let again = wake_at.filter(|&at| at <= now);
+            if sent && again.is_some() {
+                continue;
             }
+            // It wanted to send, there was room, and no segment went out: the next hop is unknown, and smoltcp rests the
+            // socket until it may ask for it again. Or it says "now" and does nothing: then it rests, too.
+            if !sent && (wanted || again.is_some()) {
+                let earliest = now + STALL_RETRY;
+                let asked = tx.pushed() > frames_before;
+                return Turn::AwaitsNeighbor { wake_at: wake_at.unwrap_or(earliest).max(earliest), asked };
+            }
+            return Turn::Done { wake_at };
         }
         Turn::Unfinished
     }

@@ -105,7 +105,7 @@ impl Stack {
     fn feed<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
         let slot = self.slab.slot_mut(index);
         let net = self.nets.get(slot.net);
-        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps };
+        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
         let queued_before = slot.socket().recv_queue();
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
         slot.progress_at = self.now;
@@ -244,7 +244,7 @@ impl Stack {
         self.stats.rx_control += 1;
         let mut nobody = SocketSet::new([]);
         let net = self.nets.main();
-        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps };
+        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut nobody);
     }
 

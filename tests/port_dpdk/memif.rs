@@ -9,14 +9,14 @@ use unsocket::port::dpdk::{DpdkConfig, DpdkPort, Steering, open};
 use unsocket::port::{Frame, Port};
 
 /// Where the two meet: a socket that is gone when the scenario is.
-struct Meeting(PathBuf);
+pub(crate) struct Meeting(PathBuf);
 
 impl Meeting {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(std::env::temp_dir().join(format!("unsocket-port-dpdk-{}.sock", std::process::id())))
     }
 
-    fn spec(&self, role: &str) -> String {
+    pub(crate) fn spec(&self, role: &str) -> String {
         format!("dpdk:net_memif0,role={role},id=0,socket={},socket-abstract=no", self.0.display())
     }
 
@@ -55,7 +55,7 @@ pub(crate) fn echo_peer() {
 }
 
 /// A frame of `len` bytes that no other `seed` has.
-fn pattern(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
         .map(|_| {

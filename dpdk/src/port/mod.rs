@@ -6,8 +6,10 @@ mod start;
 
 pub use config::{Capabilities, InUse, Link, PortConfig, PortStats};
 
-use crate::eal::Eal;
+use crate::device::{Bus, Device};
+use crate::eal::{self, Eal};
 use crate::error::{Error, Result, check};
+use crate::interrupts::Hold;
 use crate::mempool::{self, Mempool};
 use crate::sys;
 use std::cell::Cell;
@@ -34,6 +36,8 @@ pub(crate) struct Shared {
     id: u16,
     /// Mempools that the port's RX rings are filled from.
     pools: Mutex<Vec<Mempool>>,
+    /// A device of software: EAL's interrupt thread works on its memory, and closing it needs no interrupt.
+    is_virtual: bool,
     _eal: Eal,
 }
 
@@ -55,7 +59,8 @@ impl Port {
             return Err(Error::PortTaken { port: id });
         }
         mempool::port_opened();
-        let shared = Arc::new(Shared { id, pools: Mutex::new(Vec::new()), _eal: eal.clone() });
+        let is_virtual = name.parse::<Device>().is_ok_and(|device| device.bus() == Bus::Virtual);
+        let shared = Arc::new(Shared { id, pools: Mutex::new(Vec::new()), is_virtual, _eal: eal.clone() });
         Ok(Self { shared, name, capabilities, in_use: None, _not_sync: PhantomData })
     }
 
@@ -99,6 +104,9 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        let control = eal::control();
+        // Without an answer, closing is still better than not.
+        let interrupts = if self.is_virtual { Hold::take() } else { None };
         // SAFETY: the port was opened by us and all its queues are gone, so no burst runs.
         let stopped = unsafe { sys::rte_eth_dev_stop(self.id) };
         // SAFETY: as above; after this its rings hold no mbuf.
@@ -106,6 +114,8 @@ impl Drop for Shared {
         if stopped != 0 || closed != 0 {
             tracing::warn!(target: "dpdk", port = self.id, stopped, closed, "the port did not stop and close cleanly");
         }
+        drop(interrupts);
+        drop(control);
         taken().remove(&self.id);
         if closed == 0 {
             mempool::port_closed();

@@ -7,7 +7,7 @@ use crate::mempool::Mempool;
 use crate::offload::Offloads;
 use crate::queue::{RxQueue, TxQueue};
 use crate::rss::RssFunctions;
-use crate::{log, sys};
+use crate::{eal, log, sys};
 use std::sync::{Arc, PoisonError};
 
 /// What will be asked of the driver.
@@ -36,6 +36,7 @@ impl Port {
         }
         let mut plan = self.plan(config, pools)?;
         self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(pools);
+        let _control = eal::control();
         log::forget();
         if let Err(error) = self.configure_and_start(&plan, pools) {
             // Some drivers advertise RSS and refuse it when they start.
