@@ -1,4 +1,3 @@
-#![allow(missing_docs, reason = "criterion's macro makes a public function without any")]
 //! What one server worker costs per message, and the floor below it in the same run.
 //!
 //! `cargo bench --bench worker`. The groups:
