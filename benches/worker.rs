@@ -12,12 +12,13 @@
 
 mod floor;
 
+use core_affinity::{CoreId, get_core_ids, set_for_current};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use floor::{Echo as FloorEcho, End, Loop, Role};
 use smoltcp::time::Instant as SmoltcpInstant;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant as Clock};
 use unsocket::apps::Echo;
 use unsocket::engine::{
@@ -252,9 +253,19 @@ fn time_batches<P: Pair>(
     });
 }
 
-/// The floor on two threads, as `unsocket bench` runs the engine.
+/// Pins this thread to the `index`-th core of the process, if it has so many.
+fn pin(index: usize) {
+    static CORES: OnceLock<Vec<CoreId>> = OnceLock::new();
+    if let Some(core) = CORES.get_or_init(|| get_core_ids().unwrap_or_default()).get(index) {
+        set_for_current(*core);
+    }
+}
+
+/// The floor on two pinned threads, as `unsocket bench` runs the engine.
 fn pair(c: &mut Criterion) {
     let size = 20;
+    // The cores must be listed before any thread is pinned.
+    pin(1);
     let (a, b) = wire::pair(&WireConfig::default()).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let epoch = Clock::now();
@@ -262,6 +273,7 @@ fn pair(c: &mut Criterion) {
     let server = std::thread::spawn({
         let stop = Arc::clone(&stop);
         move || {
+            pin(0);
             let mut server = End::server(a, FloorEcho::new());
             while !stop.load(Ordering::Relaxed) {
                 server.poll(now(), 64);

@@ -79,8 +79,12 @@ impl Pattern {
     /// Appends the payload of message `sequence` of `connection`.
     pub fn write(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
         let tag = self.tag(connection, sequence);
-        out.extend_from_slice(&tag[..self.size.min(TAG_BYTES)]);
-        out.extend_from_slice(self.body(connection, sequence));
+        if self.size < TAG_BYTES {
+            out.extend_from_slice(&tag[..self.size]);
+        } else {
+            out.extend_from_slice(&tag);
+            out.extend_from_slice(self.body(connection, sequence));
+        }
     }
 
     /// Compares `reply` byte for byte with the payload of message `sequence` of `connection`.
@@ -91,8 +95,12 @@ impl Pattern {
         if reply.len() != self.size {
             return Err(Mismatch::Length { sent: self.size, got: reply.len() });
         }
-        let (tag, body) = reply.split_at(self.size.min(TAG_BYTES));
-        if tag == &self.tag(connection, sequence)[..tag.len()] && body == self.body(connection, sequence) {
+        let due = self.tag(connection, sequence);
+        let is_right = match reply.split_first_chunk::<TAG_BYTES>() {
+            Some((tag, body)) => *tag == due && body == self.body(connection, sequence),
+            None => *reply == due[..reply.len()],
+        };
+        if is_right {
             return Ok(());
         }
         Err(self.classify(connection, sequence, reply))

@@ -44,7 +44,7 @@ pub(super) struct BenchArgs {
     path: PathArgs,
     /// Write the result as one JSON object to this file; `-` for standard output, and then nothing else
     /// [default: none, a summary for people on standard output]
-    #[arg(long, value_name = "FILE|-")]
+    #[arg(long, value_name = "FILE|-", help_heading = "Result")]
     json: Option<PathBuf>,
 }
 
