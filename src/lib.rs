@@ -12,7 +12,7 @@
 //! | [`http`] | request head, routes, static answers | |
 //! | [`engine`] | worker, handler, sessions, topics, mailbox, launch | all above |
 //! | [`apps`] | what ships in the binary: echo, chat | `engine` |
-//! | [`bench`] | the load generator behind `unsocket bench` | all above |
+//! | [`bench`](mod@bench) | the load generator behind `unsocket bench` | all above |
 //! | [`config`] | one TOML file, every limit with its unit | |
 
 pub mod apps;

@@ -26,7 +26,9 @@ impl Ready {
         let mut stdout = std::io::stdout().lock();
         writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(CliError::Output)?;
         if let Some((fd, mut file)) = self.fd {
-            writeln!(file, "{line}").map_err(|source| CliError::ReadyFd { fd, source })?;
+            // In one write: a reader may close its end after the first.
+            file.write_all(format!("{line}\n").as_bytes())
+                .map_err(|source| CliError::ReadyFd { fd, source })?;
         }
         // Without a service manager this does nothing.
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

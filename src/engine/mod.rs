@@ -16,7 +16,7 @@
 //! # Invariants
 //!
 //! * A session exists for exactly the connections that the stack has given out and not got back.
-//! * A session's [phase](session) only ever advances; `on_close` is called when it leaves `Open` or `CloseSent`.
+//! * A session's phase only ever advances; `on_close` is called when it leaves `Open` or `CloseSent`.
 //! * Bytes reach a send ring in the order in which their messages were accepted; a message is accepted whole or not.
 //! * Memory beyond the rings is counted in [`WorkerStats::memory_bytes`] and bounded by [`Limits::memory_bytes_max`].
 

@@ -282,8 +282,8 @@ fn conclude_handshake<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, close
     match session.closing.take() {
         Some(closing) => conclude(handler, conn, &closing.closed(true), finish),
         None => {
-            conn.local.push_close(conn.id.index, &mut conn.half, close.code, "");
             let Close { code, reason } = close;
+            conn.local.push_close(conn.id.index, &mut conn.half, code, reason);
             conclude(handler, conn, &Closed { code, reason, clean: true, cause: Cause::Peer }, finish);
         }
     }

@@ -19,22 +19,39 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Gives a ready connection its turn.
     pub(super) fn serve(&mut self, id: ConnId) {
         self.bytes_left = self.bytes_left.saturating_sub(TURN_BYTES_MIN);
-        if self.stack.status(id).is_none() {
-            return;
+        let quiet = self.is_quietly_open(id);
+        if !quiet {
+            if self.stack.status(id).is_none() {
+                return;
+            }
+            if self.local.session(id).is_none() {
+                self.admit(id);
+            }
+            self.send_request_if_connected(id);
+            self.flush(id);
         }
-        if self.local.session(id).is_none() {
-            self.admit(id);
-        }
-        self.send_request_if_connected(id);
-        self.flush(id);
         let more = self.read(id);
-        self.check_deadlines(id);
         if more {
             self.unfinished.push(id);
-        } else {
+        }
+        // The common turn ends here: nothing is due, nothing waits, nothing has ended.
+        if quiet && self.is_quietly_open(id) {
+            return;
+        }
+        self.check_deadlines(id);
+        if !more {
             self.check_ends(id);
         }
         self.arm(id);
+    }
+
+    /// Whether a connection is open on both ends with nothing but messages to see to.
+    fn is_quietly_open(&mut self, id: ConnId) -> bool {
+        let now = self.local.now;
+        let session = self.local.session(id);
+        session.is_some_and(|session| {
+            session.phase == Phase::Open && session.outbound.waiting_bytes() == 0 && now < session.armed
+        }) && self.stack.status(id) == Some(Status::Open)
     }
 
     /// Opens a connection as a client.

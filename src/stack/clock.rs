@@ -27,6 +27,11 @@ impl StackClock {
         StackClock { min_rto_ms: millis.clamp(4, SMOLTCP_MIN_RTO_MS) }
     }
 
+    /// The floor in force, real time.
+    pub(super) fn min_rto(self) -> Duration {
+        Duration::from_millis(self.min_rto_ms)
+    }
+
     /// Stack time at a real instant, rounded down: never ahead of it.
     pub(super) fn to_stack(self, at: Instant) -> StackInstant {
         StackInstant::from_micros(i64::try_from(at.as_nanos() / self.min_rto_ms).unwrap_or(i64::MAX))

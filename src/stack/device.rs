@@ -77,6 +77,11 @@ impl<F: Frame> TxQueue<F> {
         self.pending.len()
     }
 
+    /// Length of the frame queued last, bytes.
+    pub(super) fn last_frame_bytes(&self) -> Option<usize> {
+        self.pending.back().map(|frame| frame.bytes().len())
+    }
+
     /// Frames queued since the queue was made.
     pub fn pushed(&self) -> u64 {
         self.pushed

@@ -2,6 +2,7 @@
 
 use super::conn::Phase;
 use super::device::{OneFrame, TxQueue};
+use super::net::ETHERNET_BYTES;
 use super::{CloseCause, Stack};
 use crate::port::Frame;
 use crate::time::Duration;
@@ -18,10 +19,17 @@ const STALL_RETRY: StackDuration = StackDuration::from_millis(10);
 /// How long a connection without an owner waits for a neighbour's address to send its last segment.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Headers of a TCP segment without options over IPv4, bytes.
+const IPV4_HEADERS_BYTES: usize = ETHERNET_BYTES + 20 + 20;
+/// Headers of a TCP segment without options over IPv6, bytes.
+const IPV6_HEADERS_BYTES: usize = ETHERNET_BYTES + 40 + 20;
+
 /// How a connection left its turn.
 enum Turn {
     /// Nothing to send before `wake_at`.
     Done { wake_at: Option<StackInstant> },
+    /// Everything is sent, and its timer stands early enough.
+    Armed,
     /// More to send, and it may: its share of this pass is used up, or the queue is full.
     Unfinished,
     /// It wants to send, but the next hop's address is not known yet; whether smoltcp has asked for it.
@@ -45,6 +53,7 @@ impl Stack {
             }
             match self.take_turn(index, tx) {
                 Turn::Done { wake_at } => self.settle(index, wake_at, false),
+                Turn::Armed => {}
                 Turn::Unfinished => self.mark_dirty(index),
                 Turn::AwaitsNeighbor { wake_at, asked } => {
                     self.await_neighbor(index, asked, tx);
@@ -70,6 +79,16 @@ impl Stack {
             let sent =
                 net.iface.poll_egress(now, &mut device, &mut slot.set) == PollResult::SocketStateChanged;
             let wanted = device.wanted;
+            if sent && self.wheel.scheduled(index).is_some_and(|at| at <= self.now + self.least_wake) {
+                // The common turn: one segment carried all there was, and whatever it started to wait for (a
+                // retransmission, a keep-alive) comes after the timer's entry, which will look it up.
+                let headers = if slot.key.is_ipv4() { IPV4_HEADERS_BYTES } else { IPV6_HEADERS_BYTES };
+                let socket = slot.socket();
+                let all_sent = tx.last_frame_bytes() == Some(headers + socket.send_queue());
+                if all_sent && slot.phase == Phase::Live && socket.state() == State::Established {
+                    return Turn::Armed;
+                }
+            }
             let wake_at = net.iface.poll_at(now, &slot.set);
             let again = wake_at.filter(|&at| at <= now);
             if sent && again.is_some() {

@@ -42,7 +42,7 @@ pub use lend::SendHalf;
 pub use rings::RingError;
 
 use crate::port::PortInfo;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use classify::Class;
 use clock::StackClock;
 use conn::{Phase, Slab};
@@ -236,6 +236,8 @@ pub struct Stack {
     stats: StackStats,
     // Per connection.
     clock: StackClock,
+    /// No timer that a segment starts runs out sooner: the retransmission floor or the keep-alive interval.
+    least_wake: Duration,
     tcp: TcpConfig,
     rings: RingPool,
     isn: SequenceNumbers,
@@ -274,6 +276,7 @@ impl Stack {
             rx_checksum_trusted: info.rx_checksum_trusted,
             stats: StackStats::default(),
             clock,
+            least_wake: tcp.keep_alive.map_or(clock.min_rto(), |interval| interval.min(clock.min_rto())),
             rings: RingPool::new(tcp.connections_max, tcp.recv_ring_bytes(), tcp.send_buffer_bytes)?,
             isn: SequenceNumbers::new(&secret),
             ports: EphemeralPorts::new(&secret, config.share),

@@ -196,7 +196,7 @@ fn a_peer_that_never_ends_tcp_is_let_go() {
     let mut world = RawWorld::new(EngineConfig { deadlines, ..server_config() }, App::new());
     let conn = world.upgraded();
     let answer = world.exchange(conn, &frame(0x88, b"\x03\xe8bye"));
-    assert_eq!(answer, b"\x88\x02\x03\xe8");
+    assert_eq!(answer, b"\x88\x05\x03\xe8bye");
     assert_eq!(world.server.handler().how_it_closed(), (1000, "bye".into(), true, Cause::Peer));
     assert_eq!(world.server.report().engine.sessions, 1);
     world.run_for(Duration::from_millis(400));

@@ -14,12 +14,17 @@ const NLM_F_CREATE: u16 = 0x400;
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const IFLA_MTU: u16 = 4;
+const IFLA_TXQLEN: u16 = 13;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFF_UP: u32 = 1;
 /// No duplicate address detection: the address is usable at once.
 const IFA_F_NODAD: u8 = 0x02;
 const NLMSGHDR_BYTES: usize = 16;
+
+/// Frames that wait in the kernel's end for us to read them. Its default of 1,000 drops a burst of thousands of
+/// connections; a worker that keeps up never lets it grow.
+const TX_QUEUE_FRAMES: u32 = 16_384;
 
 /// An rtnetlink socket in the network namespace of the thread that opened it.
 pub(super) struct Rtnetlink {
@@ -43,7 +48,7 @@ impl Rtnetlink {
         sys::mtu_when_up(self.socket.as_fd(), name) == Ok(Some(mtu))
     }
 
-    /// Sets the MTU and brings the interface up.
+    /// Sets the MTU and the transmit queue's length, and brings the interface up.
     pub(super) fn bring_up(&self, index: u32, mtu: usize) -> Result<(), Errno> {
         let mtu = u32::try_from(mtu).map_err(|_| Errno::INVAL)?;
         let mut message = Message::new(RTM_NEWLINK, 0);
@@ -51,6 +56,7 @@ impl Rtnetlink {
         message.bytes(&[0; 4]).bytes(&index.to_ne_bytes());
         message.bytes(&IFF_UP.to_ne_bytes()).bytes(&IFF_UP.to_ne_bytes());
         message.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        message.attribute(IFLA_TXQLEN, &TX_QUEUE_FRAMES.to_ne_bytes());
         self.transact(message)
     }
 
