@@ -13,15 +13,15 @@ die() {
     exit 1
 }
 
+# What goes before a command that needs root.
+root=()
+[[ $EUID -eq 0 ]] || root=(sudo)
+
 # Runs one command as root.
 as_root() {
-    if [[ $EUID -eq 0 ]]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
+    ((${#root[@]} == 0)) || command -v sudo >/dev/null ||
         die "\`$*\` needs root, and there is no sudo here: run this script as root"
-    fi
+    "${root[@]}" "$@"
 }
 
 # Under sudo, cargo is where the user who called it installed it.

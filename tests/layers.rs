@@ -61,14 +61,19 @@ struct Source {
     lines: usize,
 }
 
-/// All sources of the library and the binary; files of tests are left out.
+/// All sources of the library and the binary.
 fn sources() -> Vec<Source> {
+    sources_below("src")
+}
+
+/// All sources below a folder; files of tests are left out.
+fn sources_below(folder: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    collect(&root.join("src"), &mut files);
+    collect(&root.join(folder), &mut files);
     files.sort();
     let sources: Vec<_> = files.iter().map(|file| source(root, file)).collect();
-    assert!(sources.len() > 30, "only {} files were found", sources.len());
+    assert!(sources.len() > 10, "only {} files were found below {folder}", sources.len());
     sources
 }
 
@@ -210,6 +215,13 @@ fn each_layer_imports_only_what_it_may() {
         );
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_binding_to_dpdk_knows_nothing_of_the_engine() {
+    for source in sources_below("dpdk/src") {
+        assert!(!source.uses("unsocket"), "{} names unsocket", source.path);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,13 +49,6 @@ fn open_again(config: &TapConfig) -> Vec<TapPort> {
 
 fn refused(config: &TapConfig) -> TapError {
     open(config).map(|_| ()).expect_err("the device must not open")
-}
-
-fn host_mac(netns: &Netns, device: &str) -> [u8; 6] {
-    let link = netns.ip(&format!("-br link show {device}"));
-    let mac = link.split_whitespace().nth(2).expect("a MAC address");
-    let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    bytes.try_into().expect("six bytes")
 }
 
 fn send(port: &mut TapPort, bytes: &[u8]) {
@@ -97,7 +91,7 @@ fn bound(netns: &Netns, address: impl Into<IpAddr>) -> UdpSocket {
 /// Sends datagrams both ways through the port, over IPv4 and IPv6, `rounds` times.
 fn exchange_datagrams(netns: &Netns, port: &mut TapPort, rounds: u16) {
     introduce(netns, port);
-    let macs = (port.info().mac, host_mac(netns, "uns0"));
+    let macs = (port.info().mac, netns.mac("uns0"));
     let sockets = [bound(netns, HOST), bound(netns, HOST_6)];
     for round in 0..rounds {
         for socket in &sockets {
@@ -161,7 +155,7 @@ fn the_host_finds_us_by_arp() {
     let mut port = open_one(&config(&netns));
     let mac = port.info().mac;
     assert_eq!(mac[0] & 0x03, 0x02, "locally administered, unicast");
-    assert_ne!(mac, host_mac(&netns, "uns0"));
+    assert_ne!(mac, netns.mac("uns0"));
     bound(&netns, HOST).send_to(b"anyone there?", (OURS, 7)).unwrap();
     let mut reply = None;
     let request = receive(&mut port, |frame| {
@@ -180,7 +174,7 @@ fn with_offloads_the_kernel_hands_over_large_segments_without_checksums() {
     let netns = Netns::new();
     let mut port = open_one(&config(&netns));
     introduce(&netns, &port);
-    let macs = (port.info().mac, host_mac(&netns, "uns0"));
+    let macs = (port.info().mac, netns.mac("uns0"));
     let addresses = frames::sum_of_addresses(&OURS.octets(), &HOST.octets());
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -219,7 +213,7 @@ fn a_flow_stays_on_the_queue_that_sends_for_it() {
     for port in &mut ports {
         exchange_datagrams(&netns, port, 0);
     }
-    let macs = (ports[0].info().mac, host_mac(&netns, "uns0"));
+    let macs = (ports[0].info().mac, netns.mac("uns0"));
     let addresses = frames::sum_of_addresses(&OURS.octets(), &HOST.octets());
     for queue in [2, 0, 1] {
         let socket = bound(&netns, HOST);
@@ -249,7 +243,7 @@ fn a_worker_can_sleep_until_a_frame_arrives() {
     socket.send_to(b"wake up", (OURS, 7)).unwrap();
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(4));
     let fd = port.wait_fd().expect("a descriptor");
-    poll.registry().register(&mut SourceFd(&fd), Token(0), Interest::READABLE).unwrap();
+    poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), Token(0), Interest::READABLE).unwrap();
     poll.poll(&mut events, Some(PATIENCE)).unwrap();
     assert_eq!(events.iter().count(), 1);
     assert!(!port.prepare_sleep());

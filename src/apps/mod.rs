@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod echo;
+pub mod page;
 
 pub use chat::Chat;
 pub use echo::Echo;

@@ -8,7 +8,7 @@ const PAGE: &str = include_str!("page.html");
 /// What the page may do: its own style and script and nothing else, and connect to WebSockets anywhere, because the
 /// address on it can be edited.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-dMEj0wTFi2uXPzZaRUcovNoiSKjnxc815qlDWrUP3sM='; \
+    script-src 'sha256-VlmbNvb/iSBtDF6bxoSZxSGl7KDtBttL91m0ME3s96w='; \
     style-src 'sha256-AriHmB0CSJ/X6utuTIxuRhCSyohqNmDI9hHotWPsb/o='; \
     img-src data:; connect-src ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

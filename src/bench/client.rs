@@ -238,17 +238,18 @@ fn connect_failure(failure: &ConnectFailure) -> Failure {
     Failure::new(cause, failure.to_string())
 }
 
-/// Polls `worker` until its load is over and its connections are closed.
+/// Polls `worker` until its load is over and its connections are closed; `after` each burst is told what it came to.
 pub fn drive<P: Port>(
     worker: &mut Worker<P, Client>,
     clock: Clock,
-    mut idle: impl FnMut(&mut Worker<P, Client>),
+    mut after: impl FnMut(&mut Worker<P, Client>, Instant, engine::Progress),
 ) -> (Tally, Usage) {
     let (mut next_open, mut next_sweep, mut started) = (Instant::ZERO, Instant::ZERO, false);
     let mut give_up_at = Instant::FAR_FUTURE;
     loop {
         let now = clock.now();
         if now >= next_open {
+            next_open = now + START_INTERVAL;
             worker.with_context(|client, context| {
                 client.tick(now);
                 client.open(context);
@@ -259,7 +260,6 @@ pub fn drive<P: Port>(
                     client.sweep(context);
                 }
             });
-            next_open = now + START_INTERVAL;
             if worker.handler().is_done() {
                 give_up_at = give_up_at.min(now + CLOSE_TIMEOUT);
                 if worker.report().engine.sessions == 0 || now >= give_up_at {
@@ -267,8 +267,7 @@ pub fn drive<P: Port>(
                 }
             }
         }
-        if !worker.poll(now).busy {
-            idle(worker);
-        }
+        let progress = worker.poll(now);
+        after(worker, now, progress);
     }
 }

@@ -274,6 +274,19 @@ pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T, BenchError>>) -> Result<T,
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// The entry of a list of cores that is gone through in turn; `None` when it is empty.
+pub fn in_turn(cores: &[usize], index: usize) -> Option<usize> {
+    cores.get(index % cores.len().max(1)).copied()
+}
+
+/// Pins the calling thread to a core, if there is one.
+///
+/// # Errors
+/// See [`pin`].
+pub fn pin_to(core: Option<usize>) -> Result<(), BenchError> {
+    core.map_or(Ok(()), pin)
+}
+
 /// Pins the calling thread to a core.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use super::BenchError;
 use super::plan::Plan;
-use crate::engine::{Deadlines, EngineConfig, Limits, NoWake, Seat, seats as crew_seats};
+use crate::engine::{Deadlines, EngineConfig, Limits, NoWake, Seat, Wake, seats as crew_seats};
 use crate::stack::{CongestionControl, StackConfig};
 use crate::ws;
 use std::sync::Arc;
@@ -41,7 +41,8 @@ pub fn seats(config: &EngineConfig, mtu: usize, count: usize) -> Result<Vec<Seat
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)
         .map_err(|error| BenchError::Kernel { what: "no random bytes", source: error.into() })?;
-    let (_, seats) = crew_seats(config, mtu, secret, vec![Arc::new(NoWake); count])?;
+    let wakers = (0..count).map(|_| Arc::new(NoWake) as Arc<dyn Wake>).collect();
+    let (_, seats) = crew_seats(config, mtu, secret, wakers)?;
     Ok(seats)
 }
 

@@ -8,17 +8,17 @@ use super::crew::{self, Bounds, Crew, Outcome, Progress, Window};
 use super::generator::Generator;
 use super::plan::Plan;
 use super::report::{Faults, Mode, Report, ThreadReport};
+use super::tally::Tally;
 use super::usage::{SchedStat, Usage};
-use super::{BenchError, Clock, cache_line};
-use crate::engine::{Conn, Deadlines, EngineConfig, Handler, Limits, NoWake, Seat, Worker, seats};
+use super::{BenchError, Clock, cache_line, engine_setup};
+use crate::apps::Echo;
+use crate::engine::{EngineConfig, Seat, Worker};
 use crate::port::Port;
 use crate::port::fault::FaultPort;
 use crate::port::wire::{self, WireConfig, WirePort};
 use crate::stack::{Cidr, CongestionControl, StackConfig, TcpConfig};
 use crate::time::Duration;
-use crate::ws::{self, Message};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -56,14 +56,16 @@ pub fn run(
 ) -> Result<Report, BenchError> {
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
-    let wire = WireConfig { mtu: wiring.mtu, checksum_offload: !wiring.checksums, ..WireConfig::default() };
-    let (server_ports, client_ports) = wire::queues(generators.len(), &wire)?;
-    let server_config = engine_config(plan, wiring, SERVER);
-    let client_config = EngineConfig { listen: Vec::new(), ..engine_config(plan, wiring, CLIENT) };
-    let server_seats = take_seats(&server_config, wiring.mtu, generators.len())?;
-    let client_seats = take_seats(&client_config, wiring.mtu, generators.len())?;
-    let threads = 2 * generators.len();
-    let crowded = std::thread::available_parallelism().is_ok_and(|cores| cores.get() < threads);
+    let count = generators.len();
+    let (server_ports, client_ports) = wire::queues(count, &wiring.wire())?;
+    let client_config = engine_setup::config(plan, wiring.stack(CLIENT));
+    let server_config = EngineConfig {
+        listen: ports(plan.connections).collect(),
+        ..engine_setup::config(plan, wiring.stack(SERVER))
+    };
+    let server_seats = engine_setup::seats(&server_config, wiring.mtu, count)?;
+    let client_seats = engine_setup::seats(&client_config, wiring.mtu, count)?;
+    let crowded = std::thread::available_parallelism().is_ok_and(|cores| cores.get() < 2 * count);
     let stop = AtomicBool::new(false);
 
     let (outcome, servers) = std::thread::scope(|scope| {
@@ -72,9 +74,12 @@ pub fn run(
             .zip(server_seats)
             .enumerate()
             .map(|(index, (port, seat))| {
-                let (config, stop, window) = (&server_config, &stop, crew.window());
-                let core = nth(&wiring.server_cores, index);
-                scope.spawn(move || serve(config, port, seat, core, crowded, clock, &window, stop))
+                let (config, window, stop) = (&server_config, crew.window(), &stop);
+                let core = crew::in_turn(&wiring.server_cores, index);
+                scope.spawn(move || {
+                    crew::pin_to(core)?;
+                    serve(config, port, seat, crowded, clock, window, stop)
+                })
             })
             .collect();
         let clients: Vec<_> = client_ports
@@ -83,14 +88,14 @@ pub fn run(
             .zip(generators)
             .enumerate()
             .map(|(index, ((port, seat), generator))| {
-                let (config, core) = (&client_config, nth(&plan.cores, index));
+                let (config, core) = (&client_config, crew::in_turn(&plan.cores, index));
                 scope.spawn(move || {
-                    let pinned = core.map_or(Ok(()), crew::pin);
+                    crew::pin_to(core)?;
                     match wiring.faults {
-                        None => pinned.and_then(|()| load(config, port, seat, generator, crowded, clock)),
+                        None => load(config, port, seat, generator, crowded, clock),
                         Some(faults) => {
-                            let port = FaultPort::new(port, faults.config(index as u64))?;
-                            pinned.and_then(|()| load(config, port, seat, generator, crowded, clock))
+                            let port = FaultPort::new(port, &faults.config(index as u64))?;
+                            load(config, port, seat, generator, crowded, clock)
                         }
                     }
                 })
@@ -109,11 +114,10 @@ pub fn run(
     let measured = crew.measured(&outcome.tally);
     let mut report = Report::new(plan, Mode::Wire, measured, &outcome);
     report.checksum = if wiring.checksums { "software" } else { "trust" }.to_owned();
-    report.congestion = congestion_name(wiring.congestion).to_owned();
+    report.congestion = engine_setup::congestion_name(wiring.congestion).to_owned();
     report.mtu = Some(wiring.mtu);
     report.faults = wiring.faults;
-    let busy: Duration = servers.iter().map(|server| server.busy).sum();
-    report.set_server_busy(busy);
+    report.set_server_busy(servers.iter().map(|server| server.busy).sum());
     report.servers = servers.iter().map(|server| ThreadReport::new(server.usage, measured)).collect();
     report.core_to_core_ns = match (wiring.server_cores.first(), plan.cores.first()) {
         (Some(&server), Some(&client)) if server != client => cache_line::round_trip_ns(server, client),
@@ -122,69 +126,30 @@ pub fn run(
     Ok(report)
 }
 
-/// The name of a congestion control in options and reports.
-pub fn congestion_name(congestion: CongestionControl) -> &'static str {
-    match congestion {
-        CongestionControl::Cubic => "cubic",
-        CongestionControl::None => "none",
+impl Wiring {
+    fn wire(&self) -> WireConfig {
+        let defaults = WireConfig::default();
+        WireConfig {
+            mtu: self.mtu,
+            checksum_offload: !self.checksums,
+            held_frames: defaults.held_frames + self.faults.map_or(0, |faults| faults.held_frames_max()),
+            ..defaults
+        }
     }
-}
 
-/// The entry of a list that is gone through in turn; `None` when it is empty.
-fn nth(list: &[usize], index: usize) -> Option<usize> {
-    list.get(index % list.len().max(1)).copied()
-}
-
-/// Limits and deadlines with room for the load, on either end.
-pub fn limits(plan: &Plan) -> (Limits, Deadlines) {
-    let message = ws::Limits::default();
-    let limits = Limits {
-        connections_max: plan.connections as usize + 1,
-        message: ws::Limits {
-            message_bytes_max: message.message_bytes_max.max(plan.size),
-            frame_bytes_max: message.frame_bytes_max.max(plan.size),
-            ..message
-        },
-        memory_bytes_max: usize::MAX,
-        ..Limits::default()
-    };
-    let deadlines =
-        Deadlines { handshake: plan.timeout, idle: None, ping: None, tick: None, ..Deadlines::default() };
-    (limits, deadlines)
-}
-
-fn engine_config(plan: &Plan, wiring: &Wiring, addr: Ipv4Addr) -> EngineConfig {
-    let (limits, deadlines) = limits(plan);
-    EngineConfig {
-        listen: ports(plan).collect(),
-        stack: StackConfig {
+    fn stack(&self, addr: Ipv4Addr) -> StackConfig {
+        StackConfig {
             addrs: vec![Cidr { addr: IpAddr::V4(addr), prefix: PREFIX_BITS }],
-            tcp: TcpConfig { congestion: wiring.congestion, ..TcpConfig::default() },
+            tcp: TcpConfig { congestion: self.congestion, ..TcpConfig::default() },
             ..StackConfig::default()
-        },
-        limits,
-        deadlines,
-        ..EngineConfig::default()
+        }
     }
 }
 
-/// The TCP ports that each server worker listens on.
-fn ports(plan: &Plan) -> impl Iterator<Item = u16> {
-    let count = plan.connections.div_ceil(CONNECTIONS_PER_PORT).min(u32::from(u16::MAX - PORT)) as u16;
-    PORT..PORT + count
-}
-
-fn take_seats(config: &EngineConfig, mtu: usize, count: usize) -> Result<Vec<Seat>, BenchError> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret)
-        .map_err(|error| BenchError::Kernel { what: "no random bytes", source: error.into() })?;
-    // Each worker is alone on its wire: one crew each, no links between them.
-    (0..count)
-        .map(|_| {
-            let (_, seats) = seats(config, mtu, secret, vec![Arc::new(NoWake)])?;
-            Ok(seats.into_iter().next().expect("one waker, one seat"))
-        })
-        .collect()
+/// The TCP ports that a server worker listens on, for so many connections.
+fn ports(connections: u32) -> impl Iterator<Item = u16> {
+    let count = connections.div_ceil(CONNECTIONS_PER_PORT).min(u32::from(u16::MAX - PORT));
+    PORT..PORT + count as u16
 }
 
 /// What one server thread did.
@@ -194,31 +159,15 @@ struct Served {
     usage: Usage,
 }
 
-/// The echo server of the benchmark.
-struct Echo;
-
-impl Handler for Echo {
-    type Session = ();
-
-    fn on_message(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) {
-        conn.send(message);
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "one thread's surroundings, passed once")]
 fn serve(
     config: &EngineConfig,
     port: WirePort,
     seat: Seat,
-    core: Option<usize>,
     crowded: bool,
     clock: Clock,
     window: &Window,
     stop: &AtomicBool,
 ) -> Result<Served, BenchError> {
-    if let Some(core) = core {
-        crew::pin(core)?;
-    }
     let mut now = clock.now();
     let mut worker = Worker::new(config, seat, port, Echo, now)?;
     let mut busy = Duration::ZERO;
@@ -248,18 +197,18 @@ fn load<P: Port>(
     generator: Generator,
     crowded: bool,
     clock: Clock,
-) -> Result<(super::tally::Tally, Usage), BenchError> {
-    let addrs = config.stack.addrs.len();
-    debug_assert_eq!(addrs, 1);
-    let first = PORT;
-    let count = generator.share().connections.div_ceil(CONNECTIONS_PER_PORT) as u16;
+) -> Result<(Tally, Usage), BenchError> {
     let destination = Destination {
-        remotes: (first..first + count).map(|port| SocketAddr::from((SERVER, port))).collect(),
+        remotes: ports(generator.share().connections).map(|port| SocketAddr::from((SERVER, port))).collect(),
         host: SERVER.to_string(),
         target: "/".to_owned(),
     };
     let mut worker = Worker::new(config, seat, port, Client::new(generator, destination), clock.now())?;
-    Ok(client::drive(&mut worker, clock, |_| rest(crowded)))
+    Ok(client::drive(&mut worker, clock, |_, _, progress| {
+        if !progress.busy {
+            rest(crowded);
+        }
+    }))
 }
 
 /// Lets the other end go on: with too few cores it needs ours.

@@ -8,15 +8,18 @@
 //! | [`tally`] | replies, round-trip times, errors by cause |
 //! | [`crew`] | the threads, when measuring begins and ends, progress |
 //! | [`kernel`] | transport: ordinary kernel sockets |
-//! | [`client`], [`in_process`] | transport: the engine's own client; with the server in this process |
+//! | [`client`], [`engine_setup`] | transport: the engine's own client |
+//! | [`in_process`], [`over_port`] | that with the server in this process; that over a device |
 //! | [`url`], [`usage`], [`cache_line`], [`report`] | where to, on what machine, with what result |
 
 pub mod cache_line;
 pub mod client;
 pub mod crew;
+pub mod engine_setup;
 pub mod generator;
 pub mod in_process;
 pub mod kernel;
+pub mod over_port;
 pub mod pattern;
 pub mod plan;
 pub mod report;
@@ -29,8 +32,10 @@ pub use plan::{Plan, Stop};
 pub use report::Report;
 pub use url::WsUrl;
 
+use crate::config::ConfigError;
 use crate::engine::WorkerError;
 use crate::port::fault::FaultError;
+use crate::port::tap::TapError;
 use crate::port::wire::WireError;
 use crate::time::{Duration, Instant};
 use std::io;
@@ -108,6 +113,48 @@ pub enum BenchError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A device but no server to reach over it.
+    #[error(
+        "--port needs a URL: the server to load, e.g. ws://10.73.0.1:8080/; without --port server and clients run in this process"
+    )]
+    PortWithoutUrl,
+    /// The in-process wire cannot reach a server elsewhere.
+    #[error(
+        "--port wire joins two ends inside this process and reaches no URL; give --port tap:NAME, or neither for a run in one process"
+    )]
+    WireToUrl,
+    /// An option of a device without one.
+    #[error("{option} is about a device: give --port, e.g. --port tap:uns0, or leave {option} out")]
+    OptionNeedsPort {
+        /// The option.
+        option: &'static str,
+    },
+    /// An option of the engine's path over kernel sockets.
+    #[error(
+        "{option} is about the engine's path, kernel sockets have their own: give --port, or leave {option} out"
+    )]
+    OptionNeedsEngine {
+        /// The option.
+        option: &'static str,
+    },
+    /// Addresses by DHCP.
+    #[error("a load needs its addresses from the start: give --ip instead of --dhcp")]
+    Dhcp,
+    /// The device's configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The device cannot be opened.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// None of our addresses is of the server's family.
+    #[error("{url}: no --ip is of that address family; give one, e.g. --ip 10.73.0.3/24 or --ip fd73::3/64")]
+    NoFamily {
+        /// The URL.
+        url: WsUrl,
+    },
+    /// A device without a queue.
+    #[error("the device has no queue to work on")]
+    NoPort,
     /// The wire cannot be made.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -125,4 +172,24 @@ pub enum BenchError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl BenchError {
+    /// Whether the arguments are wrong, rather than what they met.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            BenchError::PortWithoutUrl
+                | BenchError::WireToUrl
+                | BenchError::OptionNeedsPort { .. }
+                | BenchError::OptionNeedsEngine { .. }
+                | BenchError::Dhcp
+                | BenchError::Config(_)
+                | BenchError::NoFamily { .. }
+                | BenchError::Outstanding { .. }
+                | BenchError::Core { .. }
+                | BenchError::Wire(_)
+                | BenchError::Fault(_)
+        )
+    }
 }

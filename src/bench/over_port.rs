@@ -51,7 +51,8 @@ pub fn run<P: Port + Send>(
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let Some(info) = ports.first().map(|port| port.info().clone()) else { return Err(BenchError::NoPort) };
-    let config = EngineConfig { steering: Steering::Device, ..engine_setup::config(plan, site.stack.clone()) };
+    let config =
+        EngineConfig { steering: Steering::Device, ..engine_setup::config(plan, site.stack.clone()) };
     let seats = engine_setup::seats(&config, info.mtu, generators.len())?;
     let destination = Destination {
         remotes: vec![remote],
@@ -105,8 +106,7 @@ pub fn run<P: Port + Send>(
 /// The first of the name's addresses in whose family we have one.
 fn choose_address(url: &WsUrl, stack: &StackConfig) -> Result<SocketAddr, BenchError> {
     let addrs = url.resolve().map_err(|source| BenchError::Resolve { url: url.clone(), source })?;
-    let reachable =
-        |addr: &&SocketAddr| stack.addrs.iter().any(|ours| ours.addr.is_ipv4() == addr.is_ipv4());
+    let reachable = |addr: &&SocketAddr| stack.addrs.iter().any(|ours| ours.addr.is_ipv4() == addr.is_ipv4());
     addrs.iter().find(reachable).copied().ok_or_else(|| BenchError::NoFamily { url: url.clone() })
 }
 

@@ -4,10 +4,14 @@ use super::crew::Outcome;
 use super::plan::Plan;
 use super::tally::{Cause, Tally};
 use super::usage::{Machine, Usage};
+use crate::port::fault::{self, FaultConfig};
 use crate::time::Duration;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
+
+/// Frames under way because of a delay, each way; what is above that is dropped.
+const DELAYED_FRAMES_MAX: usize = 8_192;
 
 /// Everything a run found out. Field names with a unit carry it last.
 #[derive(Clone, Debug, Serialize)]
@@ -157,22 +161,25 @@ impl ThreadReport {
 }
 
 impl Faults {
-    /// The same for a port of the generator: each direction of the path is one of the port's.
+    /// The same for the port of generator `index`: each way of the path is a direction of that port.
     pub fn config(&self, index: u64) -> FaultConfig {
+        let defaults = fault::Faults::default();
         let way = fault::Faults {
             loss: self.loss,
             corruption: self.corrupt,
             duplication: self.duplicate,
             reordering: self.reorder,
             delay: Duration::from_micros(self.delay_us),
-            held_frames_max: if self.delay_us > 0 {
-                HELD_FRAMES_MAX
-            } else {
-                fault::Faults::default().held_frames_max
-            },
-            ..fault::Faults::default()
+            held_frames_max: if self.delay_us > 0 { DELAYED_FRAMES_MAX } else { defaults.held_frames_max },
+            ..defaults
         };
         FaultConfig { seed: self.seed.wrapping_add(index), rx: way.clone(), tx: way }
+    }
+
+    /// Frames that the port may hold back, both ways together.
+    pub fn held_frames_max(&self) -> usize {
+        let FaultConfig { rx, tx, .. } = self.config(0);
+        rx.held_frames_max + tx.held_frames_max
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line: arguments to configuration to run. One file a command; no protocol here.
 
-pub mod bench;
+mod bench;
 mod doctor;
 mod logging;
 mod port_args;
@@ -22,7 +22,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
+    Bench(Box<bench::BenchArgs>),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -31,17 +32,21 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Bench(args) => bench::run(&args).map_err(CliError::Bench),
         Command::Doctor(args) => doctor::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
         match error {
             CliError::Config(_) => ExitCode::from(2),
-            CliError::Log(_)
+            CliError::Bench(error) if error.is_usage() => ExitCode::from(2),
+            CliError::Bench(_)
+            | CliError::Log(_)
             | CliError::ReadyFd { .. }
             | CliError::Output(_)
             | CliError::Unreachable
-            | CliError::Tap(_) => ExitCode::FAILURE,
+            | CliError::Tap(_)
+            | CliError::Launch(_) => ExitCode::FAILURE,
         }
     })
 }
@@ -52,6 +57,9 @@ enum CliError {
     /// The configuration is refused.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// The load could not be carried out.
+    #[error(transparent)]
+    Bench(#[from] crate::bench::BenchError),
     /// The log cannot be set up.
     #[error("cannot set up the log: {0}")]
     Log(String),
@@ -72,6 +80,9 @@ enum CliError {
     /// The TAP device cannot be opened.
     #[error(transparent)]
     Tap(#[from] crate::port::tap::TapError),
+    /// The workers cannot run.
+    #[error(transparent)]
+    Launch(#[from] crate::engine::LaunchError),
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use super::port_args::{PortArgs, replace_list};
 use super::ready::Ready;
 use super::{CliError, logging};
-use crate::apps::page;
+use crate::apps::{Chat, Echo, page};
 use crate::config::{App, Config, ConfigError, LogFormat, Poll};
+use crate::engine::Server;
 use crate::http::Routes;
 use crate::port::{Port, tap};
 use clap::Args;
@@ -90,9 +91,18 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Runs the application on the ports, one worker for each, until it has drained.
-fn start<P: Port>(config: &Config, ports: Vec<P>, ready: Ready) -> Result<ExitCode, CliError> {
-    let _ = (routes(config), ports);
+fn start<P: Port + Send + 'static>(
+    config: &Config,
+    ports: Vec<P>,
+    ready: Ready,
+) -> Result<ExitCode, CliError> {
+    let server = Server::with_ports(config.engine(routes(config)), ports)?;
+    let running = match config.server.app {
+        App::Echo => server.start(|_worker| Echo)?,
+        App::Chat => server.start(Chat::new)?,
+    };
     ready.announce(&ready_line(config))?;
+    running.wait()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -141,7 +151,7 @@ mod tests {
 
     fn args(line: &str) -> ServeArgs {
         match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
-            Command::Serve(args) => args,
+            Command::Serve(args) => *args,
             other => panic!("{other:?}"),
         }
     }

@@ -67,6 +67,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.close_some();
     }
 
+    /// Whether a drain or a stop was wished for.
+    pub fn is_ending(&self) -> bool {
+        self.local.crew.wish() != Wish::Run
+    }
+
     /// Whether nothing is left to do, ever.
     pub(super) fn has_ended(&self) -> bool {
         let quiet = self.local.stats.sessions == 0 && self.stack.connections() == 0 && self.tx.pending() == 0;

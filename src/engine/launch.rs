@@ -59,8 +59,8 @@ pub struct Running {
     /// Workers that have not ended.
     left: usize,
     events: Receiver<Event>,
-    events_for_signals: Sender<Event>,
-    handle_signals: bool,
+    _signals: Option<SignalWatch>,
+    signalled: bool,
 }
 
 /// Why a server or client could not go on.
@@ -159,8 +159,9 @@ impl<P: Port + Send + 'static> Server<P> {
             threads: Vec::new(),
             left: ports.len(),
             events,
-            events_for_signals: sender.clone(),
-            handle_signals: config.handle_signals,
+            // Before the first worker: a signal that comes while they start is not lost.
+            signalled: false,
+            _signals: config.handle_signals.then(|| SignalWatch::start(sender.clone())).transpose()?,
         };
         for (((worker, port), seat), waker) in ports.into_iter().enumerate().zip(seats).zip(wakers) {
             let (config, factory, sender) = (config.clone(), factory.clone(), sender.clone());
@@ -190,7 +191,8 @@ impl<P: Port + Send + 'static> Server<P> {
                 Ok(Event::Ended(Err(error))) => return Err(error),
                 // It was ready before, and somebody stopped it already.
                 Ok(Event::Ended(Ok(()))) => running.left -= 1,
-                Ok(Event::Signal) | Err(_) => break,
+                Ok(Event::Signal) => running.on_signal(),
+                Err(_) => break,
             }
         }
         Ok(running)
@@ -255,21 +257,11 @@ impl Running {
     /// # Errors
     /// The first worker's failure; the others are stopped then.
     pub fn wait(mut self) -> Result<(), LaunchError> {
-        let signals = if self.handle_signals { Some(self.watch_signals()?) } else { None };
         let mut result = Ok(());
-        let mut signalled = false;
         while self.left > 0 {
             match self.events.recv() {
                 Ok(Event::Ready) => {}
-                Ok(Event::Signal) if signalled => {
-                    tracing::warn!("second signal: stopping at once");
-                    self.handle.stop();
-                }
-                Ok(Event::Signal) => {
-                    signalled = true;
-                    tracing::info!("signal: draining");
-                    self.handle.drain();
-                }
+                Ok(Event::Signal) => self.on_signal(),
                 Ok(Event::Ended(end)) => {
                     self.left -= 1;
                     if end.is_err() {
@@ -281,30 +273,18 @@ impl Running {
                 Err(_) => break,
             }
         }
-        if let Some((close, thread)) = signals {
-            close.close();
-            let _ = thread.join();
-        }
         self.join();
         result
     }
 
-    fn watch_signals(&self) -> Result<(signal_hook::iterator::Handle, JoinHandle<()>), LaunchError> {
-        let system = |action| move |source| LaunchError::System { action, source };
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("watch for signals"))?;
-        let close = signals.handle();
-        let sender = self.events_for_signals.clone();
-        let thread = std::thread::Builder::new()
-            .name("unsocket-signals".into())
-            .spawn(move || {
-                for _ in signals.forever() {
-                    if sender.send(Event::Signal).is_err() {
-                        break;
-                    }
-                }
-            })
-            .map_err(system("start a thread"))?;
-        Ok((close, thread))
+    fn on_signal(&mut self) {
+        if std::mem::replace(&mut self.signalled, true) {
+            tracing::warn!("second signal: stopping at once");
+            self.handle.stop();
+        } else {
+            tracing::info!("signal: draining");
+            self.handle.drain();
+        }
     }
 
     fn join(&mut self) {
@@ -320,6 +300,39 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.handle.stop();
         self.join();
+    }
+}
+
+/// A thread that tells of SIGTERM and SIGINT; without it they end the process.
+struct SignalWatch {
+    handle: signal_hook::iterator::Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SignalWatch {
+    fn start(events: Sender<Event>) -> Result<Self, LaunchError> {
+        let system = |action| move |source| LaunchError::System { action, source };
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("watch for signals"))?;
+        let handle = signals.handle();
+        let body = move || {
+            for _ in signals.forever() {
+                if events.send(Event::Signal).is_err() {
+                    break;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("unsocket-signals".into()).spawn(body);
+        Ok(SignalWatch { handle, thread: Some(thread.map_err(system("start a thread"))?) })
+    }
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            // It does not panic, and if it did there would be nobody to tell.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -365,6 +378,9 @@ fn run<P: Port, H: Handler>(
             continue;
         }
         if !worker.port().is_alive() {
+            if worker.is_ending() {
+                return Ok(());
+            }
             let port = worker.port().info().name.clone();
             return Err(LaunchError::PortGone { worker: worker.index(), port });
         }

@@ -47,21 +47,30 @@ impl<'a> OutFrame<'a> {
 
     /// Writes as much as fits into the ring; returns how many bytes.
     fn write(&self, half: &mut SendHalf<'_>) -> usize {
-        let Some(key) = self.mask else {
-            if half.write_whole(self.head(), self.payload) {
-                return self.len();
+        let whole = half.write_in_place(self.len(), |place| {
+            let (head, payload) = place.split_at_mut(self.head_bytes);
+            head.copy_from_slice(self.head());
+            payload.copy_from_slice(self.payload);
+            if let Some(key) = self.mask {
+                mask::apply(payload, key, 0);
             }
-            let written = half.write(self.head());
-            return if written < self.head_bytes { written } else { written + half.write(self.payload) };
-        };
+        });
+        if whole { self.len() } else { self.write_in_pieces(half) }
+    }
+
+    /// For a frame that meets the ring's end, or finds less room than it needs.
+    #[cold]
+    fn write_in_pieces(&self, half: &mut SendHalf<'_>) -> usize {
         let mut written = half.write(self.head());
-        if written == self.head_bytes {
-            for_masked_chunks(self.payload, key, 0, |chunk| {
-                let taken = half.write(chunk);
-                written += taken;
-                taken == chunk.len()
-            });
+        if written < self.head_bytes {
+            return written;
         }
+        let Some(key) = self.mask else { return written + half.write(self.payload) };
+        for_masked_chunks(self.payload, key, 0, |chunk| {
+            let taken = half.write(chunk);
+            written += taken;
+            taken == chunk.len()
+        });
         written
     }
 
@@ -74,7 +83,7 @@ impl<'a> OutFrame<'a> {
         match self.mask {
             None => queue.extend(rest),
             Some(key) => for_masked_chunks(rest, key, skip, |chunk| {
-                queue.extend(&*chunk);
+                queue.extend(chunk);
                 true
             }),
         }

@@ -116,3 +116,14 @@ impl Inbound {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_open_connection_stays_small() {
+        // docs/api.md states this.
+        assert!(size_of::<Option<Session<()>>>() + size_of::<Inbound>() <= 200);
+    }
+}

@@ -115,7 +115,12 @@ impl Links {
 
     /// Announces sleep on every link; `false` when frames are waiting.
     pub(super) fn prepare_sleep(&mut self) -> bool {
-        self.links.iter_mut().flatten().fold(true, |quiet, link| link.port.prepare_sleep() && quiet)
+        let mut quiet = true;
+        // Each link must hear of it, whatever the others say.
+        for link in self.links.iter_mut().flatten() {
+            quiet &= link.port.prepare_sleep();
+        }
+        quiet
     }
 }
 

@@ -238,7 +238,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         mailbox.announce_sleep();
         self.asleep = true;
         let quiet = mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish());
-        self.port.prepare_sleep() && self.links.prepare_sleep() && quiet
+        self.port.prepare_sleep() & self.links.prepare_sleep() & quiet
     }
 
     /// Calls a function with the worker's context: what a callback that is not about a connection can do.

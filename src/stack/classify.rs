@@ -9,7 +9,7 @@
 //! Checksums are not looked at here; [`TcpInfo::checksum_is_good`] and [`PathMtu::checksum_is_good`] do that for
 //! whoever acts on a frame without smoltcp. Whether the destination is one of our addresses is the stack's to ask.
 
-use super::key::{FlowKey, MAPPED_PREFIX};
+use super::key::FlowKey;
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, TcpPacket};
 use std::net::Ipv6Addr;
 
@@ -221,26 +221,22 @@ const HOP_BY_HOP: u8 = 0;
 #[inline]
 pub(crate) fn classify(frame: &[u8], our_mac: [u8; 6]) -> Class {
     let Some((header, packet)) = frame.split_first_chunk::<ETHERNET_LEN>() else {
-        return Class::Malformed(Malformed::EthernetHeader);
+        return Malformed::EthernetHeader.into();
     };
     let to_group = header[0] & 1 != 0;
     if !to_group && header[..6] != our_mac {
         return Class::NotOurs;
     }
     if header[6] & 1 != 0 {
-        return Class::Malformed(Malformed::SourceMac);
+        return Malformed::SourceMac.into();
     }
-    let result = match u16::from_be_bytes([header[12], header[13]]) {
+    match u16::from_be_bytes([header[12], header[13]]) {
         0x0800 => ipv4(packet, to_group),
         0x86dd => ipv6(packet, to_group),
         0x0806 => arp(packet),
-        _ => Err(Class::Unsupported(Unsupported::EtherType)),
-    };
-    result.unwrap_or_else(|dropped| dropped)
+        _ => Unsupported::EtherType.into(),
+    }
 }
-
-/// `Err` carries the class of a frame that goes no further: the parsers below leave early with `?`.
-type Parsed<T = Class> = Result<T, Class>;
 
 impl From<Malformed> for Class {
     fn from(reason: Malformed) -> Self {
@@ -254,49 +250,52 @@ impl From<Unsupported> for Class {
     }
 }
 
-fn arp(packet: &[u8]) -> Parsed {
-    let header = packet.first_chunk::<8>().ok_or(Malformed::ArpPacket)?;
+fn arp(packet: &[u8]) -> Class {
+    let Some(header) = packet.first_chunk::<8>() else { return Malformed::ArpPacket.into() };
     let addrs_len = 2 * (usize::from(header[4]) + usize::from(header[5]));
-    packet.get(..8 + addrs_len).ok_or(Malformed::ArpPacket)?;
+    if packet.len() < header.len() + addrs_len {
+        return Malformed::ArpPacket.into();
+    }
     // Hardware Ethernet, protocol IPv4, 6-byte and 4-byte addresses (RFC 826).
     if header[..6] != [0, 1, 0x08, 0, 6, 4] {
-        return Err(Unsupported::ArpKind.into());
+        return Unsupported::ArpKind.into();
     }
-    Ok(Class::Arp)
+    Class::Arp
 }
 
 #[inline]
-fn ipv4(packet: &[u8], to_group: bool) -> Parsed {
-    let header = packet.first_chunk::<20>().ok_or(Malformed::Ipv4Header)?;
+fn ipv4(packet: &[u8], to_group: bool) -> Class {
+    let Some(header) = packet.first_chunk::<20>() else { return Malformed::Ipv4Header.into() };
     let header_len = usize::from(header[0] & 0x0f) * 4;
     if header[0] >> 4 != 4 || header_len < 20 {
-        return Err(Malformed::Ipv4Header.into());
+        return Malformed::Ipv4Header.into();
     }
     // What follows the total length is Ethernet's padding.
     let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let payload = packet.get(header_len..total_len).ok_or(Malformed::Ipv4Length)?;
+    let Some(payload) = packet.get(header_len..total_len) else { return Malformed::Ipv4Length.into() };
     // More-fragments flag or an offset.
     if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
-        return Err(Unsupported::Ipv4Fragment.into());
+        return Unsupported::Ipv4Fragment.into();
     }
     let src = [header[12], header[13], header[14], header[15]];
     let dst = [header[16], header[17], header[18], header[19]];
-    if (224..240).contains(&src[0]) || src == [255; 4] || src == dst {
-        return Err(Malformed::SourceAddress.into());
+    if src[0] >> 4 == 0xe || src == [255; 4] || src == dst {
+        return Malformed::SourceAddress.into();
     }
     let offset = ETHERNET_LEN + header_len;
     match header[9] {
-        PROTOCOL_TCP if to_group => Err(Class::NotOurs),
-        PROTOCOL_TCP if src == [0; 4] => Err(Malformed::SourceAddress.into()),
+        PROTOCOL_TCP if to_group => Class::NotOurs,
+        PROTOCOL_TCP if src == [0; 4] => Malformed::SourceAddress.into(),
         PROTOCOL_TCP => {
             tcp(payload, offset, |local_port, remote_port| FlowKey::ipv4(dst, src, local_port, remote_port))
         }
         PROTOCOL_ICMP => icmpv4(payload, offset, to_group),
         PROTOCOL_UDP => udp(payload),
-        _ => Err(Unsupported::Protocol.into()),
+        _ => Unsupported::Protocol.into(),
     }
 }
 
+/// The source and destination of an IPv6 header.
 fn ipv6_addrs(header: &[u8; 40]) -> ([u8; 16], [u8; 16]) {
     let mut src = [0; 16];
     let mut dst = [0; 16];
@@ -305,46 +304,51 @@ fn ipv6_addrs(header: &[u8; 40]) -> ([u8; 16], [u8; 16]) {
     (src, dst)
 }
 
-fn ipv6(packet: &[u8], to_group: bool) -> Parsed {
-    let (header, rest) = packet.split_first_chunk::<40>().ok_or(Malformed::Ipv6Header)?;
+fn is_ipv4_mapped(addr: &[u8; 16]) -> bool {
+    addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+}
+
+#[inline]
+fn ipv6(packet: &[u8], to_group: bool) -> Class {
+    let Some((header, rest)) = packet.split_first_chunk::<40>() else { return Malformed::Ipv6Header.into() };
     if header[0] >> 4 != 6 {
-        return Err(Malformed::Ipv6Header.into());
+        return Malformed::Ipv6Header.into();
     }
     let payload_len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    let mut payload = rest.get(..payload_len).ok_or(Malformed::Ipv6Length)?;
+    let Some(mut payload) = rest.get(..payload_len) else { return Malformed::Ipv6Length.into() };
     let (src, dst) = ipv6_addrs(header);
-    if src[0] == 0xff || src[..12] == MAPPED_PREFIX || src == dst {
-        return Err(Malformed::SourceAddress.into());
+    if src[0] == 0xff || is_ipv4_mapped(&src) || src == dst {
+        return Malformed::SourceAddress.into();
     }
-    if dst[..12] == MAPPED_PREFIX {
-        return Err(Class::NotOurs);
+    if is_ipv4_mapped(&dst) {
+        return Class::NotOurs;
     }
     if src == [0; 16] {
-        return Err(Unsupported::Ipv6Unspecified.into());
+        return Unsupported::Ipv6Unspecified.into();
     }
     let mut next = header[6];
     if next == HOP_BY_HOP {
-        (next, payload) = hop_by_hop(payload)?;
+        (next, payload) = match hop_by_hop(payload) {
+            Ok(skipped) => skipped,
+            Err(dropped) => return dropped,
+        };
     }
-    let offset = ETHERNET_LEN + 40 + (payload_len - payload.len());
+    let offset = ETHERNET_LEN + header.len() + (payload_len - payload.len());
     match next {
-        PROTOCOL_TCP if to_group => Err(Class::NotOurs),
-        PROTOCOL_TCP => tcp(payload, offset, |local_port, remote_port| FlowKey {
-            remote: src,
-            local: dst,
-            remote_port,
-            local_port,
-        }),
+        PROTOCOL_TCP if to_group => Class::NotOurs,
+        PROTOCOL_TCP => {
+            tcp(payload, offset, |local_port, remote_port| FlowKey::ipv6(&dst, &src, local_port, remote_port))
+        }
         PROTOCOL_ICMPV6 => icmpv6(payload, offset, to_group),
-        _ => Err(Unsupported::Protocol.into()),
+        _ => Unsupported::Protocol.into(),
     }
 }
 
 /// Options that smoltcp stores of one hop-by-hop header; it reads one more and ignores the rest.
 const HOP_BY_HOP_OPTIONS_MAX: usize = 4;
 
-/// Skips a hop-by-hop header (RFC 8200 section 4.3): the next header and what follows.
-fn hop_by_hop(payload: &[u8]) -> Parsed<(u8, &[u8])> {
+/// Skips a hop-by-hop header (RFC 8200 section 4.3): the next header and what follows, or why the packet is dropped.
+fn hop_by_hop(payload: &[u8]) -> Result<(u8, &[u8]), Class> {
     const PAD_1: u8 = 0;
     const PAD_N: u8 = 1;
     const ROUTER_ALERT: u8 = 5;
@@ -372,23 +376,23 @@ fn hop_by_hop(payload: &[u8]) -> Parsed<(u8, &[u8])> {
 }
 
 #[inline]
-fn tcp(segment: &[u8], tcp_offset: usize, key: impl FnOnce(u16, u16) -> FlowKey) -> Parsed {
-    let header = segment.first_chunk::<20>().ok_or(Malformed::TcpHeader)?;
+fn tcp(segment: &[u8], tcp_offset: usize, key: impl FnOnce(u16, u16) -> FlowKey) -> Class {
+    let Some(header) = segment.first_chunk::<20>() else { return Malformed::TcpHeader.into() };
     let header_len = usize::from(header[12] >> 4) * 4;
-    let options = segment.get(20..header_len).ok_or(Malformed::TcpHeader)?;
+    let Some(options) = segment.get(20..header_len) else { return Malformed::TcpHeader.into() };
     let src_port = u16::from_be_bytes([header[0], header[1]]);
     let dst_port = u16::from_be_bytes([header[2], header[3]]);
     if src_port == 0 || dst_port == 0 {
-        return Err(Malformed::TcpPort.into());
+        return Malformed::TcpPort.into();
     }
     let flags = TcpFlags(header[13]);
     if !flags.are_consistent() {
-        return Err(Malformed::TcpFlags.into());
+        return Malformed::TcpFlags.into();
     }
     if !options.is_empty() && !tcp_options_are_sound(options) {
-        return Err(Malformed::TcpOption.into());
+        return Malformed::TcpOption.into();
     }
-    Ok(Class::Tcp(TcpInfo {
+    Class::Tcp(TcpInfo {
         key: key(dst_port, src_port),
         seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
         ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
@@ -398,7 +402,7 @@ fn tcp(segment: &[u8], tcp_offset: usize, key: impl FnOnce(u16, u16) -> FlowKey)
         tcp_offset: tcp_offset as u16,
         payload_offset: (tcp_offset + header_len) as u16,
         flags,
-    }))
+    })
 }
 
 /// Whether smoltcp accepts the options (RFC 9293 section 3.1, RFC 7323, RFC 2018).
@@ -428,84 +432,90 @@ fn tcp_options_are_sound(mut options: &[u8]) -> bool {
     true
 }
 
-fn udp(datagram: &[u8]) -> Parsed {
-    let header = datagram.first_chunk::<8>().ok_or(Malformed::UdpHeader)?;
+fn udp(datagram: &[u8]) -> Class {
+    let Some(header) = datagram.first_chunk::<8>() else { return Malformed::UdpHeader.into() };
     let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
     if len < header.len() || len > datagram.len() {
-        return Err(Malformed::UdpHeader.into());
+        return Malformed::UdpHeader.into();
     }
     let server_to_client = header[..4] == [0, 67, 0, 68];
-    if server_to_client { Ok(Class::Dhcp) } else { Err(Unsupported::Protocol.into()) }
+    if server_to_client { Class::Dhcp } else { Unsupported::Protocol.into() }
 }
 
-fn icmpv4(message: &[u8], offset: usize, to_group: bool) -> Parsed {
-    let (header, quote) = message.split_first_chunk::<ICMP_LEN>().ok_or(Malformed::IcmpHeader)?;
+fn icmpv4(message: &[u8], offset: usize, to_group: bool) -> Class {
+    let Some((header, quote)) = message.split_first_chunk::<ICMP_LEN>() else {
+        return Malformed::IcmpHeader.into();
+    };
     // Destination unreachable, fragmentation needed and DF set (RFC 792).
     if header[..2] != [3, 4] {
-        return Ok(Class::Icmp);
+        return Class::Icmp;
     }
     if to_group {
-        return Err(Class::NotOurs);
+        return Class::NotOurs;
     }
-    let packet = quote.first_chunk::<20>().ok_or(Malformed::IcmpQuote)?;
+    let Some(packet) = quote.first_chunk::<20>() else { return Malformed::IcmpQuote.into() };
     let header_len = usize::from(packet[0] & 0x0f) * 4;
     if packet[0] >> 4 != 4 || header_len < 20 {
-        return Err(Malformed::IcmpQuote.into());
+        return Malformed::IcmpQuote.into();
     }
     let fragment_offset = u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff;
     if packet[9] != PROTOCOL_TCP || fragment_offset != 0 {
-        return Err(Unsupported::IcmpQuote.into());
+        return Unsupported::IcmpQuote.into();
     }
-    let (local_port, remote_port, seq) = quoted_tcp(quote.get(header_len..))?;
-    Ok(Class::PathMtu(PathMtu {
-        key: FlowKey::ipv4(
-            [packet[12], packet[13], packet[14], packet[15]],
-            [packet[16], packet[17], packet[18], packet[19]],
-            local_port,
-            remote_port,
-        ),
+    let Some((local_port, remote_port, seq)) = quoted_tcp(quote.get(header_len..)) else {
+        return Malformed::IcmpQuote.into();
+    };
+    let local = [packet[12], packet[13], packet[14], packet[15]];
+    let remote = [packet[16], packet[17], packet[18], packet[19]];
+    Class::PathMtu(PathMtu {
+        key: FlowKey::ipv4(local, remote, local_port, remote_port),
         seq,
         mtu: u32::from(u16::from_be_bytes([header[6], header[7]])),
         icmp_offset: offset as u16,
         icmp_len: message.len() as u16,
-    }))
+    })
 }
 
-fn icmpv6(message: &[u8], offset: usize, to_group: bool) -> Parsed {
-    let (header, quote) = message.split_first_chunk::<ICMP_LEN>().ok_or(Malformed::IcmpHeader)?;
+fn icmpv6(message: &[u8], offset: usize, to_group: bool) -> Class {
+    let Some((header, quote)) = message.split_first_chunk::<ICMP_LEN>() else {
+        return Malformed::IcmpHeader.into();
+    };
     match (header[0], header[1]) {
-        (133..=137, _) => return Ok(Class::Ndp),
+        (133..=137, _) => return Class::Ndp,
         // Packet too big (RFC 4443 section 3.2).
         (2, 0) => {}
-        _ => return Ok(Class::Icmp),
+        _ => return Class::Icmp,
     }
     if to_group {
-        return Err(Class::NotOurs);
+        return Class::NotOurs;
     }
-    let (packet, segment) = quote.split_first_chunk::<40>().ok_or(Malformed::IcmpQuote)?;
+    let Some((packet, segment)) = quote.split_first_chunk::<40>() else {
+        return Malformed::IcmpQuote.into();
+    };
     if packet[0] >> 4 != 6 {
-        return Err(Malformed::IcmpQuote.into());
+        return Malformed::IcmpQuote.into();
     }
     // We send no extension headers, so TCP follows at once or the packet was not ours.
     let (local, remote) = ipv6_addrs(packet);
-    let mapped = local[..12] == MAPPED_PREFIX || remote[..12] == MAPPED_PREFIX;
-    if packet[6] != PROTOCOL_TCP || mapped {
-        return Err(Unsupported::IcmpQuote.into());
+    if packet[6] != PROTOCOL_TCP || is_ipv4_mapped(&local) || is_ipv4_mapped(&remote) {
+        return Unsupported::IcmpQuote.into();
     }
-    let (local_port, remote_port, seq) = quoted_tcp(Some(segment))?;
-    Ok(Class::PathMtu(PathMtu {
-        key: FlowKey { remote, local, remote_port, local_port },
+    let Some((local_port, remote_port, seq)) = quoted_tcp(Some(segment)) else {
+        return Malformed::IcmpQuote.into();
+    };
+    Class::PathMtu(PathMtu {
+        key: FlowKey::ipv6(&local, &remote, local_port, remote_port),
         seq,
         mtu: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
         icmp_offset: offset as u16,
         icmp_len: message.len() as u16,
-    }))
+    })
 }
 
 /// Source port, destination port and sequence number: the 8 bytes that every ICMP error quotes.
-fn quoted_tcp(segment: Option<&[u8]>) -> Parsed<(u16, u16, u32)> {
-    let header = segment.and_then(|bytes| bytes.first_chunk::<8>()).ok_or(Malformed::IcmpQuote)?;
-    Ok((
+fn quoted_tcp(segment: Option<&[u8]>) -> Option<(u16, u16, u32)> {
+    let header = segment?.first_chunk::<8>()?;
+    Some((
         u16::from_be_bytes([header[0], header[1]]),
         u16::from_be_bytes([header[2], header[3]]),
         u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
@@ -591,7 +601,7 @@ mod tests {
             let info = info(&frame);
             assert_eq!(info.key, FlowKey::new(ours, peer));
             assert_eq!((info.key.local(), info.key.remote()), (ours, peer));
-            assert_eq!((info.key.local_port, info.key.remote_port), (80, 40_000));
+            assert_eq!((info.key.local_port(), info.key.remote_port()), (80, 40_000));
             assert_eq!(info.key.is_ipv4(), ours.is_ipv4());
             assert!(info.flags.syn() && !info.flags.ack() && !info.flags.fin() && !info.flags.rst());
             assert_eq!((info.seq, info.window, info.payload_len), (1_000, 4_096, 0));
@@ -775,8 +785,8 @@ mod tests {
 
     #[test]
     fn sizes_are_what_the_flow_table_counts_on() {
-        assert_eq!(size_of::<FlowKey>(), 36);
-        assert!(size_of::<Class>() <= 64, "{}", size_of::<Class>());
+        assert_eq!(size_of::<FlowKey>(), 40);
+        assert!(size_of::<Class>() <= 72, "{}", size_of::<Class>());
     }
 
     /// What smoltcp's own parsers make of a frame: the TCP segment that would reach `process_tcp`.
@@ -849,9 +859,9 @@ mod tests {
 
     /// Whether this is a frame that only `classify` refuses (see the top of the file).
     fn is_stricter(frame: &[u8], segment: &TcpInfo) -> bool {
-        let mapped_in_v6 = frame[12..14] == [0x86, 0xdd]
-            && (segment.key.local[..12] == MAPPED_PREFIX || segment.key.remote[..12] == MAPPED_PREFIX);
-        frame[0] & 1 != 0 || frame[6] & 1 != 0 || segment.key.local == segment.key.remote || mapped_in_v6
+        let (local, remote) = (segment.key.local().ip(), segment.key.remote().ip());
+        let mapped_in_v6 = frame[12..14] == [0x86, 0xdd] && (local.is_ipv4() || remote.is_ipv4());
+        frame[0] & 1 != 0 || frame[6] & 1 != 0 || local == remote || mapped_in_v6
     }
 
     /// What smoltcp's interface, without any socket, answers to a frame from a neighbour that it knows.

@@ -4,7 +4,7 @@
 //! than half full; the keys lie apart, by slab index. A lookup thus reads one cache line of slots and one of keys.
 //! Removing shifts the run behind it back, so there are no tombstones: the table never rehashes and never grows, and
 //! no burst of connections ends in a pause. All of that memory is reserved when the table is made and touched only
-//! as connections come: 36 bytes a connection, and 16 to 32 bytes of slots for each of the most there can be.
+//! as connections come: 40 bytes a connection, and 16 to 32 bytes of slots for each of the most there can be.
 
 use super::key::FlowKey;
 use super::secret::derive_key;

@@ -167,7 +167,7 @@ pub(crate) fn interface(device: &mut OneFrame, random_seed: u64) -> Interface {
     arp.extend(PEER_MAC);
     arp.extend([10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2]);
     let mut solicit = vec![135, 0, 0, 0, 0, 0, 0, 0];
-    solicit.extend(FlowKey::new(ours_v6(), peer_v6()).local);
+    solicit.extend(&FlowKey::new(ours_v6(), peer_v6()).to_bytes()[..16]);
     solicit.extend([1, 1]);
     solicit.extend(PEER_MAC);
     let mut solicit = ip_frame(peer_v6().ip().into(), ours_v6().ip().into(), IpProtocol::Icmpv6, &solicit);

@@ -123,25 +123,34 @@ impl<'a> SendHalf<'a> {
         if queued < bytes.len() {
             *self.flags.write_blocked = true;
         }
-        if queued > 0 {
+        self.note_queued(queued, was_empty);
+        queued
+    }
+
+    /// Lets `fill` write `len` bytes where they will be sent from, and queues them; `false`, without a call, when
+    /// the ring has no contiguous run of that length just now. Then [`SendHalf::write`] takes what fits.
+    pub fn write_in_place(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        let was_empty = self.socket.send_queue() == 0;
+        let filled = self.socket.send(|ring| match ring.get_mut(..len) {
+            Some(place) => {
+                fill(place);
+                (len, true)
+            }
+            None => (0, false),
+        });
+        let filled = filled.unwrap_or(false);
+        self.note_queued(if filled { len } else { 0 }, was_empty);
+        filled
+    }
+
+    fn note_queued(&mut self, bytes: usize, was_empty: bool) {
+        if bytes > 0 {
             *self.flags.rings_touched = true;
             if was_empty {
                 // From now on we wait for an acknowledgement: the user timeout counts from here.
                 *self.flags.progress_at = self.now;
             }
         }
-        queued
-    }
-
-    /// Queues all of `head` and `body`, or nothing: for a frame that fits whole. Returns whether it did.
-    pub fn write_whole(&mut self, head: &[u8], body: &[u8]) -> bool {
-        if self.free_bytes() < head.len() + body.len() {
-            *self.flags.write_blocked = true;
-            return false;
-        }
-        self.write(head);
-        self.write(body);
-        true
     }
 }
 
@@ -162,7 +171,7 @@ pub(super) fn lend<R>(
     let (start, len) = half.socket.recv(|ring| (0, (ring.as_mut_ptr(), ring.len()))).ok()?;
     // SAFETY: `start` and `len` describe a slice that smoltcp has just lent us from the receive ring, whose memory
     // outlives the slot's connection (`RingPair`). While `bytes` lives, the socket is reached only through
-    // `SendHalf`, whose methods call `send_slice`, `may_send`, `send_queue` and `send_capacity`: these touch the
+    // `SendHalf`, whose methods call `send`, `send_slice`, `may_send`, `send_queue` and `send_capacity`: these touch the
     // send ring and the socket's own fields, never the receive ring's memory. No frame is fed to the socket
     // meanwhile, as both borrows come from one `&mut Slab`; `SendHalf::other` reaches the slots beside this one, whose
     // rings are other memory. `f` cannot keep either: their lifetimes are its call's.

@@ -242,7 +242,6 @@ pub struct Stack {
     neighbors: Neighbors,
     dhcp: Option<Dhcp>,
     rst_rate: TokenBucket,
-    due: Vec<u32>,
 }
 
 impl Stack {
@@ -279,7 +278,6 @@ impl Stack {
             neighbors: Neighbors::new(clock),
             dhcp: config.dhcp.then(|| Dhcp::new(info.mac, info.mtu, &secret, now)),
             rst_rate: TokenBucket::new(tcp.rst_per_second_max, now),
-            due: Vec::new(),
             tcp,
         })
     }
@@ -458,6 +456,11 @@ impl Stack {
         self.time_wait.len()
     }
 
+    /// Connections that hold rings, and the address space reserved for all rings, bytes.
+    pub fn rings(&self) -> (usize, usize) {
+        (self.rings.in_use(), self.rings.reserved_bytes())
+    }
+
     /// Our addresses, the IPv6 link-local one included.
     pub fn addrs(&self) -> &[Cidr] {
         self.nets.addrs()
@@ -545,5 +548,15 @@ impl Stack {
         let index = self.slab.insert(flow, socket, rings, phase, self.now);
         self.slab.slot_mut(index).closing_deadline = self.now + self.tcp.syn_timeout;
         Some(index)
+    }
+}
+
+impl Drop for Stack {
+    /// Sockets borrow from the rings: they go first.
+    fn drop(&mut self) {
+        let in_use: Vec<u32> = self.slab.indices().collect();
+        for index in in_use {
+            self.remove(index);
+        }
     }
 }

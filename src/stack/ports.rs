@@ -39,13 +39,14 @@ impl EphemeralPorts {
         remote: SocketAddr,
         in_use: impl Fn(&FlowKey) -> bool,
     ) -> Option<FlowKey> {
-        let mut flow = FlowKey::new(SocketAddr::new(local, 0), remote);
-        let hash = self.hasher.hash(&flow.to_bytes());
+        let towards = FlowKey::new(SocketAddr::new(local, 0), remote);
+        let hash = self.hasher.hash(&towards.to_bytes());
         let offset = hash as u32 % PORT_COUNT;
         let counter = &mut self.counters[(hash >> 32) as usize % COUNTERS];
         for _ in 0..PORT_COUNT {
             // Under 2^16: the range ends there.
-            flow.local_port = PORTS.start() + ((offset + u32::from(*counter)) % PORT_COUNT) as u16;
+            let port = PORTS.start() + ((offset + u32::from(*counter)) % PORT_COUNT) as u16;
+            let flow = towards.with_local_port(port);
             *counter = counter.wrapping_add(1);
             let is_ours =
                 self.share.is_none_or(|(index, count)| symmetric_hash(&flow) % count.max(1) == index);
@@ -67,8 +68,8 @@ mod tests {
     fn choose_all(ports: &mut EphemeralPorts, local: IpAddr, remote: SocketAddr) -> Vec<FlowKey> {
         let used = RefCell::new(HashSet::new());
         core::iter::from_fn(|| {
-            let flow = ports.choose(local, remote, |flow| used.borrow().contains(&flow.local_port))?;
-            used.borrow_mut().insert(flow.local_port);
+            let flow = ports.choose(local, remote, |flow| used.borrow().contains(&flow.local_port()))?;
+            used.borrow_mut().insert(flow.local_port());
             Some(flow)
         })
         .collect()
@@ -79,7 +80,7 @@ mod tests {
         for (ours, peer) in [(ours_v4(), peer_v4()), (ours_v6(), peer_v6())] {
             let flows = choose_all(&mut EphemeralPorts::new(&[8; 32], None), ours.ip(), peer);
             assert_eq!(flows.len(), PORT_COUNT as usize);
-            assert!(flows.iter().all(|flow| PORTS.contains(&flow.local_port)));
+            assert!(flows.iter().all(|flow| PORTS.contains(&flow.local_port())));
             assert!(flows.iter().all(|flow| flow.remote() == peer && flow.local().ip() == ours.ip()));
         }
     }
@@ -87,7 +88,7 @@ mod tests {
     #[test]
     fn a_port_comes_back_as_late_as_possible() {
         let mut ports = EphemeralPorts::new(&[8; 32], None);
-        let mut next = || ports.choose(ours_v4().ip(), peer_v4(), |_| false).unwrap().local_port;
+        let mut next = || ports.choose(ours_v4().ip(), peer_v4(), |_| false).unwrap().local_port();
         let first: HashSet<u16> = (0..PORT_COUNT).map(|_| next()).collect();
         assert_eq!(first.len(), PORT_COUNT as usize);
     }
@@ -96,7 +97,7 @@ mod tests {
     fn destinations_and_secrets_start_elsewhere() {
         let start = |secret: u8, remote| {
             let mut ports = EphemeralPorts::new(&[secret; 32], None);
-            ports.choose(ours_v4().ip(), remote, |_| false).unwrap().local_port
+            ports.choose(ours_v4().ip(), remote, |_| false).unwrap().local_port()
         };
         let other = SocketAddr::new(peer_v4().ip(), 443);
         assert_eq!(start(8, peer_v4()), start(8, peer_v4()));

@@ -76,8 +76,8 @@ impl Reply {
 
     fn tcp(&self) -> TcpRepr<'static> {
         TcpRepr {
-            src_port: self.key.local_port,
-            dst_port: self.key.remote_port,
+            src_port: self.key.local_port(),
+            dst_port: self.key.remote_port(),
             control: self.control,
             seq_number: TcpSeqNumber(self.seq as i32),
             ack_number: self.ack.map(|ack| TcpSeqNumber(ack as i32)),

@@ -19,17 +19,12 @@ impl Stack {
     /// Fires what is due: retransmissions become dirty, deadlines become ready.
     pub fn timers(&mut self) {
         self.wake_neighbor_waiters();
-        let mut due = core::mem::take(&mut self.due);
-        while let Some(index) = self.wheel.pop_due(self.now) {
-            due.push(index);
-        }
         let mut reclaims_left = RECLAIMS_PER_BURST;
-        for index in due.drain(..) {
+        while let Some(index) = self.wheel.pop_due(self.now) {
             if self.slab.slot(index).phase != Phase::Free {
                 self.fire(index, &mut reclaims_left);
             }
         }
-        self.due = due;
     }
 
     /// When [`Stack::timers`] or [`Stack::egress`] next has something to do; `None` when only a frame can wake it.

@@ -36,15 +36,11 @@ class Namespace:
 
     count = 0
 
-    def __init__(self, made_here=True):
+    def __enter__(self):
         Namespace.count += 1
         self.name = f"unsocket-e2e-{os.getpid()}-{Namespace.count}"
-        self.made_here = made_here  # or by the server, when it finds none of that name
-
-    def __enter__(self):
-        if self.made_here:
-            run("ip", "netns", "add", self.name)
-            run("ip", "-n", self.name, "link", "set", "lo", "up")
+        run("ip", "netns", "add", self.name)
+        run("ip", "-n", self.name, "link", "set", "lo", "up")
         return self
 
     def __exit__(self, *_):
@@ -72,15 +68,13 @@ class Server:
 
     count = 0
 
-    def __init__(self, binary, namespace, *options, app="echo", tap=None, user=None):
+    def __init__(self, binary, namespace, *options, app="echo", tap=None):
         Server.count += 1
         self.tap = tap or f"ue{os.getpid() % 10_000_000}n{Server.count}"
         self.namespace = namespace
         self.log_path = CACHE / "logs" / f"serve-{Server.count}.log"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
         self.command = [
-            *as_user,
             str(binary),
             "serve",
             *("--port", f"tap:{self.tap}"),
@@ -105,12 +99,17 @@ class Server:
                 pass_fds=[ready_write],
             )
         os.close(ready_write)
+        said = b""
+        deadline = time.monotonic() + ready_seconds
         try:
-            readable, _, _ = select.select([ready], [], [], ready_seconds)
-            said = os.read(ready, 100) if readable else b""
+            while not said.endswith(b"\n"):
+                readable, _, _ = select.select([ready], [], [], max(deadline - time.monotonic(), 0))
+                if not readable or not (chunk := os.read(ready, 4096)):
+                    break
+                said += chunk
         finally:
             os.close(ready)
-        if not said:
+        if not said.endswith(b"\n"):
             code = self.process.poll()
             state = f"exited with {code}" if code is not None else f"was not ready after {ready_seconds} s"
             self.kill()
@@ -251,8 +250,8 @@ class Program:
         """Waits for the exit; anything but success is a failure."""
         code = self.process.wait(20)
         if code != 0:
-            tail = self.log_path.read_text(errors="replace")[-600:].strip()
-            raise Failure(f"{self.name} exited with {code}: {tail}")
+            last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
+            raise Failure(f"{self.name} exited with {code}: {''.join(last)} (log: {self.log_path})")
 
 
 class Report:

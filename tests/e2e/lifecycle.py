@@ -11,7 +11,7 @@ import tempfile
 
 from harness import TESTS, Failure, Namespace, Program, Server, run, url
 
-NOBODY = 65534
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
 def suite(report, binary):
@@ -26,7 +26,8 @@ def suite(report, binary):
         refuses_a_device_that_is_busy,
         refuses_a_name_that_is_no_tap,
         refuses_without_privilege,
-        makes_a_missing_namespace,
+        refuses_a_namespace_without_privilege,
+        refuses_a_missing_namespace,
         refuses_an_unknown_key,
         refuses_a_bad_address,
         refuses_an_unknown_option,
@@ -151,17 +152,34 @@ def refuses_a_name_that_is_no_tap(binary, namespace):
 
 
 def refuses_without_privilege(binary, namespace):
-    with tempfile.TemporaryDirectory() as folder:  # an ordinary user may not be able to read the build's folder
+    """Within the namespace, so that even a wrongly granted device would be nowhere else."""
+    with readable_copy(binary) as copy:
+        server = Server(copy, namespace)
+        at = server.command.index("--netns")
+        del server.command[at : at + 2]
+        server.command = namespace.inside(*AS_NOBODY, *server.command)
+        return expect_refusal(server, "CAP_NET_ADMIN")
+
+
+def refuses_a_namespace_without_privilege(binary, namespace):
+    with readable_copy(binary) as copy:
+        server = Server(copy, namespace)
+        server.command = [*AS_NOBODY, *server.command]
+        return expect_refusal(server, "CAP_SYS_ADMIN", namespace.name)
+
+
+@contextlib.contextmanager
+def readable_copy(binary):
+    """A copy of the binary that any user may run, wherever the build's folder lies."""
+    with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        copy = pathlib.Path(shutil.copy(binary, folder))
-        return expect_refusal(Server(copy, namespace, user=NOBODY), "CAP_NET_ADMIN")
+        yield pathlib.Path(shutil.copy(binary, folder))
 
 
-def makes_a_missing_namespace(binary, _namespace):
-    with Namespace(made_here=False) as missing, Server(binary, missing) as server:
-        server.start()
-        expect_serving(missing)
-        server.stop()
+def refuses_a_missing_namespace(binary, namespace):
+    server = Server(binary, namespace)
+    server.command[server.command.index(namespace.name)] = "unsocket-e2e-none"
+    return expect_refusal(server, "unsocket-e2e-none", "ip netns add")
 
 
 def refuses_an_unknown_key(binary, namespace):

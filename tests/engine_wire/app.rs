@@ -7,7 +7,7 @@ use unsocket::ws::Message;
 
 /// What happened, in order.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Happened {
+pub(crate) enum Happened {
     Opened(ConnRef),
     Text(ConnRef, String),
     Binary(ConnRef, Vec<u8>),
@@ -23,12 +23,12 @@ type OnUpgrade = Box<dyn FnMut(&Request<'_>) -> Upgrade<u64>>;
 type OnContext = Box<dyn FnMut(&mut Context<'_, App>)>;
 
 /// The application. Its sessions are numbers: a client's is the token of its `Connect`.
-pub struct App {
-    pub log: Vec<Happened>,
+pub(crate) struct App {
+    pub(crate) log: Vec<Happened>,
     /// Whether messages are written down (big ones would only cost memory).
-    pub keeps_messages: bool,
-    pub messages: usize,
-    pub message_bytes: usize,
+    pub(crate) keeps_messages: bool,
+    pub(crate) messages: usize,
+    pub(crate) message_bytes: usize,
     upgrade: OnUpgrade,
     open: OnConn,
     message: OnMessage,
@@ -38,7 +38,7 @@ pub struct App {
 
 impl App {
     /// Accepts everything and says nothing.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         App {
             log: Vec::new(),
             keeps_messages: true,
@@ -53,44 +53,44 @@ impl App {
     }
 
     /// Sends every message back.
-    pub fn echo() -> Self {
+    pub(crate) fn echo() -> Self {
         App::new().on_message(|conn, message| {
             conn.send(message);
         })
     }
 
-    pub fn on_upgrade(mut self, f: impl FnMut(&Request<'_>) -> Upgrade<u64> + 'static) -> Self {
+    pub(crate) fn on_upgrade(mut self, f: impl FnMut(&Request<'_>) -> Upgrade<u64> + 'static) -> Self {
         self.upgrade = Box::new(f);
         self
     }
 
-    pub fn on_open(mut self, f: impl FnMut(&mut Conn<'_, App>) + 'static) -> Self {
+    pub(crate) fn on_open(mut self, f: impl FnMut(&mut Conn<'_, App>) + 'static) -> Self {
         self.open = Box::new(f);
         self
     }
 
-    pub fn on_message(mut self, f: impl FnMut(&mut Conn<'_, App>, Message<'_>) + 'static) -> Self {
+    pub(crate) fn on_message(mut self, f: impl FnMut(&mut Conn<'_, App>, Message<'_>) + 'static) -> Self {
         self.message = Box::new(f);
         self
     }
 
-    pub fn on_drain(mut self, f: impl FnMut(&mut Conn<'_, App>) + 'static) -> Self {
+    pub(crate) fn on_drain(mut self, f: impl FnMut(&mut Conn<'_, App>) + 'static) -> Self {
         self.drain = Box::new(f);
         self
     }
 
-    pub fn on_tick(mut self, f: impl FnMut(&mut Context<'_, App>) + 'static) -> Self {
+    pub(crate) fn on_tick(mut self, f: impl FnMut(&mut Context<'_, App>) + 'static) -> Self {
         self.tick = Box::new(f);
         self
     }
 
-    pub fn without_messages(mut self) -> Self {
+    pub(crate) fn without_messages(mut self) -> Self {
         self.keeps_messages = false;
         self
     }
 
     /// The connections that opened, in order.
-    pub fn opened(&self) -> Vec<ConnRef> {
+    pub(crate) fn opened(&self) -> Vec<ConnRef> {
         let opened = |happened: &Happened| match happened {
             Happened::Opened(conn) => Some(*conn),
             _ => None,
@@ -99,12 +99,12 @@ impl App {
     }
 
     /// How many connections ended.
-    pub fn closed(&self) -> usize {
+    pub(crate) fn closed(&self) -> usize {
         self.log.iter().filter(|happened| matches!(happened, Happened::Closed { .. })).count()
     }
 
     /// How the only connection that ended did: code, reason, clean, cause.
-    pub fn how_it_closed(&self) -> (u16, String, bool, Cause) {
+    pub(crate) fn how_it_closed(&self) -> (u16, String, bool, Cause) {
         let mut ends = self.log.iter().filter_map(|happened| match happened {
             Happened::Closed { code, reason, clean, cause, .. } => {
                 Some((*code, reason.clone(), *clean, *cause))
@@ -117,19 +117,12 @@ impl App {
     }
 
     /// All texts received, in order.
-    pub fn texts(&self) -> Vec<&str> {
-        let text = |happened: &'_ Happened| match happened {
-            Happened::Text(_, _) => true,
-            _ => false,
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let text = |happened: &Happened| match happened {
+            Happened::Text(_, text) => Some(text.clone()),
+            _ => None,
         };
-        self.log
-            .iter()
-            .filter(|happened| text(happened))
-            .map(|happened| match happened {
-                Happened::Text(_, text) => text.as_str(),
-                _ => "",
-            })
-            .collect()
+        self.log.iter().filter_map(text).collect()
     }
 }
 

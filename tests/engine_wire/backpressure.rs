@@ -111,9 +111,8 @@ fn an_echo_to_a_slow_reader_is_bounded_and_loses_nothing() {
             break;
         }
     }
-    let expected: Vec<u8> = (0..MESSAGES as u32)
-        .flat_map(|i| [&[0x82, 4], &i.to_be_bytes()[..]].concat())
-        .collect();
+    let expected: Vec<u8> =
+        (0..MESSAGES as u32).flat_map(|i| [&[0x82, 4], &i.to_be_bytes()[..]].concat()).collect();
     assert!(received == expected, "{} of {} bytes", received.len(), expected.len());
     assert!(memory < 40_000, "{memory}");
     assert_eq!(world.server.report().engine.dropped_slow_reader, 0);

@@ -12,7 +12,7 @@ fn ended(world: &World) -> bool {
 }
 
 /// A masked frame with the key 0, whose payload is therefore readable.
-pub fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
     assert!(payload.len() < 126);
     let mut frame = vec![first_byte, 0x80 | payload.len() as u8, 0, 0, 0, 0];
     frame.extend_from_slice(payload);
@@ -81,7 +81,11 @@ fn codes_that_may_not_be_sent_become_1011_and_reasons_are_cut_between_characters
         let mut world = World::new(App::new(), client);
         world.open(1);
         world.run_until(Duration::from_secs(1), ended);
-        assert_eq!(world.server.handler().how_it_closed(), (1011, "é".repeat(61), true, Cause::Peer), "{code}");
+        assert_eq!(
+            world.server.handler().how_it_closed(),
+            (1011, "é".repeat(61), true, Cause::Peer),
+            "{code}"
+        );
     }
 }
 
@@ -108,10 +112,7 @@ fn a_fin_without_a_close_frame_is_1006() {
     let conn = world.upgraded();
     world.raw.finish(conn);
     world.run_for(Duration::from_millis(50));
-    assert_eq!(
-        world.server.handler().how_it_closed(),
-        (1006, String::new(), false, Cause::PeerFinished)
-    );
+    assert_eq!(world.server.handler().how_it_closed(), (1006, String::new(), false, Cause::PeerFinished));
     assert_eq!(world.server.report().engine.sessions, 0);
 }
 
@@ -149,9 +150,11 @@ fn violations_are_answered_with_their_code_and_the_end_of_tcp() {
         (cut_text(b"\xff"), 1007, ProtocolError::TextNotUtf8),
         (frame(0x88, b"\x03"), 1002, ProtocolError::CloseCodeCut),
         (frame(0x88, b"\x03\xed"), 1002, ProtocolError::CloseCodeForbidden { code: 1005 }),
-        (vec![0x82, 0xFF, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0], 1009, ProtocolError::FrameTooBig {
-            limit: 16 << 20,
-        }),
+        (
+            vec![0x82, 0xFF, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0],
+            1009,
+            ProtocolError::FrameTooBig { limit: 16 << 20 },
+        ),
     ];
     for (bytes, code, error) in cases {
         let mut world = RawWorld::new(server_config(), App::new());

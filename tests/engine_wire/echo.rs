@@ -22,21 +22,16 @@ fn echoes(messages: Vec<(bool, String)>) {
         let (messages, next) = (messages.clone(), next.clone());
         move |conn: &mut unsocket::engine::Conn<'_, App>| {
             if let Some((is_text, payload)) = messages.get(next.get()) {
-                let outcome = if *is_text {
-                    conn.send_text(payload)
-                } else {
-                    conn.send_binary(payload.as_bytes())
-                };
+                let outcome =
+                    if *is_text { conn.send_text(payload) } else { conn.send_binary(payload.as_bytes()) };
                 assert!(matches!(outcome, SendOutcome::Sent | SendOutcome::Queued), "{outcome:?}");
             }
         }
     };
-    let mut send_next = send(&messages, &next);
+    let send_next = send(&messages, &next);
     let expected = (messages.clone(), next.clone());
-    let client = App::new()
-        .without_messages()
-        .on_open(send(&messages, &next))
-        .on_message(move |conn, message| {
+    let client =
+        App::new().without_messages().on_open(send(&messages, &next)).on_message(move |conn, message| {
             let (is_text, payload) = &expected.0[expected.1.get()];
             assert_eq!(matches!(message, Message::Text(_)), *is_text);
             assert!(message.as_bytes() == payload.as_bytes(), "message {} differs", expected.1.get());
@@ -142,7 +137,11 @@ fn a_message_in_fragments_arrives_whole() {
         ]
     );
     world.run_until(Duration::from_secs(1), |world| {
-        world.client.handler().log.contains(&Happened::Pong(world.client.handler().opened()[0], b"now".to_vec()))
+        world
+            .client
+            .handler()
+            .log
+            .contains(&Happened::Pong(world.client.handler().opened()[0], b"now".to_vec()))
     });
     let client = world.client.handler().opened()[0];
     assert!(world.client.handler().log.contains(&Happened::Drained(client)), "what was held has gone");

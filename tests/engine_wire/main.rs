@@ -1,9 +1,14 @@
 //! The engine end to end in one thread: workers joined by in-process wires, on a virtual clock.
 
 mod app;
+mod crowd;
 mod world;
 
 mod backpressure;
 mod closing;
+mod deadlines;
 mod echo;
+mod ending;
 mod http;
+mod steering;
+mod topics;

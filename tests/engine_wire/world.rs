@@ -9,22 +9,22 @@ use unsocket::port::{Frame, Port};
 use unsocket::stack::{ConnId, Stack, StackConfig, Status, TxQueue};
 use unsocket::time::{Duration, Instant};
 
-pub const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 /// What one turn of all hosts costs on the virtual clock while there is something to do.
 const STEP: Duration = Duration::from_micros(5);
 
 /// The server's address.
-pub fn server_addr() -> SocketAddr {
+pub(crate) fn server_addr() -> SocketAddr {
     "10.1.0.1:80".parse().unwrap()
 }
 
 /// A server's configuration: one address, one port.
-pub fn server_config() -> EngineConfig {
+pub(crate) fn server_config() -> EngineConfig {
     EngineConfig { listen: vec![PORT], stack: stack_config("10.1.0.1/24"), ..EngineConfig::default() }
 }
 
 /// A client's configuration.
-pub fn client_config() -> EngineConfig {
+pub(crate) fn client_config() -> EngineConfig {
     EngineConfig { stack: stack_config("10.1.0.2/24"), ..EngineConfig::default() }
 }
 
@@ -33,7 +33,7 @@ fn stack_config(addr: &str) -> StackConfig {
 }
 
 /// What is polled in a world.
-pub trait Host {
+pub(crate) trait Host {
     fn poll(&mut self, now: Instant) -> Progress;
 }
 
@@ -44,22 +44,27 @@ impl Host for Worker<WirePort, App> {
 }
 
 /// A server and a client worker, joined by one wire.
-pub struct World {
-    pub now: Instant,
-    pub server: Worker<WirePort, App>,
-    pub client: Worker<WirePort, App>,
-    pub server_handle: Handle,
-    pub client_handle: Handle,
+pub(crate) struct World {
+    pub(crate) now: Instant,
+    pub(crate) server: Worker<WirePort, App>,
+    pub(crate) client: Worker<WirePort, App>,
+    pub(crate) server_handle: Handle,
+    pub(crate) client_handle: Handle,
     /// Cleared to freeze the client: its host is not polled.
-    pub client_runs: bool,
+    pub(crate) client_runs: bool,
 }
 
 impl World {
-    pub fn new(server: App, client: App) -> Self {
+    pub(crate) fn new(server: App, client: App) -> Self {
         World::with(server_config(), client_config(), server, client)
     }
 
-    pub fn with(server_config: EngineConfig, client_config: EngineConfig, server: App, client: App) -> Self {
+    pub(crate) fn with(
+        server_config: EngineConfig,
+        client_config: EngineConfig,
+        server: App,
+        client: App,
+    ) -> Self {
         let now = Instant::from_millis(1_000);
         let (a, b) = wire::pair(&WireConfig::default()).unwrap();
         let (server_handle, server) = worker(&server_config, 1, a, server, now);
@@ -68,13 +73,13 @@ impl World {
     }
 
     /// Has the client open a connection to `target` on the server.
-    pub fn connect(&mut self, target: &str, token: u64) {
+    pub(crate) fn connect(&mut self, target: &str, token: u64) {
         let connect = Connect { token, ..Connect::new(server_addr(), target) };
         self.client.with_context(|_, context| context.connect(connect));
     }
 
     /// Polls both hosts once; when neither had anything to do the clock jumps to what comes next.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let server = self.server.poll(self.now);
         let client = if self.client_runs {
             self.client.poll(self.now)
@@ -92,7 +97,7 @@ impl World {
 
     /// Goes on until `done`, for at most `limit` of virtual time.
     #[track_caller]
-    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&World) -> bool) {
+    pub(crate) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&World) -> bool) {
         let end = self.now + limit;
         while !done(self) {
             assert!(
@@ -108,7 +113,7 @@ impl World {
     }
 
     /// Goes on for `time`.
-    pub fn run_for(&mut self, time: Duration) {
+    pub(crate) fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             self.step();
@@ -117,7 +122,7 @@ impl World {
 
     /// Opens `count` connections, with the tokens 0, 1, ...
     #[track_caller]
-    pub fn open(&mut self, count: usize) {
+    pub(crate) fn open(&mut self, count: usize) {
         for token in 0..count {
             self.connect("/", token as u64);
         }
@@ -132,7 +137,7 @@ fn last(log: &[crate::app::Happened]) -> &[crate::app::Happened] {
 }
 
 /// One worker by itself.
-pub fn worker(
+pub(crate) fn worker(
     config: &EngineConfig,
     secret: u8,
     port: WirePort,
@@ -146,7 +151,7 @@ pub fn worker(
 }
 
 /// A host that speaks TCP and nothing above it: what it sends and receives are bytes.
-pub struct RawHost {
+pub(crate) struct RawHost {
     port: WirePort,
     stack: Stack,
     tx: TxQueue<<WirePort as Port>::Frame>,
@@ -154,26 +159,26 @@ pub struct RawHost {
 }
 
 impl RawHost {
-    pub fn new(port: WirePort, now: Instant) -> Self {
+    pub(crate) fn new(port: WirePort, now: Instant) -> Self {
         let stack = Stack::new(&stack_config("10.1.0.2/24"), port.info(), [9; 32], now).unwrap();
         RawHost { port, stack, tx: TxQueue::new(256), rx: Default::default() }
     }
 
-    pub fn connect(&mut self, to: SocketAddr) -> ConnId {
+    pub(crate) fn connect(&mut self, to: SocketAddr) -> ConnId {
         self.stack.connect(to).unwrap()
     }
 
-    pub fn status(&self, conn: ConnId) -> Option<Status> {
+    pub(crate) fn status(&self, conn: ConnId) -> Option<Status> {
         self.stack.status(conn)
     }
 
     /// Sends as much as fits; returns how much.
-    pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+    pub(crate) fn send(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
         self.stack.sender(conn).map_or(0, |mut half| half.write(bytes))
     }
 
     /// Takes what came.
-    pub fn receive(&mut self, conn: ConnId) -> Vec<u8> {
+    pub(crate) fn receive(&mut self, conn: ConnId) -> Vec<u8> {
         let mut received = Vec::new();
         while let Some(bytes) = self.stack.with_received(conn, |bytes, _| (bytes.len(), bytes.to_vec())) {
             received.extend(bytes);
@@ -181,11 +186,11 @@ impl RawHost {
         received
     }
 
-    pub fn finish(&mut self, conn: ConnId) {
+    pub(crate) fn finish(&mut self, conn: ConnId) {
         self.stack.finish(conn);
     }
 
-    pub fn abort(&mut self, conn: ConnId) {
+    pub(crate) fn abort(&mut self, conn: ConnId) {
         self.stack.abort(conn);
     }
 }
@@ -208,15 +213,15 @@ impl Host for RawHost {
 }
 
 /// A server worker and a raw host.
-pub struct RawWorld {
-    pub now: Instant,
-    pub server: Worker<WirePort, App>,
-    pub handle: Handle,
-    pub raw: RawHost,
+pub(crate) struct RawWorld {
+    pub(crate) now: Instant,
+    pub(crate) server: Worker<WirePort, App>,
+    pub(crate) handle: Handle,
+    pub(crate) raw: RawHost,
 }
 
 impl RawWorld {
-    pub fn new(config: EngineConfig, app: App) -> Self {
+    pub(crate) fn new(config: EngineConfig, app: App) -> Self {
         let now = Instant::from_millis(1_000);
         let (a, b) = wire::pair(&WireConfig::default()).unwrap();
         let (handle, server) = worker(&config, 1, a, app, now);
@@ -224,14 +229,14 @@ impl RawWorld {
     }
 
     /// Polls both once; returns whether there was anything to do.
-    pub fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         let (server, raw) = (self.server.poll(self.now), self.raw.poll(self.now));
         self.now += STEP;
         server.busy || raw.busy
     }
 
     /// Goes on for `time`; when there is nothing to do the clock jumps to what comes next.
-    pub fn run_for(&mut self, time: Duration) {
+    pub(crate) fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             let (server, raw) = (self.server.poll(self.now), self.raw.poll(self.now));
@@ -246,7 +251,7 @@ impl RawWorld {
 
     /// A TCP connection to the server.
     #[track_caller]
-    pub fn open(&mut self) -> ConnId {
+    pub(crate) fn open(&mut self) -> ConnId {
         let conn = self.raw.connect(server_addr());
         for _ in 0..100 {
             self.step();
@@ -258,7 +263,7 @@ impl RawWorld {
     }
 
     /// Sends all of `bytes`, goes on until nothing more happens by itself, and returns what came back.
-    pub fn exchange(&mut self, conn: ConnId, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn exchange(&mut self, conn: ConnId, bytes: &[u8]) -> Vec<u8> {
         let mut sent = 0;
         let mut received = Vec::new();
         for _ in 0..10_000 {
@@ -279,13 +284,13 @@ impl RawWorld {
     }
 
     /// As [`RawWorld::exchange`], with text.
-    pub fn ask(&mut self, conn: ConnId, request: &str) -> String {
+    pub(crate) fn ask(&mut self, conn: ConnId, request: &str) -> String {
         String::from_utf8_lossy(&self.exchange(conn, request.as_bytes())).into_owned()
     }
 
     /// A connection on which the opening handshake is done.
     #[track_caller]
-    pub fn upgraded(&mut self) -> ConnId {
+    pub(crate) fn upgraded(&mut self) -> ConnId {
         let conn = self.open();
         let answer = self.ask(conn, UPGRADE);
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
@@ -294,5 +299,5 @@ impl RawWorld {
 }
 
 /// An upgrade request, as RFC 6455 section 1.3 has it.
-pub const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: 10.1.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+pub(crate) const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: 10.1.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";

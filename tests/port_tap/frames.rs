@@ -26,6 +26,14 @@ impl Netns {
         run("ip", &arguments)
     }
 
+    /// The MAC address of an interface in the namespace.
+    pub(crate) fn mac(&self, device: &str) -> [u8; 6] {
+        let link = self.ip(&format!("-br link show {device}"));
+        let mac = link.split_whitespace().nth(2).expect("a MAC address");
+        let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        bytes.try_into().expect("six bytes")
+    }
+
     /// Moves the calling thread into the namespace.
     pub(crate) fn enter(&self) {
         use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

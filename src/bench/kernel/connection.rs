@@ -204,7 +204,9 @@ impl Connection {
         }
         let mut nonce = [0; 16];
         wires.random.fill_bytes(&mut nonce);
-        request(nonce, wires.url).write(&mut wires.output);
+        request(nonce, wires.url)
+            .write(&mut wires.output)
+            .map_err(|error| Failure::new(Cause::Connect, error.to_string()))?;
         self.stage = Stage::Upgrading(Box::new(Upgrade { nonce, response: Vec::new(), deadline }));
         self.flush(wires)?;
         Ok(true)

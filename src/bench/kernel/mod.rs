@@ -55,7 +55,7 @@ pub fn run(
             .into_iter()
             .enumerate()
             .map(|(index, generator)| {
-                let core = plan.cores.get(index % plan.cores.len().max(1)).copied();
+                let core = crew::in_turn(&plan.cores, index);
                 scope.spawn(move || generate(generator, addr, url, spin, core, clock))
             })
             .collect();
@@ -91,9 +91,7 @@ fn generate(
     core: Option<usize>,
     clock: Clock,
 ) -> Result<(Tally, Usage), BenchError> {
-    if let Some(core) = core {
-        crew::pin(core)?;
-    }
+    crew::pin_to(core)?;
     let refused = |what| move |source| BenchError::Kernel { what, source };
     let mut poll = Poll::new().map_err(refused("no epoll instance"))?;
     let mut events = Events::with_capacity(BATCH_MAX);

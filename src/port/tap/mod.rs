@@ -44,6 +44,8 @@ const ETHERNET_HEADER_BYTES: usize = 14;
 const LARGE_FRAME_BYTES: usize = 65_535 + 40 + ETHERNET_HEADER_BYTES;
 /// Large frames of one queue: what a worker receives in one burst, twice.
 const LARGE_FRAMES: usize = 128;
+/// A burst of large segments ends early, so that it is still in the cache when the worker reads it.
+const RX_BURST_BYTES: u64 = 256 * 1024;
 
 /// How a TAP device is opened.
 #[derive(Clone, Debug)]
@@ -246,7 +248,8 @@ impl Port for TapPort {
 
     fn rx_burst(&mut self, burst: &mut VecDeque<TapFrame>, max: usize) -> usize {
         let mut count = 0;
-        while count < max {
+        let rx_bytes_enough = self.stats.rx_bytes + RX_BURST_BYTES;
+        while count < max && self.stats.rx_bytes < rx_bytes_enough {
             let Some(mut frame) = self.free_rx().pop() else { break };
             match self.read(&mut frame) {
                 Ok(true) => {

@@ -1,0 +1,167 @@
+//! Several workers on each side, with a switch between them that puts frames on any queue.
+
+use crate::app::App;
+use crate::world::{client_config, server_addr, server_config};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use unsocket::engine::{Connect, EngineConfig, Handle, NoWake, Steering, Wake, Worker, seats};
+use unsocket::port::wire::{self, WireConfig, WireFrame, WirePort};
+use unsocket::port::{Frame, Port};
+use unsocket::time::{Duration, Instant};
+
+/// How a device spreads frames over its queues.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Spread {
+    /// All on the first: a device with one receive queue.
+    First,
+    /// Anywhere, anew for each frame.
+    Random,
+    /// By addresses and ports, as RSS does; what is not TCP over IPv4 on the first.
+    Flow,
+}
+
+/// One side: the workers of one host on one device.
+pub(crate) struct Side {
+    pub(crate) workers: Vec<Worker<WirePort, App>>,
+    pub(crate) handle: Handle,
+    /// The switch's ends of the queues.
+    cables: Vec<WirePort>,
+    spread: Spread,
+}
+
+pub(crate) struct Crowd {
+    pub(crate) now: Instant,
+    pub(crate) server: Side,
+    pub(crate) client: Side,
+    random: u64,
+}
+
+impl Side {
+    fn new(
+        config: &EngineConfig,
+        workers: usize,
+        spread: Spread,
+        app: impl Fn(usize) -> App,
+        mac: u8,
+    ) -> Self {
+        let macs = [[2, 0, 0, 0, 0, mac], [2, 0, 0, 0, 0, 0xEE]];
+        let (ports, cables) = wire::queues(workers, &WireConfig { macs, ..WireConfig::default() }).unwrap();
+        let steering = if spread == Spread::Flow { Steering::Device } else { Steering::Software };
+        let config = EngineConfig { steering, ..config.clone() };
+        let wakers: Vec<Arc<dyn Wake>> = ports.iter().map(|_| Arc::new(NoWake) as Arc<dyn Wake>).collect();
+        let (handle, seats) = seats(&config, 1500, [mac; 32], wakers).unwrap();
+        let now = Instant::from_millis(1_000);
+        let worker = |(index, (port, seat))| Worker::new(&config, seat, port, app(index), now).unwrap();
+        let workers = ports.into_iter().zip(seats).enumerate().map(worker).collect();
+        Side { workers, handle, cables, spread }
+    }
+
+    /// Takes what the workers have sent.
+    fn collect(&mut self, frames: &mut VecDeque<Vec<u8>>) {
+        for cable in &mut self.cables {
+            let mut burst = VecDeque::new();
+            while cable.rx_burst(&mut burst, 64) > 0 {
+                for frame in burst.drain(..) {
+                    frames.push_back(frame.bytes().to_vec());
+                    cable.release(frame);
+                }
+            }
+        }
+    }
+
+    /// Puts a frame on one of the queues.
+    fn deliver(&mut self, bytes: &[u8], random: u64) {
+        let queues = self.cables.len();
+        let queue = match self.spread {
+            Spread::First => 0,
+            Spread::Random => random as usize % queues,
+            Spread::Flow if bytes[12..14] == [8, 0] => {
+                // Symmetric: the sum of both addresses and both ports.
+                bytes[26..38].iter().map(|&byte| usize::from(byte)).sum::<usize>() % queues
+            }
+            Spread::Flow => 0,
+        };
+        let cable = &mut self.cables[queue];
+        let Some(mut frame): Option<WireFrame> = cable.alloc() else { return };
+        frame.set_len(bytes.len());
+        frame.bytes_mut().copy_from_slice(bytes);
+        let mut burst = VecDeque::from([frame]);
+        cable.tx_burst(&mut burst);
+        for frame in burst {
+            cable.release(frame);
+        }
+    }
+
+    /// The sum of one counter over all workers.
+    pub(crate) fn sum(&self, counter: impl Fn(&unsocket::engine::WorkerStats) -> u64) -> u64 {
+        self.workers.iter().map(|worker| counter(&worker.report().engine)).sum()
+    }
+}
+
+impl Crowd {
+    pub(crate) fn new(
+        [server_workers, client_workers]: [usize; 2],
+        spread: Spread,
+        server: impl Fn(usize) -> App,
+        client: impl Fn(usize) -> App,
+    ) -> Self {
+        Crowd {
+            now: Instant::from_millis(1_000),
+            server: Side::new(&server_config(), server_workers, spread, server, 1),
+            client: Side::new(&client_config(), client_workers, spread, client, 2),
+            random: 0x9E37_79B9_7F4A_7C15,
+        }
+    }
+
+    /// Has each client worker open `count` connections.
+    pub(crate) fn connect(&mut self, count: usize, target: &str) {
+        for worker in &mut self.client.workers {
+            for token in 0..count as u64 {
+                let connect = Connect { token, ..Connect::new(server_addr(), target) };
+                worker.with_context(|_, context| context.connect(connect));
+            }
+        }
+    }
+
+    pub(crate) fn step(&mut self) {
+        let mut busy = false;
+        let mut next = self.now + Duration::from_millis(5);
+        for worker in self.server.workers.iter_mut().chain(&mut self.client.workers) {
+            let progress = worker.poll(self.now);
+            busy |= progress.busy;
+            next = next.min(progress.deadline.unwrap_or(next));
+        }
+        let (mut to_client, mut to_server) = (VecDeque::new(), VecDeque::new());
+        self.server.collect(&mut to_client);
+        self.client.collect(&mut to_server);
+        busy |= !to_client.is_empty() || !to_server.is_empty();
+        for (side, frames) in [(&mut self.client, to_client), (&mut self.server, to_server)] {
+            for frame in frames {
+                // xorshift64: any sequence will do, as long as it is the same each time.
+                self.random ^= self.random << 13;
+                self.random ^= self.random >> 7;
+                self.random ^= self.random << 17;
+                side.deliver(&frame, self.random >> 20);
+            }
+        }
+        let step = self.now + Duration::from_micros(5);
+        self.now = if busy { step } else { next.max(step) };
+    }
+
+    #[track_caller]
+    pub(crate) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Crowd) -> bool) {
+        let end = self.now + limit;
+        while !done(self) {
+            let reports = |side: &Side| {
+                side.workers.iter().map(|worker| format!("{:?}\n", worker.report())).collect::<String>()
+            };
+            assert!(
+                self.now < end,
+                "not done in {limit:?}\n{}{}",
+                reports(&self.server),
+                reports(&self.client)
+            );
+            self.step();
+        }
+    }
+}

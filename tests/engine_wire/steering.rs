@@ -1,0 +1,78 @@
+//! Several workers behind one address: every flow finds its worker.
+
+use crate::app::App;
+use crate::crowd::{Crowd, Spread};
+use unsocket::time::Duration;
+
+const CONNECTIONS: usize = 60;
+const ROUNDS: usize = 30;
+
+fn ping_pong() -> App {
+    App::new()
+        .without_messages()
+        .on_open(|conn| {
+            conn.send_text("0");
+        })
+        .on_message(|conn, message| {
+            let number: usize = core::str::from_utf8(message.as_bytes()).unwrap().parse().unwrap();
+            if number + 1 < ROUNDS {
+                conn.send_text(&(number + 1).to_string());
+            }
+        })
+}
+
+fn everything_echoes(workers: [usize; 2], spread: Spread) -> Crowd {
+    let mut crowd = Crowd::new(workers, spread, |_| App::echo().without_messages(), |_| ping_pong());
+    crowd.connect(CONNECTIONS / workers[1], "/");
+    let expected = (CONNECTIONS / workers[1] * workers[1] * ROUNDS) as u64;
+    crowd.run_until(Duration::from_secs(20), |crowd| crowd.client.sum(|stats| stats.messages_in) == expected);
+    for side in [&crowd.server, &crowd.client] {
+        assert_eq!(side.sum(|stats| stats.hand_over_dropped), 0);
+        assert_eq!(side.sum(|stats| stats.closed_unclean), 0);
+        for worker in &side.workers {
+            assert_eq!(
+                worker.report().stack.rx_rst_sent,
+                0,
+                "a segment came to a worker that does not own it"
+            );
+        }
+    }
+    crowd
+}
+
+#[test]
+fn one_worker_has_nothing_to_steer() {
+    let crowd = everything_echoes([1, 1], Spread::First);
+    assert_eq!(crowd.server.sum(|stats| stats.handed_over), 0);
+}
+
+#[test]
+fn one_receive_queue_and_several_workers() {
+    for workers in [2, 3, 4] {
+        let crowd = everything_echoes([workers, 1], Spread::First);
+        assert!(crowd.server.sum(|stats| stats.handed_over) > 0);
+        for worker in &crowd.server.workers {
+            assert!(worker.report().engine.opened > 0, "{workers} workers share the connections");
+        }
+        assert_eq!(crowd.server.workers[1].report().engine.rx_frames, 0);
+    }
+}
+
+#[test]
+fn frames_on_any_queue_find_their_worker_on_both_sides() {
+    for workers in [[2, 2], [4, 3]] {
+        let crowd = everything_echoes(workers, Spread::Random);
+        for side in [&crowd.server, &crowd.client] {
+            assert!(side.sum(|stats| stats.taken_over) > 0);
+            assert_eq!(side.sum(|stats| stats.taken_over), side.sum(|stats| stats.handed_over));
+        }
+    }
+}
+
+#[test]
+fn a_device_that_steers_leaves_only_arp_to_hand_over() {
+    let crowd = everything_echoes([3, 1], Spread::Flow);
+    let handed_over = crowd.server.sum(|stats| stats.handed_over);
+    assert!(handed_over > 0 && handed_over < 20, "{handed_over}");
+    assert!(crowd.server.workers.iter().filter(|worker| worker.report().engine.opened > 0).count() > 1);
+}
