@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use unsocket::engine::{
-    Burst, Deadlines, EngineConfig, Handle, Limits, Progress, Steering, Wake, Worker, WorkerReport, seats,
+    Burst, Deadlines, EngineConfig, Handle, Limits, Progress, Steering, Wake, Worker, seats,
 };
 use unsocket::port::PortInfo;
 use unsocket::stack::{Cidr, Route, StackConfig, TcpConfig};
@@ -23,7 +23,7 @@ use unsocket::time::{Duration, Instant};
 pub(crate) const PORT: u16 = 80;
 pub(crate) const CONNECTIONS_MAX: usize = 64;
 const HALF_OPEN_MAX: usize = 32;
-const MEMORY_BYTES_MAX: usize = 64 << 20;
+const MEMORY_BYTES_MAX: usize = 512 << 20;
 
 /// Wakes a worker that sleeps.
 #[derive(Default)]
@@ -43,9 +43,10 @@ pub(crate) struct Seated {
     /// When it is polled next, in the world's time.
     pub(crate) poll_at: Option<Instant>,
     bell: Arc<Bell>,
-    /// Polls in a row that moved nothing.
+    /// Bursts in a row that were busy and moved nothing.
     pub(crate) idle_polls: u32,
-    last: Option<WorkerReport>,
+    /// Counters of what moves, as of the last burst.
+    moved: [u64; 4],
 }
 
 pub(crate) struct Host {
@@ -206,7 +207,7 @@ impl Host {
                 poll_at: None,
                 bell,
                 idle_polls: 0,
-                last: None,
+                moved: [0; 4],
             });
         }
     }
@@ -229,9 +230,6 @@ impl Host {
     /// A worker ends: every frame must be back.
     pub(crate) fn leave(&mut self, at: usize) -> Result<(), Violation> {
         let seat = &mut self.seats[at];
-        if let Some(worker) = &seat.worker {
-            seat.last = Some(worker.report());
-        }
         seat.worker = None;
         let queue = seat.queue.borrow();
         if queue.leaked > 0 || queue.held() > 0 {
@@ -266,11 +264,13 @@ impl Host {
         let local = self.local(now);
         let seat = &mut self.seats[at];
         let worker = seat.worker.as_mut()?;
-        let before = seat.queue.borrow().stats;
         let progress = worker.poll(local);
+        let report = worker.report();
+        let moved = [report.port.rx_frames, report.port.tx_frames, report.engine.taken_over, report.engine.messages_in];
+        let is_idle = progress.busy && moved == seat.moved;
+        seat.idle_polls = if is_idle { seat.idle_polls + 1 } else { 0 };
+        seat.moved = moved;
         let mut queue = seat.queue.borrow_mut();
-        let moved = queue.stats.rx_frames != before.rx_frames || queue.stats.tx_frames != before.tx_frames;
-        seat.idle_polls = if moved { 0 } else { seat.idle_polls + 1 };
         seat.asleep = false;
         Some((std::mem::take(&mut queue.tx), progress))
     }
@@ -327,7 +327,8 @@ impl Host {
         if queue.leaked > 0 {
             return violation("no frame leaks", format!("{} frames lost in memory", queue.leaked));
         }
-        let held_max = self.plan.rx_frames + self.plan.tx_frames;
+        // Received and not yet looked at, not yet sent, and spare ones to fill.
+        let held_max = self.plan.rx_frames + 2 * self.plan.tx_frames;
         if queue.held() > held_max {
             return violation("no frame leaks", format!("{} frames held, at most {held_max} are in use", queue.held()));
         }

@@ -217,7 +217,8 @@ impl HostPlan {
             _ if !is_server => rng.pick(&[Steer::Single, Steer::Anywhere]),
             _ => rng.pick(&[Steer::Device, Steer::Single, Steer::Anywhere]),
         };
-        let high_water = rng.pick(&[1, 4 << 10, 64 << 10]);
+        // A client that does not read while it has much to say, and a server that does the same, wait for each other.
+        let high_water = if is_server { rng.pick(&[1, 4 << 10, 64 << 10]) } else { 64 << 20 };
         HostPlan {
             is_server,
             off_link: routed && !is_server,
@@ -250,7 +251,17 @@ impl ConnPlan {
     fn draw(seed: u64, index: usize, servers: usize, clients: usize, horizon: Duration, heavy: bool) -> Self {
         let mut rng = Rng::new(seed, "connection", index as u64);
         let code = |rng: &mut Rng| rng.pick(&[1000, 1000, 1001, 1003, 1005, 1011, 3000, 3999, 4999]);
-        let messages = rng.range(0, rng.clone().pick(&[1, 10, 40, 200]));
+        let bytes_max = if heavy {
+            rng.pick(&[70_000, 300_000, 1_000_000])
+        } else {
+            rng.pick(&[0, 10, 125, 126, 1_000, 1_000, 5_000, 20_000, 70_000])
+        };
+        let messages_max = match bytes_max {
+            ..=5_000 => rng.pick(&[1, 10, 40, 200]),
+            _ if heavy => 6,
+            _ => 25,
+        };
+        let messages = rng.range(0, messages_max);
         let serving = match rng.below(20) {
             0 => Serving::Refuse { status: rng.pick(&[401, 403, 404, 503]) },
             1..=2 => Serving::Sink,
@@ -263,17 +274,12 @@ impl ConnPlan {
             5..=7 => Ending::Server { code: code(&mut rng) },
             _ => Ending::Both { codes: [code(&mut rng), code(&mut rng)] },
         };
-        let bytes_max = if heavy {
-            rng.pick(&[70_000, 300_000, 1_000_000])
-        } else {
-            rng.pick(&[0, 10, 125, 126, 1_000, 1_000, 5_000, 20_000, 70_000])
-        };
         ConnPlan {
             client: servers + rng.size(0, clients - 1),
             server: rng.size(0, servers - 1),
             start: rng.time(Duration::ZERO, horizon * 7 / 10),
             serving,
-            messages: if bytes_max > 5_000 { messages.min(if heavy { 6 } else { 25 }) } else { messages },
+            messages,
             bytes_max,
             window: rng.pick(&[1, 1, 4, 32, 1000]),
             text: rng.pick(&[0.0, 0.5, 1.0]),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use unsocket::time::Instant;
 
 /// Lines kept when a trace is wanted.
-const LINES_MAX: usize = 400;
+const LINES_MAX: usize = 2000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -42,13 +42,17 @@ impl Trace {
         self.say(now, describe);
     }
 
-    /// A line for the reader alone.
+    /// A line for the reader alone; none when it is empty.
     pub(crate) fn say(&mut self, now: Instant, describe: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
+            let line = describe();
+            if line.is_empty() {
+                return;
+            }
             if lines.len() == LINES_MAX {
                 lines.pop_front();
             }
-            lines.push_back(format!("{now:?} {}", describe()));
+            lines.push_back(format!("{now:?} {line}"));
         }
     }
 

@@ -246,9 +246,11 @@ impl World {
         let Some((frames, progress)) = machine.poll(at, now) else { return Ok(()) };
         machine.check(at)?;
         let deadline = progress.deadline.map_or(0, Instant::as_nanos).to_le_bytes();
-        self.trace.event(now, 1 << 8 | (host << 4 | at) as u64, &deadline, || {
-            format!("host {host} worker {at} ran: busy {}, sends {}, due {:?}", progress.busy, frames.len(), progress.deadline)
-        });
+        self.trace.event(now, 1 << 8 | (host << 4 | at) as u64, &deadline, String::new);
+        if progress.busy {
+            let sends = frames.len();
+            self.trace.say(now, || format!("host {host} worker {at} ran, sends {sends}, due {:?}", progress.deadline));
+        }
         for frame in frames {
             self.hosts[host].remember_flow(at, &frame);
             self.transmit(host, Way::Up, frame);
