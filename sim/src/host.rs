@@ -246,7 +246,11 @@ impl Host {
         let workers = self.seats.len();
         let at = match self.plan.steer {
             Steer::Single => 0,
-            Steer::Anywhere => self.rng.size(0, workers - 1),
+            // A hash that is not the engine's: most flows land on a worker that does not own them.
+            Steer::Anywhere => match Segment::parse(&frame) {
+                None => self.rng.size(0, workers - 1),
+                Some(segment) => usize::from(segment.from.port ^ segment.to.port) * 40_503 / 7 % workers,
+            },
             Steer::Device => match Segment::parse(&frame) {
                 None => 0,
                 Some(segment) => {

@@ -39,7 +39,7 @@ pub(crate) enum Steer {
     Device,
     /// Every frame lands on the first queue.
     Single,
-    /// Frames land anywhere.
+    /// Flows land on any queue.
     Anywhere,
 }
 

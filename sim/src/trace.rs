@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use unsocket::time::Instant;
 
 /// Lines kept when a trace is wanted.
-const LINES_MAX: usize = 2000;
+const LINES_MAX: usize = 20_000;
 
 /// See the module.
 #[derive(Debug, Default)]
