@@ -8,15 +8,17 @@ use std::ffi::{CStr, CString, c_char};
 use std::fs;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 static STARTED: AtomicBool = AtomicBool::new(false);
+/// The runtime while it lives.
+static RUNNING: Mutex<Weak<Runtime>> = Mutex::new(Weak::new());
 
 /// DPDK's runtime. Clones share it; mempools, ports and queues keep it alive, and the last of them to go cleans it up.
 #[derive(Clone, Debug)]
 pub struct Eal {
-    _runtime: Arc<Runtime>,
+    runtime: Arc<Runtime>,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,8 @@ impl Eal {
         }
         let folder = runtime_folder(args);
         folder.iter().for_each(|folder| sweep_beside(folder));
-        let eal = Self { _runtime: Arc::new(Runtime { folder }) };
+        let eal = Self { runtime: Arc::new(Runtime { folder }) };
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&eal.runtime);
         for device in args.devices() {
             match device.bus() {
                 Bus::Virtual => eal.attach(device)?,
@@ -56,6 +59,12 @@ impl Eal {
             }
         }
         Ok(eal)
+    }
+
+    /// The EAL of this process, when it has been started and somebody still holds it.
+    pub fn running() -> Option<Self> {
+        let runtime = RUNNING.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
+        Some(Self { runtime })
     }
 
     /// The running DPDK's version, e.g. `DPDK 22.11.11`.
@@ -91,18 +100,18 @@ impl Eal {
         let errno = Errno::of(returned);
         let said = log::recent();
         let forbidden = ["Permission denied", "not permitted"];
+        let fix =
+            "run with the capability its driver needs (CAP_NET_RAW, CAP_NET_ADMIN or CAP_BPF), or as root";
         if !is_root() && said.lines().iter().any(|line| forbidden.iter().any(|text| line.contains(text))) {
-            let fix = format!(
-                "run with the capability the driver needs (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF), or as root; {said}"
-            );
-            return Err(Error::NoPermission { path: devargs, fix });
+            return Err(Error::NoPermission { path: devargs, fix: format!("{fix}; {said}") });
         }
         let reason = match errno.number() {
             // The number of a device name that no driver claims.
             libc::EFAULT => "no driver of this DPDK goes by that name; it has net_memif0, net_af_xdp0, net_af_packet0, net_tap0, net_ring0, \
                              net_null0 and others, as installed"
                 .to_owned(),
-            _ => format!("its driver refused it; {said}. Its documentation names the arguments it takes"),
+            _ if is_root() => format!("its driver refused it; {said}. Its documentation names the arguments it takes"),
+            _ => format!("its driver refused it; {said}. Its documentation names the arguments it takes; and maybe: {fix}"),
         };
         Err(Error::WrongDevargs { devargs, reason })
     }
@@ -183,6 +192,11 @@ impl RegisteredThread {
     /// The thread's lcore id: an index into EAL's tables, not a CPU number.
     pub fn lcore_id(&self) -> u32 {
         self.lcore
+    }
+
+    /// Whether EAL knew the thread before, so that this guard changes nothing.
+    pub fn was_known(&self) -> bool {
+        !self.owned
     }
 }
 

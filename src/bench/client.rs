@@ -143,10 +143,8 @@ fn pump(
     while generator.may_send(load) {
         scratch.clear();
         generator.write(load, scratch);
-        let message = match str::from_utf8(scratch) {
-            Ok(text) if generator.is_text() => Message::Text(text),
-            _ => Message::Binary(scratch),
-        };
+        let text = if generator.is_text() { str::from_utf8(scratch).ok() } else { None };
+        let message = text.map_or(Message::Binary(scratch), Message::Text);
         match send(message) {
             SendOutcome::Sent | SendOutcome::Queued => generator.sent(load),
             // `on_drain` comes when there is room again, `on_close` when there never will be.

@@ -9,8 +9,8 @@ use super::{BenchError, Clock};
 use crate::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread::ScopedJoinHandle;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 /// How often the supervisor looks at its generators.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -184,7 +184,7 @@ impl Crew {
     /// returns when `finished` says that every generator has ended.
     pub fn supervise(
         &self,
-        interrupted: &AtomicBool,
+        interrupted: impl Fn() -> bool,
         mut finished: impl FnMut() -> bool,
         observer: &mut dyn FnMut(Progress),
     ) {
@@ -192,7 +192,7 @@ impl Crew {
         let mut opened = false;
         while !finished() {
             let now = self.clock.now();
-            if interrupted.load(Ordering::Relaxed) {
+            if interrupted() {
                 self.window.close(now);
             } else if !opened && self.sum(Board::settled) >= u64::from(self.connections) {
                 opened = true;
@@ -266,6 +266,21 @@ impl Outcome {
     }
 }
 
+/// Starts a thread of the run under a name that profilers and `top -H` show, at most 15 bytes.
+///
+/// # Errors
+/// When the kernel gives no thread.
+pub fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: String,
+    body: impl FnOnce() -> Result<T, BenchError> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T, BenchError>>, BenchError> {
+    Builder::new()
+        .name(name)
+        .spawn_scoped(scope, body)
+        .map_err(|source| BenchError::Kernel { what: "no thread", source })
+}
+
 /// What a thread of the run came to; its panic goes on here.
 ///
 /// # Errors
@@ -287,16 +302,28 @@ pub fn pin_to(core: Option<usize>) -> Result<(), BenchError> {
     core.map_or(Ok(()), pin)
 }
 
+/// Checks that this process may use all these cores, before anything depends on it.
+///
+/// # Errors
+/// The first one that it may not use.
+pub fn check_cores(cores: &[usize]) -> Result<(), BenchError> {
+    let usable = || core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id);
+    match cores.iter().find(|core| !usable().any(|usable| usable == **core)) {
+        Some(&core) => Err(BenchError::Core { core, usable: usable().collect() }),
+        None => Ok(()),
+    }
+}
+
 /// Pins the calling thread to a core.
 ///
 /// # Errors
-/// When this process may not use that core.
+/// When the kernel refuses.
 pub fn pin(core: usize) -> Result<(), BenchError> {
     if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         return Ok(());
     }
-    let usable = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
-    Err(BenchError::Core { core, usable })
+    check_cores(&[core])?;
+    Err(BenchError::Kernel { what: "a thread cannot be pinned", source: std::io::Error::last_os_error() })
 }
 
 #[cfg(test)]

@@ -54,6 +54,11 @@ pub fn run(
     interrupted: &AtomicBool,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Report, BenchError> {
+    if !wiring.checksums && wiring.faults.is_some_and(|faults| faults.corrupt > 0.0) {
+        return Err(BenchError::CorruptionUnnoticed);
+    }
+    crew::check_cores(&plan.cores)?;
+    crew::check_cores(&wiring.server_cores)?;
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let count = generators.len();
@@ -69,27 +74,27 @@ pub fn run(
     let stop = AtomicBool::new(false);
 
     let (outcome, servers) = std::thread::scope(|scope| {
-        let servers: Vec<_> = server_ports
+        let servers = server_ports
             .into_iter()
             .zip(server_seats)
             .enumerate()
             .map(|(index, (port, seat))| {
                 let (config, window, stop) = (&server_config, crew.window(), &stop);
                 let core = crew::in_turn(&wiring.server_cores, index);
-                scope.spawn(move || {
+                crew::spawn(scope, format!("server-{index}"), move || {
                     crew::pin_to(core)?;
                     serve(config, port, seat, crowded, clock, window, stop)
                 })
             })
-            .collect();
-        let clients: Vec<_> = client_ports
+            .collect::<Result<Vec<_>, BenchError>>()?;
+        let clients = client_ports
             .into_iter()
             .zip(client_seats)
             .zip(generators)
             .enumerate()
             .map(|(index, ((port, seat), generator))| {
                 let (config, core) = (&client_config, crew::in_turn(&plan.cores, index));
-                scope.spawn(move || {
+                crew::spawn(scope, format!("generator-{index}"), move || {
                     crew::pin_to(core)?;
                     match wiring.faults {
                         None => load(config, port, seat, generator, crowded, clock),
@@ -100,7 +105,10 @@ pub fn run(
                     }
                 })
             })
-            .collect();
+            .collect::<Result<Vec<_>, BenchError>>()?;
+        // Without its server a client would wait for nothing.
+        let interrupted =
+            || interrupted.load(Ordering::Relaxed) || servers.iter().any(|server| server.is_finished());
         crew.supervise(interrupted, || clients.iter().all(|client| client.is_finished()), observer);
         stop.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();

@@ -158,6 +158,9 @@ pub enum BenchError {
     /// The wire cannot be made.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// Frames are to be corrupted where nobody looks at checksums.
+    #[error("--fault-corrupt would go unnoticed without checksums: leave out --checksum trust")]
+    CorruptionUnnoticed,
     /// The faults cannot be put on the path.
     #[error(transparent)]
     Fault(#[from] FaultError),
@@ -190,6 +193,7 @@ impl BenchError {
                 | BenchError::Core { .. }
                 | BenchError::Wire(_)
                 | BenchError::Fault(_)
+                | BenchError::CorruptionUnnoticed
         )
     }
 }

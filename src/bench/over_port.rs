@@ -17,7 +17,7 @@ use crate::stack::StackConfig;
 use crate::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How long a worker polls an idle port before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
@@ -48,6 +48,7 @@ pub fn run<P: Port + Send>(
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Report, BenchError> {
     let remote = choose_address(url, &site.stack)?;
+    crew::check_cores(&plan.cores)?;
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let Some(info) = ports.first().map(|port| port.info().clone()) else { return Err(BenchError::NoPort) };
@@ -60,7 +61,7 @@ pub fn run<P: Port + Send>(
         target: url.target().to_owned(),
     };
     let outcome = std::thread::scope(|scope| {
-        let threads: Vec<_> = ports
+        let threads = ports
             .into_iter()
             .zip(seats)
             .zip(generators)
@@ -68,7 +69,7 @@ pub fn run<P: Port + Send>(
             .map(|(index, ((port, seat), generator))| {
                 let core = crew::in_turn(&plan.cores, index);
                 let (config, destination) = (&config, destination.clone());
-                scope.spawn(move || {
+                crew::spawn(scope, format!("generator-{index}"), move || {
                     crew::pin_to(core)?;
                     match site.faults {
                         None => load(config, port, seat, generator, destination, site.spin, clock),
@@ -79,7 +80,8 @@ pub fn run<P: Port + Send>(
                     }
                 })
             })
-            .collect();
+            .collect::<Result<Vec<_>, BenchError>>()?;
+        let interrupted = || interrupted.load(Ordering::Relaxed);
         crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {

@@ -282,19 +282,9 @@ impl fmt::Display for Report {
             writeln!(f, "  {:.1} MB/s of payload each way", self.payload_bytes_per_second / 1e6)?;
         }
         writeln!(f)?;
-        let rtt = &self.rtt_us;
-        for (name, value) in [
-            ("min", rtt.min),
-            ("p50", rtt.p50),
-            ("p90", rtt.p90),
-            ("p99", rtt.p99),
-            ("p99.9", rtt.p99_9),
-            ("p99.99", rtt.p99_99),
-            ("max", rtt.max),
-        ] {
-            writeln!(f, "  RTT {name:<7}{value:>14.2} us")?;
+        if self.messages > 0 {
+            writeln!(f, "{}", self.rtt_us)?;
         }
-        writeln!(f)?;
         if let Some(busy) = self.server_busy_ns_per_message {
             writeln!(f, "  server busy   {busy:.1} ns a message")?;
         }
@@ -342,6 +332,24 @@ impl Report {
         }
         if self.lost > 0 {
             writeln!(f, "  {} messages without a reply", thousands(self.lost))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Rtt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in [
+            ("min", self.min),
+            ("mean", self.mean),
+            ("p50", self.p50),
+            ("p90", self.p90),
+            ("p99", self.p99),
+            ("p99.9", self.p99_9),
+            ("p99.99", self.p99_99),
+            ("max", self.max),
+        ] {
+            writeln!(f, "  RTT {name:<7}{value:>14.2} us")?;
         }
         Ok(())
     }

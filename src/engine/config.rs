@@ -90,7 +90,7 @@ pub struct Limits {
     /// Encoded bytes that may wait for one connection whose send ring is full. While more than this waits, no
     /// further message is accepted; the last one accepted may reach over it.
     pub overflow_bytes_max: usize,
-    /// A connection for which more bytes than this wait is not read from: TCP's window closes.
+    /// A server does not read from a connection for which more bytes than this wait: TCP's window closes.
     pub overflow_bytes_high_water: usize,
     /// Heap for messages being assembled and for overflow queues, bytes over all connections.
     pub memory_bytes_max: usize,

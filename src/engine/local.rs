@@ -99,10 +99,16 @@ impl<S> Local<S> {
         self.at(id.index).filter(|session| session.id == id)
     }
 
-    /// Whether the session may be read from: too much waiting closes TCP's window instead.
+    /// Whether the session may be read from. A server does not read from a peer that does not read: TCP's window
+    /// closes instead. A client reads always, or two ends could wait for each other for ever; and what comes after our
+    /// close frame is discarded, so it need not wait either.
     pub(super) fn may_read(&self, index: u32) -> bool {
         match self.sessions.get(index as usize) {
-            Some(Some(session)) => session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water,
+            Some(Some(session)) => {
+                session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water
+                    || session.role == Role::Client
+                    || session.phase > Phase::Open
+            }
             _ => false,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::handler::Connect;
 use super::stats::WorkerReport;
-use crate::stack::ConnId;
+use crate::stack::{ConnId, Lease};
 use crate::ws::{CloseCode, Message};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
@@ -56,10 +56,22 @@ impl SharedMessage {
 
 /// What a worker is asked to do.
 pub(super) enum Command {
-    Send { conn: ConnId, message: SharedMessage },
-    Publish { topic: Arc<str>, message: SharedMessage },
-    Close { conn: ConnId, code: CloseCode, reason: Box<str> },
+    Send {
+        conn: ConnId,
+        message: SharedMessage,
+    },
+    Publish {
+        topic: Arc<str>,
+        message: SharedMessage,
+    },
+    Close {
+        conn: ConnId,
+        code: CloseCode,
+        reason: Box<str>,
+    },
     Connect(Box<Connect>),
+    /// The lease that the first worker got for all.
+    Lease(Option<Lease>),
     Report(SyncSender<WorkerReport>),
 }
 
@@ -67,7 +79,7 @@ impl Command {
     fn payload_bytes(&self) -> usize {
         match self {
             Command::Send { message, .. } | Command::Publish { message, .. } => message.len(),
-            Command::Close { .. } | Command::Connect(_) | Command::Report(_) => 0,
+            Command::Close { .. } | Command::Connect(_) | Command::Lease(_) | Command::Report(_) => 0,
         }
     }
 }

@@ -131,6 +131,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.waiting_bytes(id) < waiting {
             // The peer reads: it is alive, even if we do not read from it because it is behind.
             self.hear(id);
+            self.grant_time(id);
         }
         if drained
             && self.phase(id) == Some(Phase::Open)
@@ -150,6 +151,18 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if let Some(session) = self.local.session(id) {
             session.received_at = now;
             session.pinged = false;
+        }
+    }
+
+    /// A peer that still takes what it was sent gets more time to take the rest.
+    fn grant_time(&mut self, id: ConnId) {
+        let (now, deadlines) = (self.local.now, self.local.deadlines);
+        if let Some(session) = self.local.session(id) {
+            match session.phase {
+                Phase::Head => session.phase_deadline = now + deadlines.http_keep_alive,
+                Phase::CloseSent | Phase::Lingering => session.phase_deadline = now + deadlines.close,
+                Phase::Connecting | Phase::Response | Phase::Open => {}
+            }
         }
     }
 

@@ -86,23 +86,15 @@ impl Links {
         dropped
     }
 
-    /// Takes up to `max` frames from each other worker and lends them to `each`, as long as it returns true.
-    /// Returns how many it took.
-    pub(super) fn take(&mut self, max: usize, mut each: impl FnMut(&[u8]) -> bool) -> usize {
+    /// Takes up to `max` frames from each other worker and lends them to `each`; returns how many it took.
+    pub(super) fn take(&mut self, max: usize, mut each: impl FnMut(&[u8])) -> usize {
         let mut taken = 0;
-        let mut wanted = true;
         let Links { links, received } = self;
         for link in links.iter_mut().flatten() {
-            for _ in 0..max {
-                // One at a time: what is not wanted just now stays in the link.
-                if !wanted || link.port.rx_burst(received, 1) == 0 {
-                    break;
-                }
-                for frame in received.drain(..) {
-                    wanted = each(frame.bytes());
-                    link.port.release(frame);
-                    taken += 1;
-                }
+            taken += link.port.rx_burst(received, max);
+            for frame in received.drain(..) {
+                each(frame.bytes());
+                link.port.release(frame);
             }
         }
         taken
@@ -148,16 +140,13 @@ mod tests {
     #[test]
     fn every_pair_is_joined_both_ways() {
         let mut all = Links::new(3, 1500).unwrap();
-        for from in 0..3 {
-            assert_eq!(all[from].give_all(&[from as u8; 60]), (2, 0));
-            assert_eq!(all[from].flush(), 0);
+        for (from, links) in all.iter_mut().enumerate() {
+            assert_eq!(links.give_all(&[from as u8; 60]), (2, 0));
+            assert_eq!(links.flush(), 0);
         }
         for (me, links) in all.iter_mut().enumerate() {
             let mut seen = Vec::new();
-            links.take(8, |frame| {
-                seen.push(usize::from(frame[0]));
-                true
-            });
+            links.take(8, |frame| seen.push(usize::from(frame[0])));
             let expected: Vec<usize> = (0..3).filter(|&other| other != me).collect();
             assert_eq!(seen, expected);
         }
@@ -177,7 +166,7 @@ mod tests {
         }
         assert!(dropped > 0);
         let mut taken = 0;
-        while all[1].take(64, |_| true) > 0 {
+        while all[1].take(64, |_| {}) > 0 {
             taken += 64;
         }
         assert!(taken >= LINK_FRAMES);
@@ -194,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_are_not_wanted_yet_stay_in_the_link() {
+    fn frames_beyond_the_burst_stay_in_the_link() {
         let mut all = Links::new(2, 1500).unwrap();
         for _ in 0..4 {
             assert!(all[0].give(1, &[0; 60]));
         }
         all[0].flush();
-        assert_eq!(all[1].take(8, |_| false), 1);
-        assert_eq!(all[1].take(8, |_| true), 3);
+        assert_eq!(all[1].take(1, |_| {}), 1);
+        assert_eq!(all[1].take(8, |_| {}), 3);
     }
 }

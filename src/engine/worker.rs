@@ -12,8 +12,8 @@ use super::session::Inbound;
 use super::stats::WorkerReport;
 use super::steering::Links;
 use crate::port::wire::WireError;
-use crate::port::{Frame, Port, RxChecksum};
-use crate::stack::{Audience, ConnId, Stack, StackError, TxQueue};
+use crate::port::{Frame, MTU_MAX, Port, PortInfo, RxChecksum};
+use crate::stack::{Audience, ConnId, Lease, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -23,6 +23,9 @@ use std::sync::Arc;
 
 /// Connections that the stack has room for beyond `connections_max`: those that are being refused politely.
 const REFUSALS_MIN: usize = 64;
+
+/// The largest frame of any MTU: a port with larger ones receives what was not cut into segments yet.
+const FRAME_BYTES_MAX: usize = MTU_MAX + 14;
 
 /// One worker. It knows no thread, no clock and no descriptor: whoever owns it calls [`Worker::poll`] with the time.
 pub struct Worker<P: Port, H: Handler> {
@@ -48,6 +51,8 @@ pub struct Worker<P: Port, H: Handler> {
     started: bool,
     asleep: bool,
     next_tick: Instant,
+    shares_lease: bool,
+    shared_lease: Option<Lease>,
 }
 
 /// What one burst came to.
@@ -71,6 +76,17 @@ pub enum WorkerError {
     /// The stack cannot be set up.
     #[error(transparent)]
     Stack(#[from] StackError),
+    /// Frames that are larger than the MTU come without checksums, and links between workers carry neither.
+    #[error(
+        "{port} receives frames of up to {frame_bytes_max} bytes, which workers cannot hand to each other: turn the \
+         port's offloads off (`port.offload = false`), or let the device steer (`workers.steering = \"device\"`)"
+    )]
+    LargeFrames {
+        /// The port's name.
+        port: String,
+        /// Its largest frame, bytes.
+        frame_bytes_max: usize,
+    },
     /// The links between the workers cannot be set up.
     #[error("links between workers: {0}")]
     Links(#[from] WireError),
@@ -132,8 +148,17 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let mut stack_config = config.stack.clone();
         stack_config.tcp.connections_max =
             connections_max.saturating_add(REFUSALS_MIN.max(connections_max / 16));
-        if config.steering == Steering::Software && crew.workers() > 1 {
-            stack_config.share = Some((index as u32, crew.workers() as u32));
+        let workers = crew.workers();
+        stack_config.dhcp &= index == 0;
+        if config.steering == Steering::Software && workers > 1 {
+            stack_config.share = Some((index as u32, workers as u32));
+            let PortInfo { name, frame_bytes_max, .. } = port.info();
+            if *frame_bytes_max > FRAME_BYTES_MAX {
+                return Err(WorkerError::LargeFrames {
+                    port: name.clone(),
+                    frame_bytes_max: *frame_bytes_max,
+                });
+            }
         }
         let mut stack = Stack::new(&stack_config, port.info(), stack_secret, now)?;
         for &port in &config.listen {
@@ -158,6 +183,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             started: false,
             asleep: false,
             next_tick: now,
+            shares_lease: config.stack.dhcp && index == 0 && workers > 1,
+            shared_lease: None,
         })
     }
 
@@ -180,6 +207,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         work += self.serve_ready();
 
         self.stack.egress(&mut self.tx);
+        self.share_lease();
         work += self.tx.flush(&mut self.port);
         self.local.stats.hand_over_dropped += self.links.flush();
         self.progress(work > 0)
@@ -256,21 +284,17 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
-    /// Takes a burst from the port, as far as there is room for the answers.
+    /// Takes a burst from the port. A full TX queue does not hold it back: see [`Stack::ingress`].
     fn receive(&mut self) -> usize {
-        let wanted = self.burst.rx_frames.saturating_sub(self.rx.len());
-        self.local.stats.rx_frames += self.port.rx_burst(&mut self.rx, wanted) as u64;
-        let mut frames = 0;
-        while self.tx.has_room()
-            && let Some(frame) = self.rx.pop_front()
-        {
+        let frames = self.port.rx_burst(&mut self.rx, self.burst.rx_frames);
+        self.local.stats.rx_frames += frames as u64;
+        while let Some(frame) = self.rx.pop_front() {
             if self.links.is_empty() {
                 self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
             } else {
                 self.steer(frame.bytes(), frame.rx_checksum());
             }
             self.port.release(frame);
-            frames += 1;
         }
         frames
     }
@@ -283,10 +307,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             Audience::Flow { hash } if self.steering == Steering::Software && checksum != RxChecksum::Bad => {
                 let owner = hash as usize % workers;
                 if owner != self.local.worker {
-                    let given = self.links.give(owner, frame);
-                    self.local.stats.handed_over += u64::from(given);
-                    self.local.stats.hand_over_dropped += u64::from(!given);
-                    return;
+                    return self.hand_over(owner, frame);
                 }
             }
             Audience::Everyone if checksum != RxChecksum::Bad => {
@@ -294,24 +315,30 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 self.local.stats.handed_over += given;
                 self.local.stats.hand_over_dropped += dropped;
             }
-            Audience::Flow { .. } | Audience::Everyone | Audience::Receiver => {}
+            Audience::First if self.local.worker != 0 && checksum != RxChecksum::Bad => {
+                return self.hand_over(0, frame);
+            }
+            Audience::Flow { .. } | Audience::Everyone | Audience::First | Audience::Receiver => {}
         }
         self.stack.ingress(frame, checksum, &mut self.tx);
     }
 
+    fn hand_over(&mut self, worker: usize, frame: &[u8]) {
+        let given = self.links.give(worker, frame);
+        self.local.stats.handed_over += u64::from(given);
+        self.local.stats.hand_over_dropped += u64::from(!given);
+    }
+
     /// Takes what other workers handed over: frames of our flows, and frames to learn from.
     fn take_over(&mut self) -> usize {
-        if self.links.is_empty() || !self.tx.has_room() {
+        if self.links.is_empty() {
             return 0;
         }
         let Worker { links, stack, tx, burst, .. } = self;
-        let frames = links.take(burst.rx_frames, |frame| {
-            match stack.audience(frame) {
-                // The link does not carry what the device said: it is checked again unless the port is trusted.
-                Audience::Flow { .. } => stack.ingress(frame, RxChecksum::Unknown, tx),
-                Audience::Everyone | Audience::Receiver => stack.learn(frame),
-            }
-            tx.has_room()
+        let frames = links.take(burst.rx_frames, |frame| match stack.audience(frame) {
+            // The link does not carry what the device said: it is checked again unless the port is trusted.
+            Audience::Flow { .. } | Audience::First => stack.ingress(frame, RxChecksum::Unknown, tx),
+            Audience::Everyone | Audience::Receiver => stack.learn(frame),
         });
         self.local.stats.taken_over += frames as u64;
         frames
@@ -348,8 +375,22 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 Context::<H> { stack, local }.close(ConnRef { worker, id: conn }, code, &reason);
             }
             Command::Connect(connect) => local.connects.push_back(*connect),
+            Command::Lease(lease) => stack.adopt_lease(lease),
             // Whoever asked may have given up waiting.
             Command::Report(sender) => drop(sender.try_send(self.report())),
+        }
+    }
+
+    /// The first worker alone runs DHCP: what it gets is for all.
+    fn share_lease(&mut self) {
+        if !self.shares_lease || self.stack.lease() == self.shared_lease {
+            return;
+        }
+        let lease = self.stack.lease();
+        let others = self.local.crew.mailboxes().skip(1);
+        // Whoever's mailbox is full makes this be tried again; to be told the same lease twice does no harm.
+        if others.filter(|mailbox| !mailbox.push(Command::Lease(lease))).count() == 0 {
+            self.shared_lease = lease;
         }
     }
 
@@ -405,11 +446,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let stats = &mut self.local.stats;
         stats.polls += 1;
         stats.busy_polls += u64::from(worked);
-        let busy = worked
-            || self.stack.has_ready()
-            || !self.rx.is_empty()
-            || !self.local.connects.is_empty()
-            || self.ending.is_under_way();
+        let busy =
+            worked || self.stack.has_ready() || !self.local.connects.is_empty() || self.ending.is_under_way();
         let tick = self.local.deadlines.tick.map(|_| self.next_tick);
         let deadline = [self.stack.next_deadline(), self.port.next_deadline(), tick, self.ending.deadline()]
             .into_iter()

@@ -5,10 +5,13 @@
 //! [`Port::tx_burst`], which takes from the front what the device accepts. Unsent frames stay with the caller.
 //! All frames are allocated when the port is made; nothing here allocates per frame.
 //!
-//! Backends: [`wire`] (memory, in one process) and [`tap`] (a Linux TAP device). Wrappers around any port: [`fault`] (a bad
+//! Backends: [`wire`] (memory, in one process), [`tap`] (a Linux TAP device) and, with the feature of that name, `dpdk`
+//! (poll-mode drivers of NICs, shared memory, packet sockets). Wrappers around any port: [`fault`] (a bad
 //! medium) and [`pcap`] (a capture file). Each loop of a worker calls, in this order, [`Port::begin`],
 //! [`Port::rx_burst`], [`Port::tx_burst`], and, before it sleeps, [`Port::prepare_sleep`] and [`Port::next_deadline`].
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod fault;
 pub mod pcap;
 pub mod tap;
@@ -116,7 +119,8 @@ pub trait Port {
         true
     }
 
-    /// How long a worker may sleep when there is no [`Port::wait_fd`].
+    /// How long a worker may sleep when there is no [`Port::wait_fd`], or while it has unsent frames or found none to
+    /// fill: no descriptor announces room.
     fn poll_interval(&self) -> Duration {
         Duration::from_micros(50)
     }

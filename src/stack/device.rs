@@ -13,6 +13,7 @@ pub struct TxQueue<F> {
     spare: Vec<F>,
     pending_max: usize,
     pushed: u64,
+    lost: u64,
 }
 
 impl<F: Frame> TxQueue<F> {
@@ -23,6 +24,7 @@ impl<F: Frame> TxQueue<F> {
             spare: Vec::with_capacity(pending_max),
             pending_max,
             pushed: 0,
+            lost: 0,
         }
     }
 
@@ -46,17 +48,28 @@ impl<F: Frame> TxQueue<F> {
         self.spare.len().min(self.pending_max - self.pending.len())
     }
 
-    /// Fills one frame of `len` bytes with `fill` and queues it; `None` without room.
-    pub fn push<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-        if !self.has_room() {
-            return None;
+    /// Fills one frame of `len` bytes and queues it; returns whether there was room.
+    pub fn push(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        let has_room = self.has_room();
+        if has_room {
+            self.fill(len, fill);
+        } else {
+            self.lost += 1;
         }
-        let mut frame = self.spare.pop()?;
+        has_room
+    }
+
+    /// Fills one frame of `len` bytes and queues it.
+    ///
+    /// # Panics
+    /// Without room.
+    fn fill<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut frame = self.spare.pop().expect("the caller has asked for room");
         frame.set_len(len);
         let result = fill(frame.bytes_mut());
         self.pending.push_back(frame);
         self.pushed += 1;
-        Some(result)
+        result
     }
 
     /// Frames not yet sent.
@@ -67,6 +80,11 @@ impl<F: Frame> TxQueue<F> {
     /// Frames queued since the queue was made.
     pub fn pushed(&self) -> u64 {
         self.pushed
+    }
+
+    /// Answers that found no room since the queue was made.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Hands the frames to the port; what it does not take stays first in line.
@@ -100,10 +118,6 @@ impl<F: Frame> Device for OneFrame<'_, F> {
         Self: 't;
 
     fn receive(&mut self, _now: StackInstant) -> Option<(Received<'_>, Queued<'_, F>)> {
-        // smoltcp's `consume` cannot fail: a frame is only taken when its answer has a place.
-        if !self.tx.has_room() {
-            return None;
-        }
         let frame = self.rx.take()?;
         Some((Received(frame), Queued(self.tx)))
     }
@@ -131,11 +145,14 @@ pub(super) struct Queued<'a, F>(&'a mut TxQueue<F>);
 
 impl<F: Frame> TxToken for Queued<'_, F> {
     fn consume<R, C: FnOnce(&mut [u8]) -> R>(self, len: usize, f: C) -> R {
-        match self.0.push(len, f) {
-            Some(result) => result,
-            // Tokens are handed out one at a time and only with room, see `OneFrame`.
-            None => unreachable!("a token was given without room"),
+        if self.0.has_room() {
+            return self.0.fill(len, f);
         }
+        // An answer without a place (`transmit` gives tokens only with room). smoltcp's `consume` cannot fail, and not
+        // to receive would let two ends that wait for each other's room wait for ever: the answer is lost, as it
+        // could be on any wire, and TCP recovers.
+        self.0.lost += 1;
+        f(&mut vec![0; len])
     }
 }
 

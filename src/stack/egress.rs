@@ -31,7 +31,6 @@ enum Turn {
 impl Stack {
     /// Sends what the dirty connections have, as far as `tx` has room; the rest stays dirty.
     pub fn egress<F: Frame>(&mut self, tx: &mut TxQueue<F>) {
-        let frames_before = tx.pushed();
         self.egress_dhcp(tx);
         self.refresh_routers(tx);
         for _ in 0..self.dirty.len() {
@@ -53,7 +52,8 @@ impl Stack {
                 }
             }
         }
-        self.stats.tx_frames += tx.pushed() - frames_before;
+        self.stats.tx_frames = tx.pushed();
+        self.stats.tx_answers_lost = tx.lost();
     }
 
     /// Lets one connection send.

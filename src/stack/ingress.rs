@@ -13,7 +13,8 @@ use smoltcp::socket::tcp::State;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
 impl Stack {
-    /// Feeds one received frame. `tx` must have room ([`TxQueue::has_room`]): every frame may cause an answer.
+    /// Feeds one received frame. Every frame may cause an answer; one that finds no room in `tx` is lost and counted
+    /// ([`TxQueue::lost`]), and TCP recovers. Refusing to receive instead could lock two ends that are both full.
     pub fn ingress<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) {
         if checksum == RxChecksum::Bad {
             self.stats.rx_bad_checksum += 1;

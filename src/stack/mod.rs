@@ -112,7 +112,9 @@ pub enum Audience {
     },
     /// Every worker must see it (ARP, NDP, ICMP errors): the receiver answers, the others only learn.
     Everyone,
-    /// Whoever received it (ICMP echo, DHCP, strays).
+    /// The first worker, which alone runs DHCP.
+    First,
+    /// Whoever received it (ICMP echo, strays).
     Receiver,
 }
 
@@ -150,6 +152,8 @@ pub struct StackStats {
     pub half_open_dropped: u64,
     /// Frames handed to the TX queue.
     pub tx_frames: u64,
+    /// Immediate answers that found no room in the TX queue.
+    pub tx_answers_lost: u64,
     /// Connections moved to a smaller segment size after an ICMP "too big".
     pub paths_narrowed: u64,
     /// Quiet connections whose ring pages were given back.
@@ -335,6 +339,7 @@ impl Stack {
         match classify::classify(frame, self.nets.mac()) {
             Class::Tcp(segment) => Audience::Flow { hash: symmetric_hash(&segment.key) },
             Class::Arp | Class::Ndp | Class::PathMtu(_) => Audience::Everyone,
+            Class::Dhcp => Audience::First,
             _ => Audience::Receiver,
         }
     }

@@ -11,6 +11,9 @@ use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use smoltcp::socket::tcp::SocketBuffer;
 use std::io;
 
+/// What the caches of current processors fetch at once.
+const CACHE_LINE_BYTES: usize = 64;
+
 /// The rings of a fixed number of connections.
 pub(crate) struct RingPool {
     mapping: ManuallyDrop<MmapRaw>,
@@ -51,7 +54,7 @@ pub struct RingError {
 }
 
 impl RingPool {
-    /// Reserves the rings of `connections_max` connections; each ring begins on a page of its own.
+    /// Reserves the rings of `connections_max` connections; each ring has its own pages.
     ///
     /// # Errors
     /// When the address space cannot be had.
@@ -136,7 +139,8 @@ impl RingPool {
     /// # Safety
     /// `offset` and `len` are a ring of `Layout`, and no other reference to its bytes is alive.
     unsafe fn ring(&self, slot: u32, offset: usize, len: usize) -> &'static mut [u8] {
-        let start = self.layout.slot_bytes * slot as usize + offset;
+        let color = (slot as usize * CACHE_LINE_BYTES) % self.layout.color_bytes;
+        let start = self.layout.slot_bytes * slot as usize + offset + color;
         let ring = self.mapping.as_mut_ptr().wrapping_add(start);
         // SAFETY: `Layout` keeps every ring within the mapping, which is readable and writable, was zeroed by the
         // system, and stays while a slot is lent (see `Drop`): for the borrowers that is for ever. That nobody else
@@ -157,6 +161,10 @@ impl Drop for RingPool {
 
 /// How the mapping is cut: `slots * slot_bytes <= mapping_bytes`, and a slot is its receive ring, rounded up to
 /// `recv_span`, and behind it its send ring, rounded up as well.
+///
+/// Were every ring to begin on a page, the first lines of all rings would fall into the same few sets of the L1 and
+/// L2 caches, and those are the lines that small messages use. So the rings of neighbouring slots begin one cache
+/// line after another, and each has room for that: `color_bytes`, less than a page of address space.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     slots: usize,
@@ -164,19 +172,31 @@ struct Layout {
     send_bytes: usize,
     recv_span: usize,
     slot_bytes: usize,
+    color_bytes: usize,
     mapping_bytes: usize,
 }
 
 impl Layout {
     fn new(slots: usize, recv_bytes: usize, send_bytes: usize) -> Option<Self> {
         let page = rustix::param::page_size();
-        let recv_span = recv_bytes.checked_next_multiple_of(page)?;
-        let slot_bytes = send_bytes.checked_next_multiple_of(page)?.checked_add(recv_span)?;
+        let span = |ring_bytes: usize| {
+            ring_bytes.checked_add(page - CACHE_LINE_BYTES)?.checked_next_multiple_of(page)
+        };
+        let recv_span = span(recv_bytes)?;
+        let slot_bytes = span(send_bytes)?.checked_add(recv_span)?;
         let mapping_bytes = slot_bytes.checked_mul(slots)?;
         u32::try_from(slots).ok()?;
         // No slice, and so no mapping, is larger than this.
         isize::try_from(mapping_bytes).ok()?;
-        Some(Layout { slots, recv_bytes, send_bytes, recv_span, slot_bytes, mapping_bytes })
+        Some(Layout {
+            slots,
+            recv_bytes,
+            send_bytes,
+            recv_span,
+            slot_bytes,
+            color_bytes: page,
+            mapping_bytes,
+        })
     }
 }
 
@@ -230,9 +250,10 @@ mod tests {
             ranges.extend([fill(recv, 1), fill(send, 2)]);
         }
         ranges.sort_by_key(|range| range.start);
-        assert!(ranges.iter().all(|range| range.start % page() == 0));
+        let lines: Vec<usize> = ranges.iter().map(|range| range.start % page() / CACHE_LINE_BYTES).collect();
+        assert_eq!(lines, [0, 0, 1, 1, 2, 2], "the rings begin on one cache line after another");
         assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:?}");
-        assert_eq!(pool.reserved_bytes(), 3 * (65_536 + 16_384));
+        assert_eq!(pool.reserved_bytes(), 3 * (65_536 + 16_384 + 2 * page()));
     }
 
     #[test]
@@ -271,6 +292,7 @@ mod tests {
         fill(&mut recv, 7);
         fill(&mut send, 7);
         assert_eq!(other_recv.enqueue_slice(b"kept"), 4);
+        // The other connection's ring begins within a page: its first bytes touch that one alone.
         assert_eq!(pool.resident_bytes(), 65_536 + 16_384 + page());
         // SAFETY: Both rings are empty.
         unsafe {
@@ -300,7 +322,7 @@ mod tests {
     #[test]
     fn too_much_memory_is_refused_with_advice() {
         let error = RingPool::new(1 << 20, 1 << 40, 1 << 40).err().unwrap().to_string();
-        for part in ["2305843009213693952 bytes", "1048576 connections", "`limits.connections`", "ulimit"] {
+        for part in ["2305843017803628544 bytes", "1048576 connections", "`limits.connections`", "ulimit"] {
             assert!(error.contains(part), "{error}");
         }
         let overflow = RingPool::new(usize::MAX, 65_535, 65_536).err().unwrap().to_string();

@@ -183,12 +183,12 @@ class Server:
         return found
 
     def memory_bytes(self):
-        """Resident memory of the process with its page tables: what its connections really cost."""
+        """Anonymous memory of the process with its page tables: what its connections really cost."""
         rollup = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        resident = int(re.search(r"^Rss:\s+(\d+) kB", rollup, re.M).group(1))
+        anonymous = int(re.search(r"^Anonymous:\s+(\d+) kB", rollup, re.M).group(1))
         tables = int(re.search(r"^VmPTE:\s+(\d+) kB", status, re.M).group(1))
-        return (resident + tables) * 1024
+        return (anonymous + tables) * 1024
 
     def __enter__(self):
         return self

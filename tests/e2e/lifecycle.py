@@ -65,17 +65,17 @@ def expect_refusal(server, *words):
     missing = [word for word in words if word not in output]
     if missing:
         raise Failure(f"the message does not say {', '.join(missing)}: {output.strip()!r}")
-    return output.strip().splitlines()[-1]
+    return next(line for line in output.splitlines() if line.strip())
 
 
 def says_when_it_is_ready(binary, namespace):
     with Server(binary, namespace) as server:
         server.start()
-        line = next((line for line in server.log().splitlines() if "10.73.0.2" in line), None)
-        if line is None:
-            raise Failure(f"no line names the address when it is ready; the log: {server.log()!r}")
+        line = next((line for line in server.log().splitlines() if line.startswith("ready:")), None)
+        if line is None or "http://10.73.0.2/" not in line or "http://[fd73::2]/" not in line:
+            raise Failure(f"no line `ready:` with both addresses; the log: {server.log()!r}")
         server.stop()
-    return line.strip()
+    return line
 
 
 def notifies_the_service_manager(binary, namespace):
@@ -140,7 +140,7 @@ def restarts_on_the_same_device_name(binary, namespace):
 def refuses_a_device_that_is_busy(binary, namespace):
     with Server(binary, namespace) as server:
         server.start()
-        said = expect_refusal(Server(binary, namespace, tap=server.tap), server.tap, "busy")
+        said = expect_refusal(Server(binary, namespace, tap=server.tap), server.tap, "in use")
         expect_serving(namespace)
         server.stop()
     return said

@@ -248,3 +248,29 @@ fn on_drain_keeps_a_push_going_at_the_speed_of_the_reader() {
     world.run_until(Duration::from_secs(30), |world| world.client.handler().messages == MESSAGES as usize);
     assert_eq!(world.server.report().engine.dropped_slow_reader, 0);
 }
+
+#[test]
+fn two_ends_that_push_megabytes_at_each_other_do_not_wait_for_ever() {
+    let push = || {
+        App::new()
+            .without_messages()
+            .on_open(|conn| {
+                for _ in 0..5 {
+                    conn.send_binary(&vec![1; 3_000_000]);
+                }
+            })
+            .on_message(|conn, message| {
+                if message.as_bytes().len() > 1_000_000 {
+                    // Each answers what it gets, too: both are behind, and both would like to wait.
+                    conn.send_binary(&message.as_bytes()[..1_000_000]);
+                }
+            })
+    };
+    let mut world = World::new(push(), push());
+    world.open(1);
+    world.run_until(Duration::from_secs(10), |world| {
+        let sent = world.server.report().engine.messages_out + world.client.report().engine.messages_out;
+        let received = world.server.report().engine.messages_in + world.client.report().engine.messages_in;
+        sent == received && received >= 3
+    });
+}

@@ -239,3 +239,30 @@ fn slow_heads_and_idle_connections_are_closed() {
     world.run_for(Duration::from_millis(700));
     assert_eq!(world.raw.status(kept), Some(Status::PeerFinished));
 }
+
+#[test]
+fn a_slow_download_goes_on_as_long_as_it_goes_on() {
+    let deadlines = Deadlines {
+        handshake: Duration::from_millis(300),
+        http_keep_alive: Duration::from_millis(300),
+        close: Duration::from_millis(300),
+        ..Deadlines::default()
+    };
+    for request in ["GET /big HTTP/1.1\r\nHost: a\r\n\r\n", "GET /big HTTP/1.0\r\n\r\n"] {
+        let mut world = RawWorld::new(EngineConfig { deadlines, ..config() }, App::new());
+        let conn = world.open();
+        world.raw.send(conn, request.as_bytes());
+        let mut received = 0;
+        for _ in 0..20 {
+            world.run_for(Duration::from_millis(150));
+            received += world.raw.receive(conn).len();
+        }
+        assert!(received > 300_000, "{received} bytes after {request}");
+
+        // Whoever takes nothing more is cut off.
+        let conn = world.open();
+        world.raw.send(conn, request.as_bytes());
+        world.run_for(Duration::from_millis(1_500));
+        assert!(matches!(world.raw.status(conn), Some(Status::Closed(_))), "{:?}", world.raw.status(conn));
+    }
+}

@@ -10,5 +10,6 @@ mod deadlines;
 mod echo;
 mod ending;
 mod http;
+mod random;
 mod steering;
 mod topics;

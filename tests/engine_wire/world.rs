@@ -52,6 +52,8 @@ pub(crate) struct World {
     pub(crate) client_handle: Handle,
     /// Cleared to freeze the client: its host is not polled.
     pub(crate) client_runs: bool,
+    /// How far the clock jumps at most when nobody has anything to do.
+    pub(crate) jump_max: Duration,
 }
 
 impl World {
@@ -69,7 +71,15 @@ impl World {
         let (a, b) = wire::pair(&WireConfig::default()).unwrap();
         let (server_handle, server) = worker(&server_config, 1, a, server, now);
         let (client_handle, client) = worker(&client_config, 2, b, client, now);
-        World { now, server, client, server_handle, client_handle, client_runs: true }
+        World {
+            now,
+            server,
+            client,
+            server_handle,
+            client_handle,
+            client_runs: true,
+            jump_max: Duration::from_secs(1),
+        }
     }
 
     /// Has the client open a connection to `target` on the server.
@@ -89,7 +99,7 @@ impl World {
         let next = if server.busy || client.busy {
             self.now + STEP
         } else {
-            let far = self.now + Duration::from_secs(1);
+            let far = self.now + self.jump_max;
             [server.deadline, client.deadline].into_iter().flatten().min().unwrap_or(far).min(far)
         };
         self.now = next.max(self.now + STEP);

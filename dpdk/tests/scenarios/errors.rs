@@ -33,7 +33,11 @@ pub(crate) fn starts_once() {
     assert!(Eal::version().contains(Eal::built_with()), "{} ran with {}", Eal::built_with(), Eal::version());
     assert!(eal.ports().is_empty());
     assert!(matches!(Eal::init(&args()), Err(Error::AlreadyInitialised)));
+    let same = Eal::running().expect("it runs");
     drop(eal);
+    assert!(same.ports().is_empty() && Eal::running().is_some());
+    drop(same);
+    assert!(Eal::running().is_none());
     assert!(matches!(Eal::init(&args()), Err(Error::AlreadyInitialised)));
     assert!(!Path::new(&folder).exists(), "{folder} stays behind");
 }

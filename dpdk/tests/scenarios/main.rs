@@ -7,17 +7,11 @@ mod errors;
 mod memif;
 mod memory;
 mod ports;
+mod runner;
 mod support;
 
-use std::io::Read;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
-use support::wait_for_exit;
-
-/// Longer than any scenario takes on a loaded machine.
-const TIME_MAX: Duration = Duration::from_secs(60);
-
-type Scenario = (&'static str, fn());
+use runner::Scenario;
+use std::process::ExitCode;
 
 const SCENARIOS: &[Scenario] = &[
     ("eal_starts_once_and_logs_to_tracing", errors::starts_once),
@@ -47,65 +41,6 @@ const SCENARIOS: &[Scenario] = &[
 const PEERS: &[Scenario] = &[("echo", memif::echo_peer), ("digest", memif::digest_peer)];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--run", name, ..] => run_here(SCENARIOS, name),
-        ["--peer", name, ..] => run_here(PEERS, name),
-        _ => run_all(arguments.iter().find(|argument| !argument.starts_with('-')).map_or("", String::as_str)),
-    }
-}
-
-fn run_here(table: &[Scenario], name: &str) -> ExitCode {
-    let (_, run) = table.iter().find(|(known, _)| *known == name).expect("a name from the table");
-    run();
-    ExitCode::SUCCESS
-}
-
-fn run_all(filter: &str) -> ExitCode {
-    let chosen: Vec<_> = SCENARIOS.iter().filter(|(name, _)| name.contains(filter)).collect();
-    println!("\nrunning {} scenarios on {:?}", chosen.len(), support::memory());
-    let mut failed = 0;
-    for (name, _) in &chosen {
-        let started = Instant::now();
-        let outcome = run_apart(name);
-        let seconds = started.elapsed().as_secs_f32();
-        match outcome {
-            Ok(()) => println!("scenario {name} ... ok ({seconds:.1} s)"),
-            Err(said) => {
-                failed += 1;
-                println!("scenario {name} ... FAILED ({seconds:.1} s)\n{said}");
-            }
-        }
-    }
-    println!("\nscenario result: {} passed; {failed} failed", chosen.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Runs a scenario in a process of its own; on failure, what it wrote.
-fn run_apart(name: &str) -> Result<(), String> {
-    let mut child = Command::new(std::env::current_exe().expect("our own path"))
-        .args(["--run", name])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let mut output = child.stdout.take().expect("piped");
-    let mut errors = child.stderr.take().expect("piped");
-    let readers =
-        [std::thread::spawn(move || drain(&mut output)), std::thread::spawn(move || drain(&mut errors))];
-    let status = wait_for_exit(&mut child, TIME_MAX);
-    let said: String = readers.into_iter().map(|reader| reader.join().unwrap_or_default()).collect();
-    match status {
-        Some(status) if status.success() => Ok(()),
-        Some(status) => Err(format!("{status}\n{said}")),
-        None => Err(format!("still running after {TIME_MAX:?}\n{said}")),
-    }
-}
-
-fn drain(from: &mut impl Read) -> String {
-    let mut bytes = Vec::new();
-    // A peer killed in mid-line leaves half a character.
-    let _ = from.read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
+    println!("\nmemory: {:?}", support::memory());
+    runner::main(SCENARIOS, PEERS)
 }

@@ -1,10 +1,10 @@
 //! Two processes joined by shared memory, with no kernel in the data path.
 
-use crate::support::{eal_and_pool, filled, pattern, pool, receive, send, start, wait_for_exit};
+use crate::runner::{self, Peer};
+use crate::support::{eal_and_pool, filled, pattern, pool, receive, send, start};
 use dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueue, TxQueue};
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const JUMBO_BYTES: u16 = 9216;
@@ -29,46 +29,14 @@ impl Drop for Meeting {
     }
 }
 
-/// The other process, ended with the scenario.
-struct Peer(Child);
-
-impl Peer {
-    /// Starts the peer of that name with mbufs of `data_bytes`.
-    fn start(name: &str, meeting: &Meeting, data_bytes: u16) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--peer", name, &meeting.devargs("client"), &data_bytes.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    /// Asks it to end and checks that it lost no mbuf.
-    fn finish(mut self) {
-        drop(self.0.stdin.take());
-        let status = wait_for_exit(&mut self.0, Duration::from_secs(20)).expect("the peer ends");
-        assert!(status.success(), "{status}");
-    }
-
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
+/// The other process, with mbufs of `data_bytes`.
+fn start_peer(name: &str, meeting: &Meeting, data_bytes: u16) -> Peer {
+    Peer::start(name, &[&meeting.devargs("client"), &data_bytes.to_string()])
 }
 
 /// Sends back whatever comes, until its standard input ends.
 pub(crate) fn echo_peer() {
-    until_stdin_ends(|rx, tx, burst, _| {
+    work_as_peer(|rx, tx, burst, _| {
         rx.rx_burst(burst, 32);
         tx.tx_burst(burst);
     });
@@ -76,7 +44,7 @@ pub(crate) fn echo_peer() {
 
 /// Answers each frame, in as many segments as it may come, with its [`digest`], until its standard input ends.
 pub(crate) fn digest_peer() {
-    until_stdin_ends(|rx, tx, burst, large| {
+    work_as_peer(|rx, tx, burst, large| {
         rx.rx_burst(burst, 32);
         for mbuf in burst.iter_mut() {
             let segments = mbuf.segments();
@@ -89,18 +57,14 @@ pub(crate) fn digest_peer() {
     });
 }
 
-fn until_stdin_ends(mut work: impl FnMut(&mut RxQueue, &mut TxQueue, &mut VecDeque<Mbuf>, &Mempool)) {
-    let arguments: Vec<String> = std::env::args().collect();
-    let (devargs, data_bytes) = (&arguments[3], arguments[4].parse::<u16>().unwrap());
+fn work_as_peer(mut work: impl FnMut(&mut RxQueue, &mut TxQueue, &mut VecDeque<Mbuf>, &Mempool)) {
+    let arguments = runner::peer_arguments();
+    let (devargs, data_bytes) = (&arguments[0], arguments[1].parse::<u16>().unwrap());
     let (eal, pool) = eal_and_pool(devargs, data_bytes);
     let large = self::pool(&eal, 255, JUMBO_BYTES);
     let (port, mut rx, mut tx) = start(&eal, "net_memif0", &config(data_bytes), &pool);
-    let ended = std::thread::spawn(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
     let mut burst = VecDeque::new();
-    while !ended.is_finished() {
-        work(&mut rx, &mut tx, &mut burst, &large);
-        std::thread::yield_now();
-    }
+    runner::until_stdin_ends(|| work(&mut rx, &mut tx, &mut burst, &large));
     drop((burst, port, rx, tx));
     assert_eq!((pool.in_use(), large.in_use()), (0, 0), "mbufs lost by the peer");
 }
@@ -133,7 +97,7 @@ fn listen(meeting: &Meeting, data_bytes: u16) -> (Port, RxQueue, TxQueue, Mempoo
 pub(crate) fn byte_for_byte() {
     let meeting = Meeting::new();
     let (port, mut rx, mut tx, pool) = listen(&meeting, JUMBO_BYTES);
-    let peer = Peer::start("echo", &meeting, JUMBO_BYTES);
+    let peer = start_peer("echo", &meeting, JUMBO_BYTES);
     assert!(port.wait_link(LINK_TIME).unwrap().up);
     assert_eq!(port.in_use().unwrap().mtu, 9000);
     let mut burst = VecDeque::new();
@@ -166,7 +130,7 @@ pub(crate) fn byte_for_byte() {
 pub(crate) fn chains() {
     let meeting = Meeting::new();
     let (port, mut rx, mut tx, pool) = listen(&meeting, JUMBO_BYTES);
-    let peer = Peer::start("digest", &meeting, 2048);
+    let peer = start_peer("digest", &meeting, 2048);
     assert!(port.wait_link(LINK_TIME).unwrap().up);
     let mut burst = VecDeque::new();
     for (len, segments) in [(64, 1), (2048, 1), (2049, 2), (4096, 2), (4097, 3), (9000, 5)] {
@@ -187,7 +151,7 @@ pub(crate) fn killed() {
     let (port, mut rx, mut tx, pool) = listen(&meeting, JUMBO_BYTES);
     let mut burst = VecDeque::new();
     for life in 0..3 {
-        let peer = Peer::start("echo", &meeting, JUMBO_BYTES);
+        let peer = start_peer("echo", &meeting, JUMBO_BYTES);
         assert!(port.wait_link(LINK_TIME).unwrap().up);
         let frame = pattern(life, 777);
         burst.push_back(filled(&pool, &frame));

@@ -75,7 +75,7 @@ pub(crate) fn threads() {
     let eal = Eal::init(&args()).unwrap();
     let pool = pool(&eal, 1023, 2048);
     let main = eal.register_thread().unwrap();
-    assert_eq!(main.lcore_id(), 0, "EAL's main thread is known already");
+    assert!(main.was_known() && main.lcore_id() == 0, "EAL's main thread is known already");
     let (give, take) = std::sync::mpsc::channel::<Mbuf>();
     let mut ids = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..3)
@@ -83,6 +83,7 @@ pub(crate) fn threads() {
                 let (eal, pool, give) = (eal.clone(), pool.clone(), give.clone());
                 scope.spawn(move || {
                     let registered = eal.register_thread().unwrap();
+                    assert!(!registered.was_known() && eal.register_thread().unwrap().was_known());
                     for round in 0..5000 {
                         if let Some(mbuf) = pool.alloc()
                             && (round + worker) % 3 == 0

@@ -2,7 +2,6 @@
 
 use dpdk::{Device, Eal, EalArgs, Mbuf, Memory, Mempool, MempoolConfig, Port, PortConfig, RxQueue, TxQueue};
 use std::collections::VecDeque;
-use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// What `DPDK_MEMORY` asks for.
@@ -88,18 +87,4 @@ pub(crate) fn send(tx: &mut TxQueue, burst: &mut VecDeque<Mbuf>) {
             std::thread::yield_now();
         }
     }
-}
-
-/// The status, or `None` when the child had to be killed.
-pub(crate) fn wait_for_exit(child: &mut Child, at_most: Duration) -> Option<ExitStatus> {
-    let deadline = Instant::now() + at_most;
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().expect("our own child") {
-            return Some(status);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    child.kill().expect("our own child");
-    child.wait().expect("our own child");
-    None
 }

@@ -19,7 +19,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most events handled at one reading of the clock.
 pub const BATCH_MAX: usize = 64;
@@ -46,19 +46,23 @@ pub fn run(
     interrupted: &AtomicBool,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Report, BenchError> {
+    crew::check_cores(&plan.cores)?;
     raise_file_limit(plan.connections)?;
     let addr = choose_address(url)?;
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let outcome = std::thread::scope(|scope| {
-        let threads: Vec<_> = generators
+        let threads = generators
             .into_iter()
             .enumerate()
             .map(|(index, generator)| {
                 let core = crew::in_turn(&plan.cores, index);
-                scope.spawn(move || generate(generator, addr, url, spin, core, clock))
+                crew::spawn(scope, format!("generator-{index}"), move || {
+                    generate(generator, addr, url, spin, core, clock)
+                })
             })
-            .collect();
+            .collect::<Result<Vec<_>, BenchError>>()?;
+        let interrupted = || interrupted.load(Ordering::Relaxed);
         crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {

@@ -139,6 +139,9 @@ impl Host {
     }
 }
 
+/// Says of a frame whether it arrives.
+type Filter = Box<dyn FnMut(&[u8]) -> bool>;
+
 /// Two hosts and the cable between them.
 pub(super) struct Pair {
     pub(super) a: Host,
@@ -146,8 +149,7 @@ pub(super) struct Pair {
     pub(super) now: Instant,
     to_a: Vec<Vec<u8>>,
     to_b: Vec<Vec<u8>>,
-    /// Says of every frame (and its sender's MAC) whether it arrives.
-    pub(super) filter: Box<dyn FnMut(&[u8]) -> bool>,
+    pub(super) filter: Filter,
 }
 
 impl Pair {

@@ -113,6 +113,9 @@ async fn live(
         tokio::select! {
             changed = commands.changed() => if changed.is_err() { return },
             message = ws.next() => {
+                if matches!(message, Some(Ok(Message::Ping(_)))) {
+                    continue; // reading on sends the pong
+                }
                 let message = format!("while it was idle the connection got {message:?}");
                 return drop(outcome.send(Err(message.into())).await);
             }

@@ -1,0 +1,50 @@
+//! Why a DPDK device could not be opened.
+
+use crate::port::{MTU_MAX, MTU_MIN};
+
+/// Why a DPDK device could not be opened. Every message says how to mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DpdkError {
+    /// The port's specification is not one of a DPDK device.
+    #[error(
+        "`{0}` does not name a DPDK device: write `dpdk:DEVARGS`, e.g. `dpdk:0000:03:00.0` or `dpdk:net_memif0,role=server`"
+    )]
+    Spec(String),
+    /// The MTU is out of range.
+    #[error("a port's MTU must be {MTU_MIN} to {MTU_MAX} bytes, not {0}")]
+    Mtu(usize),
+    /// The device does not carry packets that long.
+    #[error("{device} ({driver}) carries IP packets of up to {max} bytes, not {wanted}: lower the MTU")]
+    MtuOfDevice {
+        /// The device's name.
+        device: String,
+        /// Its driver.
+        driver: String,
+        /// The MTU that was asked for, in bytes.
+        wanted: usize,
+        /// The largest that it takes, in bytes.
+        max: usize,
+    },
+    /// A number is out of range.
+    #[error("{what} must be {min} to {max}, not {given}")]
+    Number {
+        /// What is counted.
+        what: &'static str,
+        /// The least.
+        min: usize,
+        /// The most.
+        max: usize,
+        /// What was given.
+        given: usize,
+    },
+    /// The device was probed and has no Ethernet port.
+    #[error("{0} has no Ethernet port: name a network device")]
+    NoPort(String),
+    /// The device has no queue pair.
+    #[error("{0} has no RX and TX queue that could be used together")]
+    NoQueues(String),
+    /// DPDK does not do it; the cause and the way out are in it.
+    #[error(transparent)]
+    Dpdk(#[from] ::dpdk::Error),
+}

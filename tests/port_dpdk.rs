@@ -1,0 +1,42 @@
+//! DPDK ports, as the engine sees them: over shared memory between two processes, and against the kernel in a network
+//! namespace. Needs root, iproute2 and the feature `dpdk`.
+//!
+//! Memory is ordinary pages; `DPDK_MEMORY=huge` takes hugepages.
+
+#[path = "port_tap/frames.rs"]
+#[allow(dead_code)] // Shared with the TAP tests, which use all of it.
+mod frames;
+#[path = "port_dpdk/kernel.rs"]
+mod kernel;
+#[path = "port_dpdk/memif.rs"]
+mod memif;
+#[path = "../dpdk/tests/scenarios/runner.rs"]
+#[allow(dead_code)] // Shared with the tests of the binding, which use all of it.
+mod runner;
+#[path = "port_dpdk/setup.rs"]
+mod setup;
+
+use runner::Scenario;
+use std::process::ExitCode;
+
+const SCENARIOS: &[Scenario] = &[
+    ("what_cannot_work_is_refused", setup::refused),
+    ("second_device_joins_the_first", setup::second_device),
+    ("an_ordinary_user_needs_no_privilege_for_memory", setup::ordinary_user),
+    ("used_up_mempool_is_counted", setup::exhaustion),
+    ("unsent_frames_stay_with_the_caller", setup::unsent),
+    ("two_processes_over_memif", memif::two_processes),
+    ("jumbo_frames_over_memif", memif::jumbo),
+    ("frames_over_the_mtu_are_dropped_and_counted", memif::too_long),
+    ("each_worker_has_its_own_queue", memif::queues),
+    ("peer_is_killed_and_comes_back", memif::killed),
+    ("af_packet_against_the_kernel", kernel::af_packet),
+    ("af_xdp_against_the_kernel", kernel::af_xdp),
+    ("tap_fills_in_tcp_checksums", kernel::tap_checksums),
+];
+
+const PEERS: &[Scenario] = &[("echo", memif::echo_peer), ("shout", memif::shout_peer)];
+
+fn main() -> ExitCode {
+    runner::main(SCENARIOS, PEERS)
+}
