@@ -317,6 +317,9 @@ impl World {
     fn run_adversary(&mut self, index: usize) {
         let (out, again) = self.adversaries.act(index, self.now);
         self.say(out);
+        if let Some(what) = self.adversaries.violation.take() {
+            self.book.borrow_mut().violate("adversaries get what the RFCs say", what);
+        }
         if let Some(at) = again {
             self.at(at, Event::Adversary { index });
         }
