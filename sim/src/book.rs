@@ -343,14 +343,15 @@ impl Book {
     }
 
     /// How a connection that is over ended, when nothing excuses a loss: RFC 6455 section 7.
-    pub(crate) fn judge(&mut self, token: u64, gentle: bool, drained: bool) {
+    pub(crate) fn judge(&mut self, token: u64, gentle: bool, drained: bool, flooded: bool) {
         let Some(conn) = self.conns.get_mut(&token) else { return };
         let [client, server] = &conn.sides;
         let mut wrong = Vec::new();
         match (&conn.failed, conn.plan.serving) {
             (Some(ConnectFailure::Refused(_)), Serving::Refuse { .. }) => {}
             (None, Serving::Refuse { .. }) if client.opened => wrong.push("opened although refused".to_owned()),
-            (Some(failure), _) if gentle && !drained => wrong.push(format!("not connected: {failure}")),
+            // A flood of SYNs makes the oldest half-open connections give way.
+            (Some(failure), _) if gentle && !drained && !flooded => wrong.push(format!("not connected: {failure}")),
             _ => {}
         }
         if let (Some(client), Some(server)) = (client.ended, server.ended) {

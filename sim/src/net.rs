@@ -1,7 +1,7 @@
 //! The network between the hosts: links that lose, damage, delay and refuse frames, two switches that learn where
 //! everybody is, and a router between them.
 
-use crate::packet::{ETHERNET_BYTES, IpPacket, Resolution};
+use crate::packet::{ETHERNET_BYTES, IpPacket, Resolution, Segment};
 use crate::rng::Rng;
 use crate::scenario::{Fault, FaultKind};
 use std::collections::BTreeMap;
@@ -141,12 +141,12 @@ impl Net {
                     late += by;
                     overtakes = true;
                 }
-                FaultKind::BitFlips { rate } if is_protected(&frame) && rng.chance(rate) => {
+                FaultKind::BitFlips { rate } if rng.chance(rate) && is_protected(&frame) => {
                     stats.damaged += 1;
                     let bit = rng.size(ETHERNET_BYTES * 8, frame.len() * 8 - 1);
                     frame[bit / 8] ^= 1 << (bit % 8);
                 }
-                FaultKind::ByteChanges { rate } if is_protected(&frame) && rng.chance(rate) => {
+                FaultKind::ByteChanges { rate } if rng.chance(rate) && is_protected(&frame) => {
                     stats.damaged += 1;
                     let byte = rng.size(ETHERNET_BYTES, frame.len() - 1);
                     frame[byte] ^= rng.range(1, 255) as u8;
@@ -208,9 +208,9 @@ impl Net {
     }
 }
 
-/// Whether a checksum would notice damage.
+/// Whether a checksum would notice damage: of a segment that has none yet. Two damages in one frame can cancel out.
 fn is_protected(frame: &[u8]) -> bool {
-    Resolution::parse(frame).is_none() && IpPacket::parse(frame).is_some_and(|ip| ip.protocol == 6)
+    Segment::parse(frame).is_some() && Segment::is_whole(frame)
 }
 
 /// Joins the two segments.

@@ -460,7 +460,8 @@ impl World {
         for token in over {
             let plan = book.conns[&token].plan;
             let drained = hosts[plan.server].drained || hosts[plan.client].drained;
-            book.judge(token, gentle, drained);
+            let flooded = self.scenario.adversaries.iter().any(|adversary| adversary.server == plan.server);
+            book.judge(token, gentle, drained, flooded);
         }
         match book.violations.is_empty() {
             true => Ok(()),

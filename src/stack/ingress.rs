@@ -127,6 +127,10 @@ impl Stack {
         slot.rings_touched = true;
         if acknowledges {
             slot.received.acknowledge(segment.ack);
+            if core::mem::take(&mut slot.probing) {
+                let keep_alive = self.tcp.keep_alive.map(|interval| self.clock.stretch(interval));
+                slot.socket_mut().set_keep_alive(keep_alive);
+            }
         }
         if segment.payload_len > 0 {
             slot.received.advance(queued.saturating_sub(queued_before), segment);
