@@ -74,7 +74,14 @@ impl Adversaries {
         };
         let all = scenario.adversaries.iter().enumerate().map(attack).collect();
         let v6 = address(true, 0, hosts.len());
-        Adversaries { connections: 0, finished: 0, violation: None, all, home: [home, v6], gentle: scenario.gentle }
+        Adversaries {
+            connections: 0,
+            finished: 0,
+            violation: None,
+            all,
+            home: [home, v6],
+            gentle: scenario.gentle,
+        }
     }
 
     pub(crate) fn are_done(&self) -> bool {
@@ -87,10 +94,13 @@ impl Adversaries {
             let is_ours = question.is_request && self.home.contains(&question.target);
             return if is_ours { vec![question.reply(MAC)] } else { Vec::new() };
         }
-        let Some(segment) = Segment::parse(frame).filter(|_| frame[..6] == MAC && Segment::is_whole(frame)) else {
+        let Some(segment) = Segment::parse(frame).filter(|_| frame[..6] == MAC && Segment::is_whole(frame))
+        else {
             return Vec::new();
         };
-        let Some(attack) = self.all.iter_mut().find(|attack| attack.local == segment.to && attack.talk.is_some()) else {
+        let Some(attack) =
+            self.all.iter_mut().find(|attack| attack.local == segment.to && attack.talk.is_some())
+        else {
             return Vec::new();
         };
         attack.hear(now, &segment)
@@ -118,7 +128,9 @@ impl Adversaries {
             self.finished += u64::from(is_complete);
             if is_complete {
                 self.violation = self.violation.take().or(attack.judge());
-            } else if gentle && matches!(attack.plan.kind, AdversaryKind::Overlapping | AdversaryKind::ResetAndReuse) {
+            } else if gentle
+                && matches!(attack.plan.kind, AdversaryKind::Overlapping | AdversaryKind::ResetAndReuse)
+            {
                 let what = format!("adversary {index} ({:?}) got no end in {PATIENCE:?}", attack.plan.kind);
                 self.violation.get_or_insert(what);
             }
@@ -130,7 +142,8 @@ impl Adversaries {
 
 impl Attack {
     fn frame(&self, local: End, seq: u32, ack: u32, flags: u8, window: u16, payload: &[u8]) -> Vec<u8> {
-        Segment { from: local, to: self.server, seq, ack, flags, window, payload }.frame([MAC, self.server_mac])
+        Segment { from: local, to: self.server, seq, ack, flags, window, payload }
+            .frame([MAC, self.server_mac])
     }
 
     /// Half-open connections, more than there is room for; sometimes an end to one.
@@ -153,7 +166,8 @@ impl Attack {
             let mut frame = vec![0; self.rng.size(14, 300)];
             self.rng.fill(&mut frame);
             if self.rng.chance(0.5) {
-                let whole = self.frame(self.local, self.rng.clone().next() as u32, 0, SYN, 100, b"0123456789");
+                let whole =
+                    self.frame(self.local, self.rng.clone().next() as u32, 0, SYN, 100, b"0123456789");
                 let kept = self.rng.size(14, whole.len());
                 frame.resize(frame.len().max(kept), 0);
                 frame[..kept].copy_from_slice(&whole[..kept]);
@@ -186,9 +200,10 @@ impl Attack {
 
     /// What is said in a conversation: a request, frames, and what breaks the rule.
     fn script(&mut self) -> Vec<u8> {
-        let mut bytes = b"GET /adversary HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        let mut bytes =
+            b"GET /adversary HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-            .to_vec();
+                .to_vec();
         if matches!(self.plan.kind, AdversaryKind::HalfHandshake | AdversaryKind::SlowHead) {
             bytes.truncate(self.rng.size(1, bytes.len() - 1));
             return bytes;
@@ -211,9 +226,14 @@ impl Attack {
     fn converse(&mut self, out: &mut Vec<Vec<u8>>) -> Duration {
         if self.talk.is_none() {
             let (script, isn) = (self.script(), self.rng.next() as u32);
-            let window = if self.plan.kind == AdversaryKind::Overlapping { self.rng.pick(&[1, 10, 100, 5000]) } else { 5000 };
+            let window = if self.plan.kind == AdversaryKind::Overlapping {
+                self.rng.pick(&[1, 10, 100, 5000])
+            } else {
+                5000
+            };
             let (acked, expected, heard) = (0, 0, Vec::new());
-            self.talk = Some(Talk { state: State::SynSent, isn, script, acked, expected, heard, window, rounds: 0 });
+            self.talk =
+                Some(Talk { state: State::SynSent, isn, script, acked, expected, heard, window, rounds: 0 });
         }
         let Some(mut talk) = self.talk.take() else { return REPEAT };
         match talk.state {
@@ -238,7 +258,8 @@ impl Attack {
         };
         let reach = reach.min(len);
         for _ in 0..self.rng.range(1, 6) {
-            let from = talk.acked.saturating_sub(20) + self.rng.size(0, reach - talk.acked.saturating_sub(20));
+            let from =
+                talk.acked.saturating_sub(20) + self.rng.size(0, reach - talk.acked.saturating_sub(20));
             let to = (from + self.rng.size(0, 300)).min(reach);
             let seq = first.wrapping_add(from.min(to) as u32);
             let payload = talk.script[from.min(to)..to].to_vec();
@@ -246,7 +267,14 @@ impl Attack {
         }
         // The next bytes in any case, so that it comes to an end.
         let payload = talk.script[talk.acked..reach].to_vec();
-        out.push(self.frame(self.local, first.wrapping_add(talk.acked as u32), talk.expected, ACK, talk.window, &payload));
+        out.push(self.frame(
+            self.local,
+            first.wrapping_add(talk.acked as u32),
+            talk.expected,
+            ACK,
+            talk.window,
+            &payload,
+        ));
         if self.rng.chance(0.3) {
             // Far out of the window, and an RST that is not at the expected number.
             let far = first.wrapping_add(0x4000_0000 + self.rng.below(1 << 20) as u32);
@@ -326,7 +354,10 @@ impl Attack {
                     let code = payload.first_chunk::<2>().map(|code| u16::from_be_bytes(*code));
                     let is_right = code == Some(1002) && frames == self.plan.count;
                     return (!is_right).then(|| {
-                        format!("an unmasked frame after {} messages was met with {frames} echoes and {code:?}", self.plan.count)
+                        format!(
+                            "an unmasked frame after {} messages was met with {frames} echoes and {code:?}",
+                            self.plan.count
+                        )
                     });
                 }
                 // The engine's own ping.

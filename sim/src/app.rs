@@ -158,7 +158,8 @@ impl App {
         }
         let len = message_bytes(&mut script.rng, script.plan.bytes_max);
         let is_text = script.rng.chance(script.plan.text);
-        let letter = Letter { token: script.token, author: script.side, index: script.next_index, is_text, len };
+        let letter =
+            Letter { token: script.token, author: script.side, index: script.next_index, is_text, len };
         let bytes = letter.bytes();
         if script.rng.chance(script.plan.pings) {
             let payload = vec![b'p'; script.rng.size(0, 125)];
@@ -359,7 +360,12 @@ impl Handler for App {
         self.book.borrow_mut().ended(at, token, side, closed);
     }
 
-    fn on_connect_failed(&mut self, context: &mut Context<'_, Self>, connect: &Connect, cause: ConnectFailure) {
+    fn on_connect_failed(
+        &mut self,
+        context: &mut Context<'_, Self>,
+        connect: &Connect,
+        cause: ConnectFailure,
+    ) {
         let at = self.world_time(context.now());
         self.book.borrow_mut().not_connected(at, connect.token, cause);
     }
@@ -367,8 +373,12 @@ impl Handler for App {
     fn on_tick(&mut self, context: &mut Context<'_, Self>) {
         let now = context.now();
         let is_due = |script: &Script| matches!(script.pause, Pause::Until(until) if until <= now);
-        let due: Vec<_> =
-            self.scripts.values().filter(|script| is_due(script)).map(|script| (script.token, script.conn)).collect();
+        let due: Vec<_> = self
+            .scripts
+            .values()
+            .filter(|script| is_due(script))
+            .map(|script| (script.token, script.conn))
+            .collect();
         for (token, conn) in due {
             self.pump(token, now, &mut FromAfar { context, conn });
         }

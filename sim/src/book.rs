@@ -127,9 +127,7 @@ impl ConnBook {
     /// Both sides know that it is over.
     pub(crate) fn is_over(&self) -> bool {
         let [client, server] = &self.sides;
-        self.started
-            && (client.is_over() || self.failed.is_some())
-            && (server.is_over() || !server.opened)
+        self.started && (client.is_over() || self.failed.is_some()) && (server.is_over() || !server.opened)
     }
 }
 
@@ -227,14 +225,20 @@ impl Book {
 
     /// Whether a side has said and heard all that its plan wants of it.
     pub(crate) fn has_all(&self, token: u64, side: Side) -> bool {
-        let Some(ConnBook { plan, sides: [client, server], .. }) = self.conns.get(&token) else { return false };
+        let Some(ConnBook { plan, sides: [client, server], .. }) = self.conns.get(&token) else {
+            return false;
+        };
         match (side, plan.serving) {
             (Side::Client, Serving::Echo) => client.received >= plan.messages && client.sent >= plan.messages,
-            (Side::Client, Serving::Push { count }) => client.received >= count && client.sent >= plan.messages,
+            (Side::Client, Serving::Push { count }) => {
+                client.received >= count && client.sent >= plan.messages
+            }
             (Side::Client, Serving::Sink) => client.sent >= plan.messages,
             // The server ends it.
             (Side::Client, Serving::CloseAfter { .. } | Serving::Refuse { .. }) => false,
-            (Side::Server, Serving::Push { count }) => server.sent >= count && server.received >= plan.messages,
+            (Side::Server, Serving::Push { count }) => {
+                server.sent >= count && server.received >= plan.messages
+            }
             (Side::Server, Serving::CloseAfter { count, .. }) => server.received >= count,
             (Side::Server, _) => server.received >= plan.messages,
         }
@@ -254,7 +258,13 @@ impl Book {
     }
 
     /// A message arrived at this side; what it is.
-    pub(crate) fn received(&mut self, at: Instant, token: u64, side: Side, message: Message<'_>) -> Option<(Letter, ConnPlan)> {
+    pub(crate) fn received(
+        &mut self,
+        at: Instant,
+        token: u64,
+        side: Side,
+        message: Message<'_>,
+    ) -> Option<(Letter, ConnPlan)> {
         let bytes = message.as_bytes();
         self.messages += 1;
         self.bytes += bytes.len() as u64;
@@ -268,11 +278,17 @@ impl Book {
         let Some(conn) = self.conns.get_mut(&token) else { return None };
         let peer = conn.side(side.other());
         let Some(letter) = peer.under_way.front().copied() else {
-            self.violate("each message once", format!("connection {token}, {side:?}: got {} B that nobody sent", bytes.len()));
+            self.violate(
+                "each message once",
+                format!("connection {token}, {side:?}: got {} B that nobody sent", bytes.len()),
+            );
             return None;
         };
         if peer.partial && peer.under_way.len() == 1 {
-            self.violate("messages whole", format!("connection {token}, {side:?}: got message {} before its end was sent", letter.index));
+            self.violate(
+                "messages whole",
+                format!("connection {token}, {side:?}: got message {} before its end was sent", letter.index),
+            );
             return None;
         }
         let is_text = matches!(message, Message::Text(_));
@@ -306,11 +322,15 @@ impl Book {
             format!("{token} {side:?} receives publication {number} of {publisher}")
         });
         if publication(topic as u8, publisher, number) != bytes {
-            return self.violate("publications whole", format!("connection {token}: {topic}:{publisher}:{number}"));
+            return self
+                .violate("publications whole", format!("connection {token}: {topic}:{publisher}:{number}"));
         }
         let Some(conn) = self.conns.get_mut(&token) else { return };
         if conn.plan.topic != Some(topic as u8) || side == Side::Server {
-            return self.violate("publications to subscribers only", format!("connection {token} got topic {topic}"));
+            return self.violate(
+                "publications to subscribers only",
+                format!("connection {token} got topic {topic}"),
+            );
         }
         let last = conn.side(side).published.insert(publisher, number);
         if last.is_some_and(|last| last >= number) {
@@ -325,7 +345,10 @@ impl Book {
     pub(crate) fn ended(&mut self, at: Instant, token: u64, side: Side, closed: &Closed<'_>) {
         let ended = Ended { at, code: closed.code.0, clean: closed.clean, cause: closed.cause };
         self.note(at, 4 << 56 | token << 8 | u64::from(closed.code.0), || {
-            format!("{token} {side:?} ends: {} clean {} {:?} {:?}", ended.code, ended.clean, ended.cause, closed.reason)
+            format!(
+                "{token} {side:?} ends: {} clean {} {:?} {:?}",
+                ended.code, ended.clean, ended.cause, closed.reason
+            )
         });
         let Some(conn) = self.conns.get_mut(&token) else { return };
         if conn.side(side).ended.replace(ended).is_some() {
@@ -336,7 +359,9 @@ impl Book {
             let peer = conn.side(side.other());
             let whole = peer.under_way.len() - usize::from(peer.partial);
             if whole > 0 && !peer.lost {
-                let what = format!("connection {token}: {side:?} got the close frame but not {whole} messages before it");
+                let what = format!(
+                    "connection {token}: {side:?} got the close frame but not {whole} messages before it"
+                );
                 self.violate("nothing lost before a close frame", what);
             }
         }
@@ -349,9 +374,13 @@ impl Book {
         let mut wrong = Vec::new();
         match (&conn.failed, conn.plan.serving) {
             (Some(ConnectFailure::Refused(_)), Serving::Refuse { .. }) => {}
-            (None, Serving::Refuse { .. }) if client.opened => wrong.push("opened although refused".to_owned()),
+            (None, Serving::Refuse { .. }) if client.opened => {
+                wrong.push("opened although refused".to_owned())
+            }
             // A flood of SYNs makes the oldest half-open connections give way.
-            (Some(failure), _) if gentle && !drained && !flooded => wrong.push(format!("not connected: {failure}")),
+            (Some(failure), _) if gentle && !drained && !flooded => {
+                wrong.push(format!("not connected: {failure}"))
+            }
             _ => {}
         }
         if let (Some(client), Some(server)) = (client.ended, server.ended) {

@@ -51,7 +51,8 @@ pub struct Totals {
 pub(crate) fn run_world(seed: u64, without: &Without, in_words: bool) -> Result<Outcome, String> {
     let run = || World::new(Scenario::draw(seed, without.clone()), in_words).run();
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let text =
+            panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         text.unwrap_or("no message").to_owned()
     })
 }

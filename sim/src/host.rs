@@ -86,7 +86,10 @@ fn config(scenario: &Scenario, plan: &HostPlan, addr: IpAddr, segment: usize) ->
     let seconds = Duration::from_secs;
     let patient = scenario.gentle;
     let prefix = if scenario.ipv6 { 64 } else { 24 };
-    let default_route = Cidr { addr: if scenario.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }, prefix: 0 };
+    let default_route = Cidr {
+        addr: if scenario.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() },
+        prefix: 0,
+    };
     let routes = if scenario.has_router() {
         vec![Route { to: default_route, via: address(scenario.ipv6, segment, ROUTER) }]
     } else {
@@ -108,7 +111,11 @@ fn config(scenario: &Scenario, plan: &HostPlan, addr: IpAddr, segment: usize) ->
     EngineConfig {
         listen: if plan.is_server { vec![PORT] } else { Vec::new() },
         stack: StackConfig { addrs: vec![Cidr { addr, prefix }], routes, tcp, ..StackConfig::default() },
-        steering: if plan.steer == Steer::Device || plan.workers == 1 { Steering::Device } else { Steering::Software },
+        steering: if plan.steer == Steer::Device || plan.workers == 1 {
+            Steering::Device
+        } else {
+            Steering::Software
+        },
         limits: Limits {
             connections_max: CONNECTIONS_MAX,
             overflow_bytes_max: plan.overflow_bytes_max,
@@ -195,11 +202,17 @@ impl Host {
             };
             // Every place of the ring can be filled while the worker holds all it may.
             let frames = self.plan.rx_ring + self.plan.rx_frames + 2 * self.plan.tx_frames;
-            let port = SimPort::new(info, frames, self.plan.rx_ring, Rng::new(self.seed, "queue", purpose << 8 | at as u64));
+            let port = SimPort::new(
+                info,
+                frames,
+                self.plan.rx_ring,
+                Rng::new(self.seed, "queue", purpose << 8 | at as u64),
+            );
             let queue = port.queue.clone();
             let publisher = (self.index as u64) << 8 | self.incarnation << 4 | at as u64;
             let app = App::new(self.book.clone(), self.offset.clone(), publisher);
-            let worker = Worker::new(&self.config, seat, port, app, self.local(now)).expect("a configuration that works");
+            let worker = Worker::new(&self.config, seat, port, app, self.local(now))
+                .expect("a configuration that works");
             self.seats.push(Seated {
                 worker: Some(worker),
                 queue,
@@ -235,7 +248,12 @@ impl Host {
         if queue.leaked > 0 || queue.held() > 0 {
             return Err(Violation {
                 oracle: "no frame leaks",
-                what: format!("host {} worker {at} ended: {} frames held, {} lost in memory", self.index, queue.held(), queue.leaked),
+                what: format!(
+                    "host {} worker {at} ended: {} frames held, {} lost in memory",
+                    self.index,
+                    queue.held(),
+                    queue.leaked
+                ),
             });
         }
         Ok(())
@@ -270,7 +288,12 @@ impl Host {
         let worker = seat.worker.as_mut()?;
         let progress = worker.poll(local);
         let report = worker.report();
-        let moved = [report.port.rx_frames, report.port.tx_frames, report.engine.taken_over, report.engine.messages_in];
+        let moved = [
+            report.port.rx_frames,
+            report.port.tx_frames,
+            report.engine.taken_over,
+            report.engine.messages_in,
+        ];
         let is_idle = progress.busy && moved == seat.moved;
         seat.idle_polls = if is_idle { seat.idle_polls + 1 } else { 0 };
         seat.moved = moved;
@@ -327,14 +350,19 @@ impl Host {
         let seat = &self.seats[at];
         let Some(worker) = &seat.worker else { return Ok(()) };
         let queue = seat.queue.borrow();
-        let violation = |oracle, what| Err(Violation { oracle, what: format!("host {} worker {at}: {what}", self.index) });
+        let violation = |oracle, what| {
+            Err(Violation { oracle, what: format!("host {} worker {at}: {what}", self.index) })
+        };
         if queue.leaked > 0 {
             return violation("no frame leaks", format!("{} frames lost in memory", queue.leaked));
         }
         // Received and not yet looked at, not yet sent, and spare ones to fill.
         let held_max = self.plan.rx_frames + 2 * self.plan.tx_frames;
         if queue.held() > held_max {
-            return violation("no frame leaks", format!("{} frames held, at most {held_max} are in use", queue.held()));
+            return violation(
+                "no frame leaks",
+                format!("{} frames held, at most {held_max} are in use", queue.held()),
+            );
         }
         let report = worker.report();
         let (engine, stack) = (&report.engine, &report.stack);
@@ -369,12 +397,20 @@ impl Host {
             + stack.rx_not_ours;
         let waiting = report.port.rx_frames - engine.rx_frames;
         if waiting != 0 {
-            return violation("counters add up", format!("{waiting} frames of the port's are not the engine's"));
+            return violation(
+                "counters add up",
+                format!("{waiting} frames of the port's are not the engine's"),
+            );
         }
         // Frames that wait for room to answer are received and not yet looked at.
         let unseen = engine.rx_frames.checked_sub(causes);
-        if self.config.steering == Steering::Device && unseen.is_none_or(|unseen| unseen > self.plan.rx_frames as u64) {
-            return violation("counters add up", format!("{} frames received, {causes} with a cause", engine.rx_frames));
+        if self.config.steering == Steering::Device
+            && unseen.is_none_or(|unseen| unseen > self.plan.rx_frames as u64)
+        {
+            return violation(
+                "counters add up",
+                format!("{} frames received, {causes} with a cause", engine.rx_frames),
+            );
         }
         Ok(())
     }
@@ -385,7 +421,12 @@ impl Host {
         for (at, seat) in self.seats.iter().enumerate() {
             let Some(worker) = &seat.worker else { continue };
             let report = worker.report();
-            let violation = |what| Err(Violation { oracle: "nothing leaks", what: format!("host {} worker {at}: {what}", self.index) });
+            let violation = |what| {
+                Err(Violation {
+                    oracle: "nothing leaks",
+                    what: format!("host {} worker {at}: {what}", self.index),
+                })
+            };
             let queue = seat.queue.borrow();
             let left = [
                 ("sessions", report.engine.sessions),
@@ -414,7 +455,10 @@ impl Host {
         }
         let all_here = self.seats.iter().all(|seat| seat.worker.is_some());
         if all_here && !(causes <= received && received <= causes + dropped) {
-            let what = format!("host {}: {received} frames received, {causes} with a cause, {dropped} dropped between workers", self.index);
+            let what = format!(
+                "host {}: {received} frames received, {causes} with a cause, {dropped} dropped between workers",
+                self.index
+            );
             return Err(Violation { oracle: "counters add up", what });
         }
         Ok(())

@@ -83,7 +83,9 @@ fn run_one(seed: u64, options: &Options) -> ExitCode {
 
 fn run_many(options: &Options) -> ExitCode {
     let random = || {
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |time| time.as_nanos());
         let from = (nanos as u64) >> 4;
         (from, u64::MAX)
     };
@@ -109,7 +111,13 @@ fn run_many(options: &Options) -> ExitCode {
     );
     println!(
         "{} connections, {} messages, {} publications, {} frames ({} lost to faults), {} events; hash {:016x}",
-        totals.connections, totals.messages, totals.publications, totals.frames, totals.frames_lost, totals.events, totals.hash
+        totals.connections,
+        totals.messages,
+        totals.publications,
+        totals.frames,
+        totals.frames_lost,
+        totals.events,
+        totals.hash
     );
     if totals.failures.is_empty() {
         return ExitCode::SUCCESS;

@@ -75,7 +75,14 @@ impl Link {
 
 impl Net {
     pub(crate) fn new(seed: u64, links: Vec<Link>, router: Option<Router>) -> Self {
-        Net { links, active: Vec::new(), stats: NetStats::default(), switches: Default::default(), router, seed }
+        Net {
+            links,
+            active: Vec::new(),
+            stats: NetStats::default(),
+            switches: Default::default(),
+            router,
+            seed,
+        }
     }
 
     pub(crate) fn begin_fault(&mut self, index: usize, fault: Fault, now: Instant) {
@@ -97,7 +104,13 @@ impl Net {
     }
 
     /// Sends a frame over a link; what arrives at its other end, and when.
-    pub(crate) fn transmit(&mut self, now: Instant, link: usize, way: Way, mut frame: Vec<u8>) -> Vec<Arrival> {
+    pub(crate) fn transmit(
+        &mut self,
+        now: Instant,
+        link: usize,
+        way: Way,
+        mut frame: Vec<u8>,
+    ) -> Vec<Arrival> {
         self.stats.frames += 1;
         let Net { links, active, stats, router, .. } = self;
         let Link { node, delay, ways, .. } = &mut links[link];
@@ -193,7 +206,9 @@ impl Net {
                     vec![out]
                 }
             }
-            None => (0..self.links.len()).filter(|&out| out != link && self.links[out].segment == segment).collect(),
+            None => (0..self.links.len())
+                .filter(|&out| out != link && self.links[out].segment == segment)
+                .collect(),
         }
     }
 

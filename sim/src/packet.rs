@@ -157,7 +157,8 @@ impl<'a> IpPacket<'a> {
             [0x08, 0x00] if bytes.len() >= 20 => {
                 let header_bytes = usize::from(bytes[0] & 15) * 4;
                 let total = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
-                let v4 = |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap_or_default());
+                let v4 =
+                    |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap_or_default());
                 Some(IpPacket {
                     from: v4(12).into(),
                     to: v4(16).into(),
@@ -169,7 +170,8 @@ impl<'a> IpPacket<'a> {
             }
             [0x86, 0xdd] if bytes.len() >= 40 => {
                 let total = 40 + usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-                let v6 = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap_or_default());
+                let v6 =
+                    |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap_or_default());
                 Some(IpPacket {
                     from: v6(8).into(),
                     to: v6(24).into(),
@@ -284,7 +286,13 @@ impl Resolution {
     }
 }
 
-fn arp_frame(eth: [[u8; 6]; 2], operation: u8, macs: [[u8; 6]; 2], sender: IpAddr, target: IpAddr) -> Vec<u8> {
+fn arp_frame(
+    eth: [[u8; 6]; 2],
+    operation: u8,
+    macs: [[u8; 6]; 2],
+    sender: IpAddr,
+    target: IpAddr,
+) -> Vec<u8> {
     let mut frame = Vec::with_capacity(42);
     frame.extend(eth[1]);
     frame.extend(eth[0]);
@@ -314,7 +322,11 @@ fn ndp_frame(macs: [[u8; 6]; 2], from: IpAddr, to: IpAddr, mut icmp: Vec<u8>) ->
 pub(crate) fn describe(frame: &[u8]) -> String {
     if let Some(resolution) = Resolution::parse(frame) {
         let Resolution { is_request, sender, target, .. } = resolution;
-        return if is_request { format!("who is {target}? asks {sender}") } else { format!("{target} is here") };
+        return if is_request {
+            format!("who is {target}? asks {sender}")
+        } else {
+            format!("{target} is here")
+        };
     }
     let Some(segment) = Segment::parse(frame) else {
         return match IpPacket::parse(frame) {
@@ -345,7 +357,8 @@ mod tests {
         for [from, to] in [["10.0.0.1", "10.0.0.2"], ["fd00::1", "fd00::2"]] {
             let end = |addr: &str, port| End { addr: addr.parse().unwrap(), port };
             let (from, to) = (end(from, 5), end(to, 80));
-            let segment = Segment { from, to, seq: 7, ack: 9, flags: ACK | PSH, window: 100, payload: b"odd" };
+            let segment =
+                Segment { from, to, seq: 7, ack: 9, flags: ACK | PSH, window: 100, payload: b"odd" };
             let mut frame = segment.frame([[2; 6], [4; 6]]);
             assert!(Segment::is_whole(&frame));
             let parsed = Segment::parse(&frame).unwrap();

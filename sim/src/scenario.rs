@@ -182,17 +182,17 @@ impl Scenario {
         let routed = rng.chance(0.35);
         let servers = rng.size(1, 2);
         let clients = rng.size(1, 3);
-        let mut hosts: Vec<HostPlan> =
-            (0..servers + clients).map(|i| HostPlan::draw(seed, i, i < servers, gentle, routed, horizon)).collect();
+        let mut hosts: Vec<HostPlan> = (0..servers + clients)
+            .map(|i| HostPlan::draw(seed, i, i < servers, gentle, routed, horizon))
+            .collect();
         // A drain in a world that also loses servers says little.
         if rng.chance(0.15) {
             hosts[0].drain_at = Some(rng.time(horizon / 3, horizon));
         }
         let conns = rng.size(1, rng.clone().pick(&[3, 8, 20, 40]));
         let heavy = rng.chance(0.15);
-        let conns = (0..conns)
-            .map(|i| ConnPlan::draw(seed, i, servers, clients, horizon, heavy))
-            .collect::<Vec<_>>();
+        let conns =
+            (0..conns).map(|i| ConnPlan::draw(seed, i, servers, clients, horizon, heavy)).collect::<Vec<_>>();
         let faults = rng.size(0, 8);
         let faults =
             (0..faults).map(|i| Fault::draw(seed, i, hosts.len(), gentle, routed, horizon)).collect();
@@ -227,7 +227,11 @@ impl HostPlan {
             mtu: rng.pick(&[1500, 1500, 1500, 1280, 9000]),
             recv_buffer_bytes: rng.pick(&[4096, 10_000, 65_535, 65_535, 262_143]),
             send_buffer_bytes: rng.pick(&[4096, 16_384, 65_536, 65_536, 200_000]),
-            congestion: rng.pick(&[CongestionControl::Cubic, CongestionControl::Cubic, CongestionControl::None]),
+            congestion: rng.pick(&[
+                CongestionControl::Cubic,
+                CongestionControl::Cubic,
+                CongestionControl::None,
+            ]),
             min_rto: MS * rng.pick(&[50, 200, 200, 200, 1000]),
             overflow_bytes_max: high_water.max(rng.pick(&[1, 16 << 10, 256 << 10])),
             high_water,

@@ -41,7 +41,11 @@ fn broken(seed: u64, without: &Without) -> Option<String> {
 }
 
 /// Leaves out halves, quarters and so on down to single ones, as long as the same rule is broken.
-fn leave_out(count: usize, mut still_fails: impl FnMut(&BTreeSet<usize>) -> bool, without: &mut BTreeSet<usize>) {
+fn leave_out(
+    count: usize,
+    mut still_fails: impl FnMut(&BTreeSet<usize>) -> bool,
+    without: &mut BTreeSet<usize>,
+) {
     let mut size = count.div_ceil(2);
     while size > 0 {
         for from in (0..count).step_by(size) {
@@ -66,7 +70,9 @@ fn smallest(seed: u64, mut without: Without) -> Without {
         leave_out(scenario.faults.len(), tried, &mut faults);
         without.faults = faults;
         let mut adversaries = without.adversaries.clone();
-        let tried = |adversaries: &BTreeSet<usize>| fails(&Without { adversaries: adversaries.clone(), ..without.clone() });
+        let tried = |adversaries: &BTreeSet<usize>| {
+            fails(&Without { adversaries: adversaries.clone(), ..without.clone() })
+        };
         leave_out(scenario.adversaries.len(), tried, &mut adversaries);
         without.adversaries = adversaries;
         let mut conns = without.conns.clone();
@@ -82,11 +88,8 @@ fn smallest(seed: u64, mut without: Without) -> Without {
 
 fn command(seed: u64, without: &Without) -> String {
     let mut command = format!("scripts/simulate --seed {seed}");
-    let parts = [
-        ("faults", &without.faults),
-        ("connections", &without.conns),
-        ("adversaries", &without.adversaries),
-    ];
+    let parts =
+        [("faults", &without.faults), ("connections", &without.conns), ("adversaries", &without.adversaries)];
     for (name, set) in parts {
         if !set.is_empty() {
             let list: Vec<String> = set.iter().map(usize::to_string).collect();
@@ -111,14 +114,20 @@ pub fn examine(replay: &Replay) -> Failure {
     let (broken, hash, trace) = match run_world(seed, &without, true) {
         Err(panic) => (Some(format!("no panic: {panic}")), 0, Vec::new()),
         Ok(outcome) => {
-            let broken = outcome.violation.map(|violation| format!("{}: {}", violation.oracle, violation.what));
+            let broken =
+                outcome.violation.map(|violation| format!("{}: {}", violation.oracle, violation.what));
             (broken, outcome.hash, outcome.trace)
         }
     };
     let mut text = String::new();
     if broken.is_some() || replay.lines > 0 {
         let kind = if scenario.gentle { "gentle" } else { "harsh" };
-        let _ = writeln!(text, "a {kind} world, IPv{}, {:?} of faults", if scenario.ipv6 { 6 } else { 4 }, scenario.horizon);
+        let _ = writeln!(
+            text,
+            "a {kind} world, IPv{}, {:?} of faults",
+            if scenario.ipv6 { 6 } else { 4 },
+            scenario.horizon
+        );
         for (index, host) in scenario.hosts.iter().enumerate() {
             let _ = writeln!(text, "host {index}: {host:?}");
         }

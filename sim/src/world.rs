@@ -75,8 +75,10 @@ impl World {
             let conn = ConnBook { plan, started: false, failed: None, sides: Default::default() };
             book.borrow_mut().conns.insert(index as u64, conn);
         }
-        let hosts: Vec<Host> = (0..scenario.hosts.len()).map(|index| Host::new(&scenario, index, &book, now)).collect();
-        let link = |(index, plan): (usize, &HostPlan)| Link::new(index, usize::from(plan.off_link), plan.link_delay);
+        let hosts: Vec<Host> =
+            (0..scenario.hosts.len()).map(|index| Host::new(&scenario, index, &book, now)).collect();
+        let link =
+            |(index, plan): (usize, &HostPlan)| Link::new(index, usize::from(plan.off_link), plan.link_delay);
         let mut links: Vec<Link> = scenario.hosts.iter().enumerate().map(link).collect();
         let delay = Duration::from_micros(5);
         links.extend([0, 0, 1].map(|segment| Link::new(usize::MAX, segment, delay)));
@@ -164,7 +166,8 @@ impl World {
             hash: self.trace.hash(),
             virtual_time: self.now.saturating_since(Instant::ZERO),
             events: self.trace.events,
-            connections: book.conns.values().filter(|conn| conn.started).count() as u64 + self.adversaries.connections,
+            connections: book.conns.values().filter(|conn| conn.started).count() as u64
+                + self.adversaries.connections,
             messages: book.messages,
             publications: book.publications,
             net: self.net.stats,
@@ -175,14 +178,19 @@ impl World {
     fn live(&mut self) -> Result<(), Violation> {
         let whole = self.now + self.scenario.horizon;
         while !(self.open.is_empty() && self.now >= whole && self.adversaries.are_done()) {
+            if self.open.is_empty() && self.events.is_empty() {
+                // Every host has ended.
+                break;
+            }
             self.step()?;
             if self.now > whole + PATIENCE {
-                let stuck = format!("connections {:?} are not over {PATIENCE:?} after the last fault", self.open);
+                let stuck =
+                    format!("connections {:?} are not over {PATIENCE:?} after the last fault", self.open);
                 return Err(Violation { oracle: "progress", what: stuck });
             }
         }
         let over = self.now;
-        while !self.hosts.iter().all(|host| host.is_quiet()) {
+        while !self.hosts.iter().all(|host| host.is_quiet()) && !self.events.is_empty() {
             self.step()?;
             if self.now > over + CLEAN_UP {
                 break;
@@ -249,7 +257,9 @@ impl World {
         self.trace.event(now, 1 << 8 | (host << 4 | at) as u64, &deadline, String::new);
         if progress.busy {
             let sends = frames.len();
-            self.trace.say(now, || format!("host {host} worker {at} ran, sends {sends}, due {:?}", progress.deadline));
+            self.trace.say(now, || {
+                format!("host {host} worker {at} ran, sends {sends}, due {:?}", progress.deadline)
+            });
         }
         for frame in frames {
             self.hosts[host].remember_flow(at, &frame);
@@ -294,9 +304,11 @@ impl World {
     /// A frame reached a node.
     fn receive(&mut self, link: usize, frame: Vec<u8>) {
         let (now, hosts) = (self.now, self.hosts.len());
-        self.trace.event(now, 2 << 8 | link as u64, &frame, || format!("-> {link}: {}", packet::describe(&frame)));
+        self.trace
+            .event(now, 2 << 8 | link as u64, &frame, || format!("-> {link}: {}", packet::describe(&frame)));
         if link < hosts {
-            let is_down = self.hosts[link].crashed || self.hosts[link].seats.iter().all(|seat| seat.worker.is_none());
+            let is_down =
+                self.hosts[link].crashed || self.hosts[link].seats.iter().all(|seat| seat.worker.is_none());
             if is_down || (frame[..6] != self.hosts[link].mac && frame[0] & 1 == 0) {
                 return;
             }
@@ -346,7 +358,8 @@ impl World {
         let mut connect = Connect::new(remote, format!("/plan?{token}"));
         connect.token = token;
         self.trace.event(self.now, 3 << 8, &token.to_le_bytes(), || format!("{token} begins: {plan:?}"));
-        let reached = !self.hosts[plan.client].crashed && self.hosts[plan.client].handle.connect(connect).is_ok();
+        let reached =
+            !self.hosts[plan.client].crashed && self.hosts[plan.client].handle.connect(connect).is_ok();
         if !reached || self.hosts[plan.client].seats.iter().all(|seat| seat.worker.is_none()) {
             self.book.borrow_mut().lose(token, crate::book::Side::Client);
         }
@@ -397,9 +410,10 @@ impl World {
                 continue;
             }
             let others = |kind: fn(&FaultKind) -> bool| {
-                self.net.active.iter().any(|active| {
-                    kind(&active.fault.kind) && active.fault.host.is_none_or(|host| host == at)
-                })
+                self.net
+                    .active
+                    .iter()
+                    .any(|active| kind(&active.fault.kind) && active.fault.host.is_none_or(|host| host == at))
             };
             match fault.kind {
                 FaultKind::TxRoom { .. } if !others(|kind| matches!(kind, FaultKind::TxRoom { .. })) => {
@@ -408,7 +422,9 @@ impl World {
                 FaultKind::NoBuffers if !others(|kind| *kind == FaultKind::NoBuffers) => {
                     self.hosts[at].seats.iter().for_each(|seat| seat.queue.borrow_mut().dry = false);
                 }
-                FaultKind::OneFrameBursts | FaultKind::RandomBursts => self.hosts[at].set_burst(BurstMode::Full),
+                FaultKind::OneFrameBursts | FaultKind::RandomBursts => {
+                    self.hosts[at].set_burst(BurstMode::Full)
+                }
                 FaultKind::Freeze if !others(|kind| *kind == FaultKind::Freeze) => {
                     self.hosts[at].frozen = false;
                     self.hosts[at].seats.iter_mut().for_each(|seat| seat.poll_at = None);
@@ -427,7 +443,9 @@ impl World {
     /// The device takes a few frames again.
     fn give_room(&mut self, index: usize) {
         let Some(active) = self.net.active.iter().find(|active| active.index == index) else { return };
-        let (FaultKind::TxRoom { frames, every }, Some(host)) = (active.fault.kind, active.fault.host) else { return };
+        let (FaultKind::TxRoom { frames, every }, Some(host)) = (active.fault.kind, active.fault.host) else {
+            return;
+        };
         self.short_until = self.now + Duration::from_secs(1);
         self.hosts[host].seats.iter().for_each(|seat| seat.queue.borrow_mut().tx_room = frames);
         self.at(self.now + every, Event::TxRoom { index });

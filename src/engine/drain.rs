@@ -87,8 +87,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             return false;
         }
         let quiet = self.local.stats.sessions == 0 && self.stack.connections() == 0 && self.tx.pending() == 0;
-        let overdue = self.ending.heard == Wish::Stop
-            && self.ending.until.is_some_and(|until| self.local.now >= until);
+        let overdue =
+            self.ending.heard == Wish::Stop && self.ending.until.is_some_and(|until| self.local.now >= until);
         if (quiet || overdue) && !std::mem::replace(&mut self.ending.told, true) {
             self.local.crew.one_is_done();
         }

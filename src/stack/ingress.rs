@@ -153,13 +153,7 @@ impl Stack {
     }
 
     /// Shows smoltcp a new acknowledgement that it would drop with its segment (see [`late_ack`]).
-    fn heed_late_ack<F: Frame>(
-        &mut self,
-        index: u32,
-        frame: &[u8],
-        segment: &TcpInfo,
-        tx: &mut TxQueue<F>,
-    ) {
+    fn heed_late_ack<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
         let slot = self.slab.slot_mut(index);
         let socket = slot.socket();
         let fin_came = matches!(socket.state(), State::CloseWait | State::Closing | State::LastAck);

@@ -10,9 +10,7 @@
 
 use super::classify::TcpInfo;
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{
-    IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-};
+use smoltcp::wire::{IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 
 const ETHERNET_LEN: usize = 14;
 const FRAME_LEN_MAX: usize = ETHERNET_LEN + 40 + 20;
