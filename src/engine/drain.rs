@@ -22,17 +22,24 @@ pub(super) struct Ending {
     cursor: Option<usize>,
     /// When the next step is due whatever the peers do.
     until: Option<Instant>,
+    /// The others were told that this worker is done.
+    told: bool,
 }
 
 impl Default for Ending {
     fn default() -> Self {
-        Ending { heard: Wish::Run, cursor: None, until: None }
+        Ending { heard: Wish::Run, cursor: None, until: None, told: false }
     }
 }
 
 impl Ending {
     pub(super) fn has_heard(&self, wish: Wish) -> bool {
         self.heard >= wish
+    }
+
+    /// Whether this worker is done, and waits for the others.
+    pub(super) fn is_told(&self) -> bool {
+        self.told
     }
 
     /// Whether the next burst goes on closing sessions.
@@ -57,12 +64,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
             self.local.draining = true;
             self.stack.stop_listening();
             let until = Some(now + self.local.deadlines.drain);
-            self.ending = Ending { heard: Wish::Drain, cursor: Some(0), until };
+            self.ending = Ending { heard: Wish::Drain, cursor: Some(0), until, told: false };
         }
         let overdue = self.ending.heard == Wish::Drain && self.ending.until.is_some_and(|until| now >= until);
         if overdue || wish > self.ending.heard {
             self.cut_off();
-            self.ending = Ending { heard: Wish::Stop, cursor: None, until: Some(now + CUT_OFF_GRACE) };
+            let (until, told) = (Some(now + CUT_OFF_GRACE), self.ending.told);
+            self.ending = Ending { heard: Wish::Stop, cursor: None, until, told };
         }
         self.close_some();
     }
@@ -72,14 +80,19 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.local.crew.wish() != Wish::Run
     }
 
-    /// Whether nothing is left to do, ever.
-    pub(super) fn has_ended(&self) -> bool {
-        let quiet = self.local.stats.sessions == 0 && self.stack.connections() == 0 && self.tx.pending() == 0;
-        match self.ending.heard {
-            Wish::Run => false,
-            Wish::Drain => quiet,
-            Wish::Stop => quiet || self.ending.until.is_some_and(|until| self.local.now >= until),
+    /// Whether nothing is left to do, ever. A worker that is done goes on as long as another one is not: the other's
+    /// frames may come through its queue, and it may be the one that answers ARP.
+    pub(super) fn has_ended(&mut self) -> bool {
+        if self.ending.heard == Wish::Run {
+            return false;
         }
+        let quiet = self.local.stats.sessions == 0 && self.stack.connections() == 0 && self.tx.pending() == 0;
+        let overdue =
+            self.ending.heard == Wish::Stop && self.ending.until.is_some_and(|until| self.local.now >= until);
+        if (quiet || overdue) && !std::mem::replace(&mut self.ending.told, true) {
+            self.local.crew.one_is_done();
+        }
+        overdue || self.ending.told && self.local.crew.all_are_done()
     }
 
     /// Closes the next few sessions with 1001.

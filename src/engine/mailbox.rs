@@ -169,6 +169,8 @@ pub(super) struct Crew {
     mailboxes: Box<[CachePadded<Mailbox>]>,
     wish: AtomicU8,
     next_connect: AtomicUsize,
+    /// Workers that have nothing left to do.
+    done: AtomicUsize,
 }
 
 impl Crew {
@@ -178,6 +180,7 @@ impl Crew {
             mailboxes: wakers.into_iter().map(mailbox).collect(),
             wish: AtomicU8::new(Wish::Run as u8),
             next_connect: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
         }
     }
 
@@ -206,9 +209,26 @@ impl Crew {
         }
     }
 
+    /// A worker has nothing left to do. The last one to say so ends the sleep of all.
+    pub(super) fn one_is_done(&self) {
+        self.done.fetch_add(1, Ordering::AcqRel);
+        if self.all_are_done() {
+            self.wake_all();
+        }
+    }
+
+    /// Whether no worker has anything left to do.
+    pub(super) fn all_are_done(&self) -> bool {
+        self.done.load(Ordering::Acquire) >= self.workers()
+    }
+
     /// Wishes for more than before; a wish is never taken back.
     pub(super) fn set_wish(&self, wish: Wish) {
         self.wish.fetch_max(wish as u8, Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         for mailbox in self.mailboxes() {
             mailbox.wake_if_asleep();
         }

@@ -265,7 +265,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let Some(mailbox) = self.local.mailbox() else { return false };
         mailbox.announce_sleep();
         self.asleep = true;
-        let quiet = mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish());
+        let over = self.ending.is_told() && self.local.crew.all_are_done();
+        let quiet = mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish()) && !over;
         self.port.prepare_sleep() & self.links.prepare_sleep() & quiet
     }
 

@@ -34,12 +34,30 @@ pub(super) enum Phase {
 pub(super) struct Received {
     contiguous: u32,
     farthest: u32,
+    /// The newest acknowledgement of theirs that freed bytes of ours.
+    acknowledged: u32,
 }
 
 impl Received {
     /// Nothing yet, after a SYN with sequence number `seq`.
     pub(super) fn after_syn(seq: u32) -> Self {
-        Received { contiguous: seq.wrapping_add(1), farthest: seq.wrapping_add(1) }
+        let next = seq.wrapping_add(1);
+        Received { contiguous: next, farthest: next, acknowledged: 0 }
+    }
+
+    /// The number expected next, before a FIN is counted.
+    pub(super) fn next(&self) -> u32 {
+        self.contiguous
+    }
+
+    /// An acknowledgement counted.
+    pub(super) fn acknowledge(&mut self, ack: u32) {
+        self.acknowledged = ack;
+    }
+
+    /// Whether an acknowledgement is newer than all that counted.
+    pub(super) fn is_news(&self, ack: u32) -> bool {
+        (ack.wrapping_sub(self.acknowledged) as i32) > 0
     }
 
     /// `segment` was fed and made the queue grow by `grown` bytes.
@@ -92,6 +110,8 @@ pub(super) struct Slot {
     /// The memory under the socket's rings.
     pub(super) rings: Option<RingPair>,
     /// How far the peer's bytes have arrived.
+    /// Keep-alive probes go out because smoltcp forgot that bytes are unacknowledged.
+    pub(super) probing: bool,
     pub(super) received: Received,
     half_open_prev: u32,
     half_open_next: u32,
@@ -116,6 +136,7 @@ impl Slot {
             handle: SocketHandle::default(),
             key: FlowKey::default(),
             rings: None,
+            probing: false,
             received: Received::default(),
             half_open_prev: NONE,
             half_open_next: NONE,

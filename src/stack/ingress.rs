@@ -3,6 +3,7 @@
 use super::classify::{Class, PathMtu, TcpInfo};
 use super::conn::{Phase, Received};
 use super::device::{Listener, OneFrame, TxQueue};
+use super::late_ack::{self, BareAck};
 use super::reply::Reply;
 use super::time_wait::Verdict;
 use super::{CloseCause, Stack};
@@ -103,6 +104,10 @@ impl Stack {
 
     /// Hands a segment to its connection and looks at what changed.
     fn feed<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
+        let unacknowledged = self.slab.slot(index).socket().send_queue();
+        if self.slab.slot(index).phase == Phase::Live {
+            self.heed_late_ack(index, frame, segment, tx);
+        }
         let slot = self.slab.slot_mut(index);
         let net = self.nets.get(slot.net);
         let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
@@ -117,8 +122,16 @@ impl Stack {
         let state = socket.state();
         let queued = socket.recv_queue();
         let has_bytes = queued > 0;
+        let acknowledges = socket.send_queue() < unacknowledged;
         let has_room = write_blocked && socket.send_queue() <= socket.send_capacity() / 2;
         slot.rings_touched = true;
+        if acknowledges {
+            slot.received.acknowledge(segment.ack);
+            if core::mem::take(&mut slot.probing) {
+                let keep_alive = self.tcp.keep_alive.map(|interval| self.clock.stretch(interval));
+                slot.socket_mut().set_keep_alive(keep_alive);
+            }
+        }
         if segment.payload_len > 0 {
             slot.received.advance(queued.saturating_sub(queued_before), segment);
         }
@@ -137,6 +150,24 @@ impl Stack {
             return;
         }
         self.on_state(index, phase, state, segment);
+    }
+
+    /// Shows smoltcp a new acknowledgement that it would drop with its segment (see [`late_ack`]).
+    fn heed_late_ack<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
+        let slot = self.slab.slot_mut(index);
+        let socket = slot.socket();
+        let fin_came = matches!(socket.state(), State::CloseWait | State::Closing | State::LastAck);
+        let next = slot.received.next().wrapping_add(u32::from(fin_came));
+        let capacity = socket.recv_capacity();
+        let free = capacity - socket.recv_queue();
+        let is_news = socket.send_queue() > 0 && slot.received.is_news(segment.ack);
+        if !is_news || !late_ack::is_just_outside(segment, next, capacity, free) {
+            return;
+        }
+        let ack = BareAck::new(frame, segment, next);
+        let net = self.nets.get(slot.net);
+        let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps };
+        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
     }
 
     /// The rare rest of [`Stack::feed`]: handshakes and closings.
@@ -161,6 +192,7 @@ impl Stack {
                 if phase == Phase::Connecting {
                     slot.received = Received::after_syn(segment.seq);
                 }
+                slot.received.acknowledge(segment.ack);
                 self.stats.opened += 1;
                 self.mark_dirty(index);
                 self.mark_ready_index(index);

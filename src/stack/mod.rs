@@ -21,6 +21,7 @@ mod frames;
 mod ingress;
 mod isn;
 mod key;
+mod late_ack;
 mod lend;
 mod neighbors;
 mod net;

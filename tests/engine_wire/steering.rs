@@ -76,3 +76,27 @@ fn a_device_that_steers_leaves_only_arp_to_hand_over() {
     assert!(handed_over > 0 && handed_over < 20, "{handed_over}");
     assert!(crowd.server.workers.iter().filter(|worker| worker.report().engine.opened > 0).count() > 1);
 }
+
+#[test]
+fn no_worker_ends_before_the_last_one_is_done() {
+    let quiet = || App::new().without_messages();
+    let mut crowd = Crowd::new([3, 1], Spread::First, |_| quiet(), |_| quiet());
+    crowd.connect(CONNECTIONS, "/");
+    crowd.run_until(Duration::from_secs(5), |crowd| {
+        crowd.client.sum(|stats| stats.opened) == CONNECTIONS as u64
+    });
+    crowd.server.handle.drain();
+    let mut ended = [false; 3];
+    for _ in 0..20_000 {
+        let now = crowd.now;
+        for (worker, ended) in crowd.server.workers.iter_mut().zip(&mut ended) {
+            *ended |= worker.poll(now).ended;
+        }
+        // The first worker's queue receives for all.
+        assert!(!ended.contains(&true) || crowd.server.sum(|stats| stats.sessions) == 0);
+        crowd.step();
+    }
+    assert_eq!(ended, [true; 3]);
+    assert_eq!(crowd.client.sum(|stats| stats.closed_clean), CONNECTIONS as u64);
+    assert_eq!(crowd.server.sum(|stats| stats.closed_clean), CONNECTIONS as u64);
+}

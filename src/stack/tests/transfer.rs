@@ -261,3 +261,82 @@ fn segments_are_sent_with_right_checksums() {
     let server = pair.b.ready[0];
     assert_eq!(pair.b.receive(server), b"checked");
 }
+
+#[test]
+fn an_acknowledgement_counts_although_its_segment_is_old() {
+    // Two ends whose retransmission timers expired together send with the numbers of what they repeat.
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    let at = Instant::from_millis;
+    host.burst(at(1), &[arp_of_raw()]);
+    let answer = segments(&host.burst(at(1), &[Raw::syn(5000, 99).frame()]));
+    let ours = answer[0].seq.wrapping_add(1);
+    let segment = |seq, ack, payload| Raw {
+        control: TcpControl::None,
+        seq,
+        ack: Some(ack),
+        payload,
+        ..Raw::syn(5000, 0)
+    };
+    host.burst(at(2), &[segment(100, ours, b"").frame()]);
+    let id = host.ready[0];
+    host.burst(at(3), &[segment(100, ours, b"hello").frame()]);
+    host.send(id, b"0123456789");
+    assert_eq!(segments(&host.burst(at(4), &[]))[0].payload, 10);
+    assert_eq!(host.stack.sender(id).unwrap().queued_bytes(), 10);
+    // Its bytes are old, and so they are acknowledged once more; but it acknowledges six of ours.
+    let answer = segments(&host.burst(at(5), &[segment(100, ours + 6, b"hello").frame()]));
+    assert!(answer.iter().any(|answer| answer.ack == 105), "{answer:?}");
+    assert_eq!(host.stack.sender(id).unwrap().queued_bytes(), 4);
+    host.burst(at(6), &[segment(102, ours + 10, b"").frame()]);
+    assert_eq!(host.stack.sender(id).unwrap().queued_bytes(), 0);
+    // What was never sent cannot be acknowledged, nor can an RST or a segment from far away do it.
+    host.send(id, b"0123456789");
+    host.burst(at(7), &[segment(102, ours + 21, b"").frame(), segment(u32::MAX / 2, ours + 20, b"").frame()]);
+    assert_eq!(host.stack.sender(id).unwrap().queued_bytes(), 10);
+    assert_eq!(host.receive(id), b"hello");
+    assert_eq!(host.stack.status(id), Some(Status::Open));
+}
+
+#[test]
+fn what_smoltcp_forgets_to_retransmit_is_sent_again() {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    let mut now = Instant::from_millis(1);
+    host.burst(now, &[arp_of_raw()]);
+    let answer = segments(&host.burst(now, &[Raw::syn(5000, 99).frame()]));
+    let ours = answer[0].seq.wrapping_add(1);
+    // Windows in units of 128 bytes.
+    let ack = |ack, window| {
+        Raw { control: TcpControl::None, ack: Some(ack), window, ..Raw::syn(5000, 100) }.frame()
+    };
+    host.burst(now, &[ack(ours, 8)]);
+    let id = host.ready[0];
+    host.send(id, &[7; 1460]);
+    assert_eq!(segments(&host.burst(now, &[]))[0].payload, 1024);
+    // The third repetition sends again, and more than the window holds.
+    let again = segments(&host.burst(now, &[ack(ours, 8), ack(ours, 8), ack(ours, 8)]));
+    assert!(again.iter().any(|segment| segment.payload == 1460), "{again:?}");
+    host.burst(now, &[ack(ours + 1024, 0)]);
+    host.burst(now, &[ack(ours + 1024, 8)]);
+    let mut frames = Vec::new();
+    for _ in 0..1_000 {
+        now += Duration::from_millis(10);
+        let sent = segments(&host.burst(now, &frames));
+        if sent.iter().any(|segment| segment.seq == ours + 1024 && segment.payload == 436) {
+            host.burst(now, &[ack(ours + 1460, 8)]);
+            assert_eq!(host.stack.sender(id).unwrap().queued_bytes(), 0);
+            // And then it is quiet, but for the probe that smoltcp has planned.
+            let mut probes = 0;
+            for _ in 0..1_000 {
+                now += Duration::from_millis(10);
+                probes += host.burst(now, &[]).len();
+            }
+            assert!(probes <= 1, "{probes} probes of a connection that owes nothing");
+            return;
+        }
+        // A peer answers each segment that it did not expect.
+        frames = sent.iter().map(|_| ack(ours + 1024, 8)).collect();
+    }
+    panic!("436 bytes were never sent again");
+}

@@ -1,0 +1,503 @@
+//! One unsocket server or client: its workers, as their launcher would run them, on queues of a simulated NIC.
+
+use crate::app::App;
+use crate::book::{Book, Violation};
+use crate::nic::{BurstMode, Queue, SimPort};
+use crate::packet::{End, Segment};
+use crate::rng::Rng;
+use crate::scenario::{HostPlan, Scenario, Steer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use unsocket::engine::{
+    Burst, Deadlines, EngineConfig, Handle, Limits, Progress, Steering, Wake, Worker, seats,
+};
+use unsocket::port::PortInfo;
+use unsocket::stack::{Cidr, Route, StackConfig, TcpConfig};
+use unsocket::time::{Duration, Instant};
+
+pub(crate) const PORT: u16 = 80;
+pub(crate) const CONNECTIONS_MAX: usize = 64;
+const HALF_OPEN_MAX: usize = 32;
+const MEMORY_BYTES_MAX: usize = 512 << 20;
+
+/// Wakes a worker that sleeps.
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A worker's place, whether there is a worker in it or not.
+pub(crate) struct Seated {
+    pub(crate) worker: Option<Worker<SimPort, App>>,
+    pub(crate) queue: Rc<RefCell<Queue>>,
+    pub(crate) asleep: bool,
+    /// When it is polled next, in the world's time.
+    pub(crate) poll_at: Option<Instant>,
+    bell: Arc<Bell>,
+    /// Bursts in a row that were busy and moved nothing.
+    pub(crate) idle_polls: u32,
+    /// Counters of what moves, as of the last burst.
+    moved: [u64; 4],
+}
+
+pub(crate) struct Host {
+    pub(crate) plan: HostPlan,
+    pub(crate) mac: [u8; 6],
+    pub(crate) addr: IpAddr,
+    pub(crate) seats: Vec<Seated>,
+    pub(crate) handle: Handle,
+    pub(crate) offset: Rc<Cell<Duration>>,
+    pub(crate) frozen: bool,
+    pub(crate) crashed: bool,
+    pub(crate) drained: bool,
+    pub(crate) incarnation: u64,
+    /// Which queue a flow is on: the one it was last sent from.
+    flows: BTreeMap<(End, End), usize>,
+    rng: Rng,
+    frame_bytes_max: usize,
+    config: EngineConfig,
+    index: usize,
+    seed: u64,
+    book: Rc<RefCell<Book>>,
+}
+
+/// The address of a node on a segment.
+pub(crate) fn address(ipv6: bool, segment: usize, node: usize) -> IpAddr {
+    if ipv6 {
+        Ipv6Addr::new(0xfd00, 0, 0, segment as u16, 0, 0, 0, node as u16 + 1).into()
+    } else {
+        Ipv4Addr::new(10, 0, segment as u8, node as u8 + 1).into()
+    }
+}
+
+/// The router's place among the addresses.
+pub(crate) const ROUTER: usize = 253;
+
+fn config(scenario: &Scenario, plan: &HostPlan, addr: IpAddr, segment: usize) -> EngineConfig {
+    let seconds = Duration::from_secs;
+    let patient = scenario.gentle;
+    let prefix = if scenario.ipv6 { 64 } else { 24 };
+    let default_route = Cidr {
+        addr: if scenario.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() },
+        prefix: 0,
+    };
+    let routes = if scenario.has_router() {
+        vec![Route { to: default_route, via: address(scenario.ipv6, segment, ROUTER) }]
+    } else {
+        Vec::new()
+    };
+    let tcp = TcpConfig {
+        recv_buffer_bytes: plan.recv_buffer_bytes,
+        send_buffer_bytes: plan.send_buffer_bytes,
+        congestion: plan.congestion,
+        min_rto: plan.min_rto,
+        user_timeout: seconds(if patient { 300 } else { 30 }),
+        syn_timeout: seconds(if patient { 200 } else { 10 }),
+        fin_wait2_timeout: seconds(20),
+        time_wait: seconds(30),
+        time_wait_max: 256,
+        half_open_max: HALF_OPEN_MAX,
+        ..TcpConfig::default()
+    };
+    EngineConfig {
+        listen: if plan.is_server { vec![PORT] } else { Vec::new() },
+        stack: StackConfig { addrs: vec![Cidr { addr, prefix }], routes, tcp, ..StackConfig::default() },
+        steering: if plan.steer == Steer::Device || plan.workers == 1 {
+            Steering::Device
+        } else {
+            Steering::Software
+        },
+        limits: Limits {
+            connections_max: CONNECTIONS_MAX,
+            overflow_bytes_max: plan.overflow_bytes_max,
+            overflow_bytes_high_water: plan.high_water,
+            memory_bytes_max: MEMORY_BYTES_MAX,
+            ..Limits::default()
+        },
+        deadlines: Deadlines {
+            handshake: seconds(if patient { 200 } else { 10 }),
+            close: seconds(if patient { 200 } else { 5 }),
+            idle: plan.idle,
+            ping: plan.ping,
+            pong: seconds(if patient { 200 } else { 10 }),
+            drain: seconds(if patient { 200 } else { 10 }),
+            tick: Some(plan.tick),
+            ..Deadlines::default()
+        },
+        slow_reader: plan.slow_reader,
+        burst: Burst {
+            rx_frames: plan.rx_frames,
+            tx_frames: plan.tx_frames,
+            connection_bytes: plan.connection_bytes,
+            connection_messages: plan.connection_messages,
+            ..Burst::default()
+        },
+        ..EngineConfig::default()
+    }
+}
+
+impl Host {
+    pub(crate) fn new(scenario: &Scenario, index: usize, book: &Rc<RefCell<Book>>, now: Instant) -> Self {
+        let plan = scenario.hosts[index].clone();
+        let segment = usize::from(plan.off_link);
+        let addr = address(scenario.ipv6, segment, index);
+        let config = config(scenario, &plan, addr, segment);
+        let offset = Rc::new(Cell::new(plan.clock_offset));
+        let mac = [2, 0, 0, 0, 0, index as u8 + 1];
+        let (handle, _) = seats(&config, plan.mtu, [0; 32], Vec::new()).expect("a configuration that works");
+        let mut host = Host {
+            mac,
+            addr,
+            seats: Vec::new(),
+            handle,
+            offset,
+            frozen: false,
+            crashed: false,
+            drained: false,
+            incarnation: 0,
+            flows: BTreeMap::new(),
+            rng: Rng::new(scenario.seed, "steering", index as u64),
+            frame_bytes_max: plan.mtu + 14,
+            config,
+            index,
+            seed: scenario.seed,
+            book: book.clone(),
+            plan,
+        };
+        host.start(now);
+        host
+    }
+
+    /// Starts with empty state.
+    pub(crate) fn start(&mut self, now: Instant) {
+        self.incarnation += 1;
+        self.crashed = false;
+        self.flows.clear();
+        let purpose = self.index as u64 | self.incarnation << 32;
+        let mut secret = [0; 32];
+        Rng::new(self.seed, "secret", purpose).fill(&mut secret);
+        let bells: Vec<Arc<Bell>> = (0..self.plan.workers).map(|_| Arc::default()).collect();
+        let wakers = bells.iter().map(|bell| bell.clone() as Arc<dyn Wake>).collect();
+        let (handle, seats) =
+            seats(&self.config, self.plan.mtu, secret, wakers).expect("a configuration that works");
+        self.handle = handle;
+        self.seats.clear();
+        for (at, (seat, bell)) in seats.into_iter().zip(bells).enumerate() {
+            let info = PortInfo {
+                name: format!("sim{}/{at}", self.index),
+                mac: self.mac,
+                mtu: self.plan.mtu,
+                frame_bytes_max: self.frame_bytes_max,
+                tx_checksum_offload: false,
+                rx_checksum_trusted: false,
+            };
+            // Every place of the ring can be filled while the worker holds all it may.
+            let frames = self.plan.rx_ring + self.plan.rx_frames + 2 * self.plan.tx_frames;
+            let port = SimPort::new(
+                info,
+                frames,
+                self.plan.rx_ring,
+                Rng::new(self.seed, "queue", purpose << 8 | at as u64),
+            );
+            let queue = port.queue.clone();
+            let publisher = (self.index as u64) << 8 | self.incarnation << 4 | at as u64;
+            let app = App::new(self.book.clone(), self.offset.clone(), publisher);
+            let worker = Worker::new(&self.config, seat, port, app, self.local(now))
+                .expect("a configuration that works");
+            self.seats.push(Seated {
+                worker: Some(worker),
+                queue,
+                asleep: false,
+                poll_at: None,
+                bell,
+                idle_polls: 0,
+                moved: [0; 4],
+            });
+        }
+    }
+
+    /// This host's time.
+    pub(crate) fn local(&self, now: Instant) -> Instant {
+        now + self.offset.get()
+    }
+
+    /// Everything is gone at once. Frames must not be.
+    pub(crate) fn crash(&mut self) -> Result<(), Violation> {
+        self.crashed = true;
+        for at in 0..self.seats.len() {
+            self.leave(at)?;
+            self.seats[at].poll_at = None;
+        }
+        Ok(())
+    }
+
+    /// A worker ends: every frame must be back.
+    pub(crate) fn leave(&mut self, at: usize) -> Result<(), Violation> {
+        let seat = &mut self.seats[at];
+        seat.worker = None;
+        let queue = seat.queue.borrow();
+        if queue.leaked > 0 || queue.held() > 0 {
+            return Err(Violation {
+                oracle: "no frame leaks",
+                what: format!(
+                    "host {} worker {at} ended: {} frames held, {} lost in memory",
+                    self.index,
+                    queue.held(),
+                    queue.leaked
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// A frame arrives; the worker that is to look at it.
+    pub(crate) fn arrive(&mut self, frame: Vec<u8>) -> usize {
+        let workers = self.seats.len();
+        let at = match self.plan.steer {
+            Steer::Single => 0,
+            // A hash that is not the engine's: most flows land on a worker that does not own them.
+            Steer::Anywhere => match Segment::parse(&frame) {
+                None => self.rng.size(0, workers - 1),
+                Some(segment) => usize::from(segment.from.port ^ segment.to.port) * 40_503 / 7 % workers,
+            },
+            Steer::Device => match Segment::parse(&frame) {
+                None => 0,
+                Some(segment) => {
+                    let spread = usize::from(segment.from.port ^ segment.from.port >> 8) % workers;
+                    *self.flows.entry((segment.to, segment.from)).or_insert(spread)
+                }
+            },
+        };
+        self.seats[at].queue.borrow_mut().arrive(frame, self.frame_bytes_max);
+        at
+    }
+
+    /// Runs one burst; what it sent, and what came of it.
+    pub(crate) fn poll(&mut self, at: usize, now: Instant) -> Option<(Vec<Vec<u8>>, Progress)> {
+        let local = self.local(now);
+        let seat = &mut self.seats[at];
+        let worker = seat.worker.as_mut()?;
+        let progress = worker.poll(local);
+        let report = worker.report();
+        let moved = [
+            report.port.rx_frames,
+            report.port.tx_frames,
+            report.engine.taken_over,
+            report.engine.messages_in,
+        ];
+        let is_idle = progress.busy && moved == seat.moved;
+        seat.idle_polls = if is_idle { seat.idle_polls + 1 } else { 0 };
+        seat.moved = moved;
+        let mut queue = seat.queue.borrow_mut();
+        seat.asleep = false;
+        Some((std::mem::take(&mut queue.tx), progress))
+    }
+
+    /// Does what the launcher does between two bursts; how long the worker sleeps, `None` for as long as nobody wakes it.
+    pub(crate) fn rest(&mut self, at: usize, now: Instant, progress: &Progress) -> Option<Duration> {
+        // What a burst takes. A worker that is busy with nothing polls as often as it can; the world need not.
+        let seat = &mut self.seats[at];
+        let cost = Duration::from_micros(2 << (seat.idle_polls / 8).min(6));
+        let Some(worker) = &mut seat.worker else { return None };
+        if progress.busy || !worker.prepare_sleep() {
+            return Some(cost);
+        }
+        seat.asleep = true;
+        let local = now + self.offset.get();
+        let wait = progress.deadline.map(|deadline| deadline.saturating_since(local));
+        [wait, worker.wait_max()].into_iter().flatten().min().map(|wait| wait.max(cost))
+    }
+
+    /// Whether something wakes a sleeping worker: a command, or a frame from another worker.
+    pub(crate) fn is_woken(&self, at: usize) -> bool {
+        let seat = &self.seats[at];
+        let Some(worker) = &seat.worker else { return false };
+        if seat.bell.0.swap(false, Ordering::Relaxed) {
+            return true;
+        }
+        if self.seats.len() == 1 {
+            return false;
+        }
+        let fds = worker.wait_fds();
+        let mut fds: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+    }
+
+    pub(crate) fn remember_flow(&mut self, at: usize, frame: &[u8]) {
+        if self.plan.steer == Steer::Device
+            && let Some(segment) = Segment::parse(frame)
+        {
+            self.flows.insert((segment.from, segment.to), at);
+        }
+    }
+
+    pub(crate) fn set_burst(&mut self, burst: BurstMode) {
+        self.seats.iter().for_each(|seat| seat.queue.borrow_mut().burst = burst);
+    }
+
+    /// What must hold after every burst.
+    pub(crate) fn check(&self, at: usize) -> Result<(), Violation> {
+        let seat = &self.seats[at];
+        let Some(worker) = &seat.worker else { return Ok(()) };
+        let queue = seat.queue.borrow();
+        let violation = |oracle, what| {
+            Err(Violation { oracle, what: format!("host {} worker {at}: {what}", self.index) })
+        };
+        if queue.leaked > 0 {
+            return violation("no frame leaks", format!("{} frames lost in memory", queue.leaked));
+        }
+        // Received and not yet looked at, not yet sent, and spare ones to fill.
+        let held_max = self.plan.rx_frames + 2 * self.plan.tx_frames;
+        if queue.held() > held_max {
+            return violation(
+                "no frame leaks",
+                format!("{} frames held, at most {held_max} are in use", queue.held()),
+            );
+        }
+        let report = worker.report();
+        let (engine, stack) = (&report.engine, &report.stack);
+        let in_slab = worker.stack().connections() as u64;
+        let limits = [
+            ("sessions", engine.sessions, in_slab),
+            ("connections", in_slab, (CONNECTIONS_MAX + 64) as u64),
+            ("open WebSockets", engine.open, CONNECTIONS_MAX as u64),
+            ("half-open connections", worker.stack().half_open() as u64, HALF_OPEN_MAX as u64),
+            ("TIME-WAIT records", worker.stack().time_wait_records() as u64, 256),
+            // The last message accepted may reach over the bound.
+            ("bytes of memory", engine.memory_bytes, MEMORY_BYTES_MAX as u64 * 2),
+        ];
+        for (what, is, max) in limits {
+            if is > max {
+                return violation("limits hold", format!("{is} {what}, at most {max}"));
+            }
+        }
+        if engine.opened != engine.open + engine.closed_clean + engine.closed_unclean {
+            return violation("counters add up", format!("WebSockets: {engine:?}"));
+        }
+        let causes = stack.rx_segments
+            + stack.rx_control
+            + stack.rx_syn_accepted
+            + stack.rx_syn_refused
+            + stack.rx_rst_sent
+            + stack.rx_no_flow
+            + stack.rx_time_wait
+            + stack.rx_bad_checksum
+            + stack.rx_malformed
+            + stack.rx_unsupported
+            + stack.rx_not_ours;
+        let waiting = report.port.rx_frames - engine.rx_frames;
+        if waiting != 0 {
+            return violation(
+                "counters add up",
+                format!("{waiting} frames of the port's are not the engine's"),
+            );
+        }
+        // Frames that wait for room to answer are received and not yet looked at.
+        let unseen = engine.rx_frames.checked_sub(causes);
+        if self.config.steering == Steering::Device
+            && unseen.is_none_or(|unseen| unseen > self.plan.rx_frames as u64)
+        {
+            return violation(
+                "counters add up",
+                format!("{} frames received, {causes} with a cause", engine.rx_frames),
+            );
+        }
+        Ok(())
+    }
+
+    /// What must hold when every connection is over.
+    pub(crate) fn check_quiet(&self) -> Result<(), Violation> {
+        let (mut received, mut causes, mut dropped) = (0, 0, 0);
+        for (at, seat) in self.seats.iter().enumerate() {
+            let Some(worker) = &seat.worker else { continue };
+            let report = worker.report();
+            let violation = |what| {
+                Err(Violation {
+                    oracle: "nothing leaks",
+                    what: format!("host {} worker {at}: {what}", self.index),
+                })
+            };
+            let queue = seat.queue.borrow();
+            let left = [
+                ("sessions", report.engine.sessions),
+                ("open WebSockets", report.engine.open),
+                ("bytes of heap", report.engine.memory_bytes),
+                ("connections in the slab", worker.stack().connections() as u64),
+                ("half-open connections", worker.stack().half_open() as u64),
+                ("scripts", worker.handler().scripts() as u64),
+                ("frames in the receive queue", queue.rx.len() as u64),
+            ];
+            for (what, count) in left {
+                if count > 0 {
+                    return violation(format!("{count} {what}"));
+                }
+            }
+            // Spare frames to fill; none is under way.
+            if queue.held() > self.plan.tx_frames {
+                return violation(format!("{} frames held at rest", queue.held()));
+            }
+            let stack = &report.stack;
+            received += report.engine.rx_frames;
+            dropped += report.engine.hand_over_dropped;
+            causes += stack.rx_segments + stack.rx_control + stack.rx_syn_accepted + stack.rx_syn_refused;
+            causes += stack.rx_rst_sent + stack.rx_no_flow + stack.rx_time_wait + stack.rx_bad_checksum;
+            causes += stack.rx_malformed + stack.rx_unsupported + stack.rx_not_ours;
+        }
+        let all_here = self.seats.iter().all(|seat| seat.worker.is_some());
+        if all_here && !(causes <= received && received <= causes + dropped) {
+            let what = format!(
+                "host {}: {received} frames received, {causes} with a cause, {dropped} dropped between workers",
+                self.index
+            );
+            return Err(Violation { oracle: "counters add up", what });
+        }
+        Ok(())
+    }
+
+    /// Whether every connection is over.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.seats.iter().all(|seat| {
+            seat.queue.borrow().rx.is_empty()
+                && seat.worker.as_ref().is_none_or(|worker| {
+                    worker.stack().connections() == 0 && worker.report().engine.sessions == 0
+                })
+        })
+    }
+
+    /// The state of every worker, for the reader.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = format!("host {} ({}):", self.index, self.addr);
+        for (at, seat) in self.seats.iter().enumerate() {
+            let queue = seat.queue.borrow();
+            match &seat.worker {
+                None => text += &format!("\n  worker {at}: ended"),
+                Some(worker) => {
+                    let report = worker.report();
+                    text += &format!(
+                        "\n  worker {at}: asleep {}, next burst {:?}, {} connections, {} sessions, {} open, {} frames waiting, {} held; {:?} {:?}",
+                        seat.asleep,
+                        seat.poll_at,
+                        worker.stack().connections(),
+                        report.engine.sessions,
+                        report.engine.open,
+                        queue.rx.len(),
+                        queue.held(),
+                        report.engine,
+                        report.stack
+                    );
+                }
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,364 @@
+//! What a world consists of, drawn from its seed: hosts, connections, faults, adversaries, and when each begins.
+
+use crate::rng::Rng;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use unsocket::engine::SlowReader;
+use unsocket::stack::CongestionControl;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What is left out of a world: how a failing one is made smaller. Nothing else changes by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Without {
+    pub(crate) faults: BTreeSet<usize>,
+    pub(crate) conns: BTreeSet<usize>,
+    pub(crate) adversaries: BTreeSet<usize>,
+}
+
+/// A whole world.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) seed: u64,
+    /// When faults and new connections end.
+    pub(crate) horizon: Duration,
+    /// No fault of this world excuses a connection that is lost.
+    pub(crate) gentle: bool,
+    pub(crate) ipv6: bool,
+    pub(crate) hosts: Vec<HostPlan>,
+    pub(crate) conns: Vec<ConnPlan>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) adversaries: Vec<Adversary>,
+    pub(crate) without: Without,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Steer {
+    /// The device keeps a flow on the queue that it was first sent from.
+    Device,
+    /// Every frame lands on the first queue.
+    Single,
+    /// Flows land on any queue.
+    Anywhere,
+}
+
+/// One unsocket server or client.
+#[derive(Clone, Debug)]
+pub(crate) struct HostPlan {
+    pub(crate) is_server: bool,
+    /// Beyond the router.
+    pub(crate) off_link: bool,
+    pub(crate) workers: usize,
+    pub(crate) steer: Steer,
+    pub(crate) mtu: usize,
+    pub(crate) recv_buffer_bytes: usize,
+    pub(crate) send_buffer_bytes: usize,
+    pub(crate) congestion: CongestionControl,
+    pub(crate) min_rto: Duration,
+    pub(crate) overflow_bytes_max: usize,
+    pub(crate) high_water: usize,
+    pub(crate) slow_reader: SlowReader,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) ping: Option<Duration>,
+    pub(crate) tick: Duration,
+    pub(crate) rx_frames: usize,
+    pub(crate) tx_frames: usize,
+    pub(crate) connection_bytes: usize,
+    pub(crate) connection_messages: usize,
+    pub(crate) rx_ring: usize,
+    pub(crate) clock_offset: Duration,
+    pub(crate) link_delay: Duration,
+    /// When the server is drained, if it is.
+    pub(crate) drain_at: Option<Duration>,
+}
+
+/// What the server does on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serving {
+    Echo,
+    /// Takes everything and says nothing.
+    Sink,
+    /// Sends this many messages of its own accord.
+    Push {
+        count: u64,
+    },
+    Refuse {
+        status: u16,
+    },
+    /// Closes after this many messages, the last of which it echoes.
+    CloseAfter {
+        count: u64,
+        code: u16,
+    },
+}
+
+/// How a client ends, once it has sent and got everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Client { code: u16 },
+    Server { code: u16 },
+    Both { codes: [u16; 2] },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnPlan {
+    pub(crate) client: usize,
+    pub(crate) server: usize,
+    pub(crate) start: Duration,
+    pub(crate) serving: Serving,
+    pub(crate) messages: u64,
+    pub(crate) bytes_max: usize,
+    /// Messages that may be unanswered.
+    pub(crate) window: u64,
+    pub(crate) text: f64,
+    pub(crate) fragmented: f64,
+    pub(crate) pings: f64,
+    /// Sends on although told that messages are queued, until one is dropped.
+    pub(crate) greedy: bool,
+    /// Nothing is sent for so long, halfway through.
+    pub(crate) pause: Duration,
+    pub(crate) ending: Ending,
+    pub(crate) topic: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    pub(crate) kind: FaultKind,
+    /// The host, or its link; `None` for all.
+    pub(crate) host: Option<usize>,
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum FaultKind {
+    Loss { rate: f64 },
+    Duplication { rate: f64 },
+    Reordering { rate: f64, by: Duration },
+    BitFlips { rate: f64 },
+    ByteChanges { rate: f64 },
+    Delay { delay: Duration, jitter: Duration },
+    Bandwidth { bytes_per_second: u64, queue: Duration },
+    Mtu { mtu: usize },
+    Partition,
+    Flapping { up: Duration, down: Duration },
+    TxRoom { frames: usize, every: Duration },
+    NoBuffers,
+    OneFrameBursts,
+    RandomBursts,
+    Freeze,
+    Crash,
+    ClockJump { by: Duration },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adversary {
+    pub(crate) kind: AdversaryKind,
+    pub(crate) server: usize,
+    pub(crate) start: Duration,
+    pub(crate) count: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AdversaryKind {
+    SynBurst,
+    Garbage,
+    RandomFlags,
+    HalfHandshake,
+    SlowHead,
+    /// A whole conversation in overlapping segments, through a tiny window, ended by a violation of RFC 6455.
+    Overlapping,
+    /// Opens, upgrades, resets, and opens the same four-tuple again at once.
+    ResetAndReuse,
+}
+
+impl Scenario {
+    pub(crate) fn draw(seed: u64, without: Without) -> Scenario {
+        let mut rng = Rng::new(seed, "world", 0);
+        let gentle = rng.chance(0.6);
+        let horizon = SECOND * rng.pick(&[3, 6, 12, 25, 45, 90]);
+        let ipv6 = rng.chance(0.3);
+        let routed = rng.chance(0.35);
+        let servers = rng.size(1, 2);
+        let clients = rng.size(1, 3);
+        let mut hosts: Vec<HostPlan> = (0..servers + clients)
+            .map(|i| HostPlan::draw(seed, i, i < servers, gentle, routed, horizon))
+            .collect();
+        // A drain in a world that also loses servers says little.
+        if rng.chance(0.15) {
+            hosts[0].drain_at = Some(rng.time(horizon / 3, horizon));
+        }
+        let conns = rng.size(1, rng.clone().pick(&[3, 8, 20, 40]));
+        let heavy = rng.chance(0.15);
+        let conns =
+            (0..conns).map(|i| ConnPlan::draw(seed, i, servers, clients, horizon, heavy)).collect::<Vec<_>>();
+        let faults = rng.size(0, 8);
+        let faults =
+            (0..faults).map(|i| Fault::draw(seed, i, hosts.len(), gentle, routed, horizon)).collect();
+        let adversaries = if rng.chance(0.4) { rng.size(1, 3) } else { 0 };
+        let adversaries = (0..adversaries).map(|i| Adversary::draw(seed, i, servers, horizon)).collect();
+        Scenario { seed, horizon, gentle, ipv6, hosts, conns, faults, adversaries, without }
+    }
+
+    /// Nothing excuses a connection of this world that is lost.
+    pub(crate) fn has_router(&self) -> bool {
+        self.hosts.iter().any(|host| host.off_link)
+    }
+}
+
+impl HostPlan {
+    fn draw(seed: u64, index: usize, is_server: bool, gentle: bool, routed: bool, horizon: Duration) -> Self {
+        let mut rng = Rng::new(seed, "host", index as u64);
+        let workers = if rng.chance(0.5) { 1 } else { rng.size(2, 4) };
+        let steer = match workers {
+            1 => Steer::Single,
+            // Two workers of a client could choose the same source port unless the engine spreads the flows.
+            _ if !is_server => rng.pick(&[Steer::Single, Steer::Anywhere]),
+            _ => rng.pick(&[Steer::Device, Steer::Single, Steer::Anywhere]),
+        };
+        // A client that does not read while it has much to say, and a server that does the same, wait for each other.
+        let high_water = if is_server { rng.pick(&[1, 4 << 10, 64 << 10]) } else { 64 << 20 };
+        HostPlan {
+            is_server,
+            off_link: routed && !is_server,
+            workers,
+            steer,
+            mtu: rng.pick(&[1500, 1500, 1500, 1280, 9000]),
+            recv_buffer_bytes: rng.pick(&[4096, 10_000, 65_535, 65_535, 262_143]),
+            send_buffer_bytes: rng.pick(&[4096, 16_384, 65_536, 65_536, 200_000]),
+            congestion: rng.pick(&[
+                CongestionControl::Cubic,
+                CongestionControl::Cubic,
+                CongestionControl::None,
+            ]),
+            min_rto: MS * rng.pick(&[50, 200, 200, 200, 1000]),
+            overflow_bytes_max: high_water.max(rng.pick(&[1, 16 << 10, 256 << 10])),
+            high_water,
+            slow_reader: rng.pick(&[SlowReader::Drop, SlowReader::Drop, SlowReader::Close]),
+            idle: if gentle { None } else { Some(SECOND * rng.pick(&[5, 60])) },
+            ping: rng.pick(&[None, Some(2), Some(30)]).map(Duration::from_secs),
+            tick: MS * rng.pick(&[10, 50, 200]),
+            rx_frames: rng.pick(&[1, 8, 64, 64]),
+            tx_frames: rng.pick(&[1, 4, 64, 256]),
+            connection_bytes: rng.pick(&[1, 1000, 64 << 10, 64 << 10]),
+            connection_messages: rng.pick(&[1, 16, 256, 256]),
+            rx_ring: rng.pick(&[64, 256, 1024]),
+            clock_offset: rng.time(Duration::ZERO, SECOND * 100_000),
+            link_delay: Duration::from_micros(rng.pick(&[1, 5, 50, 500, 5000])),
+            drain_at: (!is_server && rng.chance(0.03)).then(|| rng.time(horizon / 2, horizon)),
+        }
+    }
+}
+
+impl ConnPlan {
+    fn draw(seed: u64, index: usize, servers: usize, clients: usize, horizon: Duration, heavy: bool) -> Self {
+        let mut rng = Rng::new(seed, "connection", index as u64);
+        let code = |rng: &mut Rng| rng.pick(&[1000, 1000, 1001, 1003, 1005, 1011, 3000, 3999, 4999]);
+        let bytes_max = if heavy {
+            rng.pick(&[70_000, 300_000, 1_000_000])
+        } else {
+            rng.pick(&[0, 10, 125, 126, 1_000, 1_000, 5_000, 20_000, 70_000])
+        };
+        let messages_max = match bytes_max {
+            ..=5_000 => rng.pick(&[1, 10, 40, 200]),
+            _ if heavy => 6,
+            _ => 25,
+        };
+        let messages = rng.range(0, messages_max);
+        let serving = match rng.below(20) {
+            0 => Serving::Refuse { status: rng.pick(&[401, 403, 404, 503]) },
+            1..=2 => Serving::Sink,
+            3..=6 => Serving::Push { count: rng.range(1, 100) },
+            7 => Serving::CloseAfter { count: rng.range(0, messages), code: code(&mut rng) },
+            _ => Serving::Echo,
+        };
+        let ending = match rng.below(10) {
+            0..=4 => Ending::Client { code: code(&mut rng) },
+            5..=7 => Ending::Server { code: code(&mut rng) },
+            _ => Ending::Both { codes: [code(&mut rng), code(&mut rng)] },
+        };
+        ConnPlan {
+            client: servers + rng.size(0, clients - 1),
+            server: rng.size(0, servers - 1),
+            start: rng.time(Duration::ZERO, horizon * 7 / 10),
+            serving,
+            messages,
+            bytes_max,
+            window: rng.pick(&[1, 1, 4, 32, 1000]),
+            text: rng.pick(&[0.0, 0.5, 1.0]),
+            fragmented: rng.pick(&[0.0, 0.0, 0.2, 0.9]),
+            pings: rng.pick(&[0.0, 0.05, 0.3]),
+            greedy: rng.chance(0.3),
+            pause: if rng.chance(0.2) { rng.time(MS, horizon / 2) } else { Duration::ZERO },
+            ending,
+            topic: rng.chance(0.2).then(|| rng.below(2) as u8),
+        }
+    }
+}
+
+impl Fault {
+    fn draw(seed: u64, index: usize, hosts: usize, gentle: bool, routed: bool, horizon: Duration) -> Self {
+        let mut rng = Rng::new(seed, "fault", index as u64);
+        let harsh = !gentle;
+        let rate = if harsh { rng.pick(&[0.01, 0.05, 0.2, 0.5]) } else { rng.pick(&[0.001, 0.01, 0.03]) };
+        let mut host = if rng.chance(0.4) { None } else { Some(rng.size(0, hosts - 1)) };
+        let from = rng.time(Duration::ZERO, horizon * 3 / 4);
+        let longest = if harsh { horizon - from } else { (horizon - from).min(SECOND * 20) };
+        let mut until = from + rng.time(MS, longest.max(MS * 2));
+        let kind = match rng.below(if harsh { 21 } else { 17 }) {
+            0..=2 => FaultKind::Loss { rate },
+            3 => FaultKind::Duplication { rate },
+            4..=5 => FaultKind::Reordering { rate, by: rng.time(MS, MS * 30) },
+            6 => FaultKind::BitFlips { rate },
+            7 => FaultKind::ByteChanges { rate },
+            8 => FaultKind::Delay { delay: rng.time(MS, MS * 80), jitter: rng.time(Duration::ZERO, MS * 20) },
+            9 => FaultKind::Bandwidth {
+                bytes_per_second: rng.pick(&[100_000, 1_000_000, 10_000_000]),
+                queue: MS * rng.pick(&[20, 100, 400]),
+            },
+            10 => {
+                until = until.min(from + SECOND * 8);
+                let mtu = if routed { rng.pick(&[1000, 1280, 1400]) } else { rng.pick(&[600, 1000, 1280]) };
+                FaultKind::Mtu { mtu }
+            }
+            11 => {
+                until = until.min(from + if harsh { horizon } else { SECOND * 8 });
+                FaultKind::Partition
+            }
+            12 => FaultKind::Flapping { up: rng.time(MS * 50, SECOND), down: rng.time(MS, MS * 400) },
+            13 => FaultKind::TxRoom { frames: rng.size(1, 8), every: rng.time(MS / 20, MS * 2) },
+            14 => {
+                until = until.min(from + SECOND * 2);
+                FaultKind::NoBuffers
+            }
+            15 => FaultKind::OneFrameBursts,
+            16 => FaultKind::RandomBursts,
+            17 => FaultKind::Freeze,
+            18..=19 => FaultKind::Crash,
+            _ => FaultKind::ClockJump { by: rng.time(MS, SECOND * 100) },
+        };
+        let of_one_host = matches!(
+            kind,
+            FaultKind::Freeze | FaultKind::Crash | FaultKind::ClockJump { .. } | FaultKind::TxRoom { .. }
+        );
+        if of_one_host && host.is_none() {
+            host = Some(rng.size(0, hosts - 1));
+        }
+        Fault { kind, host, from, until: until.min(horizon) }
+    }
+}
+
+impl Adversary {
+    fn draw(seed: u64, index: usize, servers: usize, horizon: Duration) -> Self {
+        use AdversaryKind::*;
+        let mut rng = Rng::new(seed, "adversary", index as u64);
+        let kinds = [SynBurst, Garbage, RandomFlags, HalfHandshake, SlowHead, Overlapping, ResetAndReuse];
+        Adversary {
+            kind: rng.pick(&kinds),
+            server: rng.size(0, servers - 1),
+            start: rng.time(Duration::ZERO, horizon / 2),
+            count: rng.range(1, 40),
+        }
+    }
+}

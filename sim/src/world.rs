@@ -1,0 +1,510 @@
+//! One world: its clock, its events, and what must hold in it.
+
+use crate::adversary::Adversaries;
+use crate::book::{Book, ConnBook, SideBook, Violation};
+use crate::host::{Host, PORT, ROUTER, address};
+use crate::net::{Link, Net, NetStats, Router, Way};
+use crate::nic::BurstMode;
+use crate::packet::{self, ETHERNET_BYTES};
+use crate::scenario::{FaultKind, HostPlan, Scenario};
+use crate::trace::Trace;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use unsocket::engine::Connect;
+use unsocket::time::{Duration, Instant};
+
+/// How long connections may take to end once the network is whole: longer than every deadline they are under.
+const PATIENCE: Duration = Duration::from_secs(500);
+/// How long the rest may take to be cleaned up.
+const CLEAN_UP: Duration = Duration::from_secs(700);
+/// Bursts in a row that move nothing, while nothing is in their way.
+const IDLE_POLLS_MAX: u32 = 20_000;
+/// More events than any world of ours has: it goes round in circles.
+const EVENTS_MAX: u64 = 60_000_000;
+
+enum Event {
+    Poll { host: usize, worker: usize },
+    AtSwitch { link: usize, frame: Vec<u8> },
+    AtNode { link: usize, frame: Vec<u8> },
+    Connect { token: u64 },
+    FaultBegins { index: usize },
+    FaultEnds { index: usize },
+    TxRoom { index: usize },
+    Drain { host: usize },
+    Adversary { index: usize },
+}
+
+/// What became of a world.
+pub(crate) struct Outcome {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) hash: u64,
+    pub(crate) virtual_time: Duration,
+    pub(crate) events: u64,
+    pub(crate) connections: u64,
+    pub(crate) messages: u64,
+    pub(crate) publications: u64,
+    pub(crate) net: NetStats,
+    /// The last of what happened, if it was wanted in words.
+    pub(crate) trace: Vec<String>,
+}
+
+pub(crate) struct World {
+    scenario: Scenario,
+    now: Instant,
+    events: BTreeMap<(Instant, u64), Event>,
+    next_event: u64,
+    net: Net,
+    hosts: Vec<Host>,
+    adversaries: Adversaries,
+    book: Rc<RefCell<Book>>,
+    trace: Trace,
+    /// Connections that are not over yet.
+    open: Vec<u64>,
+    in_words: bool,
+    /// When TX room or buffers were last short.
+    short_until: Instant,
+}
+
+impl World {
+    pub(crate) fn new(scenario: Scenario, in_words: bool) -> Self {
+        let now = Instant::from_millis(1);
+        let book = Rc::new(RefCell::new(Book { wants_notes: in_words, ..Book::default() }));
+        for (index, &plan) in scenario.conns.iter().enumerate() {
+            let conn = ConnBook { plan, started: false, failed: None, sides: Default::default() };
+            book.borrow_mut().conns.insert(index as u64, conn);
+        }
+        let hosts: Vec<Host> =
+            (0..scenario.hosts.len()).map(|index| Host::new(&scenario, index, &book, now)).collect();
+        let link =
+            |(index, plan): (usize, &HostPlan)| Link::new(index, usize::from(plan.off_link), plan.link_delay);
+        let mut links: Vec<Link> = scenario.hosts.iter().enumerate().map(link).collect();
+        let delay = Duration::from_micros(5);
+        links.extend([0, 0, 1].map(|segment| Link::new(usize::MAX, segment, delay)));
+        let router = scenario.has_router().then(|| {
+            let addrs = [0, 1].map(|segment| address(scenario.ipv6, segment, ROUTER));
+            Router::new(addrs, [[2, 0, 0, 0, 1, 0], [2, 0, 0, 0, 1, 1]])
+        });
+        let mut world = World {
+            net: Net::new(scenario.seed, links, router),
+            adversaries: Adversaries::new(&scenario, &hosts),
+            events: BTreeMap::new(),
+            next_event: 0,
+            now,
+            hosts,
+            book,
+            trace: Trace::new(in_words),
+            open: Vec::new(),
+            in_words,
+            short_until: now,
+            scenario,
+        };
+        world.plan();
+        world
+    }
+
+    fn plan(&mut self) {
+        let start = self.now;
+        for (index, conn) in self.scenario.conns.clone().iter().enumerate() {
+            let gone = |host: usize| self.scenario.hosts[host].drain_at.is_some_and(|at| at <= conn.start);
+            if !self.scenario.without.conns.contains(&index) && !gone(conn.client) && !gone(conn.server) {
+                self.open.push(index as u64);
+                self.at(start + conn.start, Event::Connect { token: index as u64 });
+            }
+        }
+        for (index, fault) in self.scenario.faults.clone().iter().enumerate() {
+            if !self.scenario.without.faults.contains(&index) {
+                self.at(start + fault.from, Event::FaultBegins { index });
+                self.at(start + fault.until, Event::FaultEnds { index });
+            }
+        }
+        for (index, adversary) in self.scenario.adversaries.clone().iter().enumerate() {
+            if !self.scenario.without.adversaries.contains(&index) {
+                self.at(start + adversary.start, Event::Adversary { index });
+            }
+        }
+        for host in 0..self.hosts.len() {
+            if let Some(at) = self.hosts[host].plan.drain_at {
+                self.at(start + at, Event::Drain { host });
+            }
+            self.wake_all(host);
+        }
+    }
+
+    fn at(&mut self, at: Instant, event: Event) {
+        self.events.insert((at, self.next_event), event);
+        self.next_event += 1;
+    }
+
+    /// Lets a worker run at `at`, or earlier if that was meant anyway.
+    fn wake(&mut self, host: usize, worker: usize, at: Instant) {
+        let seat = &mut self.hosts[host].seats[worker];
+        if seat.worker.is_some() && seat.poll_at.is_none_or(|planned| at < planned) {
+            seat.poll_at = Some(at);
+            self.at(at, Event::Poll { host, worker });
+        }
+    }
+
+    fn wake_all(&mut self, host: usize) {
+        for worker in 0..self.hosts[host].seats.len() {
+            self.wake(host, worker, self.now + Duration::from_micros(1));
+        }
+    }
+
+    /// Runs until all is said, or a rule is broken.
+    pub(crate) fn run(mut self) -> Outcome {
+        let violation = self.live().err();
+        let book = self.book.borrow();
+        let mut trace: Vec<String> = self.trace.lines().map(str::to_owned).collect();
+        if self.in_words && violation.is_some() {
+            trace.extend(self.hosts.iter().map(Host::describe));
+            trace.extend(self.open.iter().filter_map(|token| book.conns.get_key_value(token)).map(describe));
+        }
+        Outcome {
+            violation,
+            hash: self.trace.hash(),
+            virtual_time: self.now.saturating_since(Instant::ZERO),
+            events: self.trace.events,
+            connections: book.conns.values().filter(|conn| conn.started).count() as u64
+                + self.adversaries.connections,
+            messages: book.messages,
+            publications: book.publications,
+            net: self.net.stats,
+            trace,
+        }
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        let whole = self.now + self.scenario.horizon;
+        while !(self.open.is_empty() && self.now >= whole && self.adversaries.are_done()) {
+            if self.open.is_empty() && self.events.is_empty() {
+                // Every host has ended.
+                break;
+            }
+            self.step()?;
+            if self.now > whole + PATIENCE {
+                let stuck =
+                    format!("connections {:?} are not over {PATIENCE:?} after the last fault", self.open);
+                return Err(Violation { oracle: "progress", what: stuck });
+            }
+        }
+        let over = self.now;
+        while !self.hosts.iter().all(|host| host.is_quiet()) && !self.events.is_empty() {
+            self.step()?;
+            if self.now > over + CLEAN_UP {
+                break;
+            }
+        }
+        // What is under way arrives, or what was lost is given up.
+        let until = self.now + Duration::from_secs(1);
+        while self.now < until && self.events.keys().next().is_some_and(|(at, _)| *at < until) {
+            self.step()?;
+        }
+        self.hosts.iter().try_for_each(Host::check_quiet)?;
+        for host in &mut self.hosts {
+            for at in 0..host.seats.len() {
+                host.leave(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), Violation> {
+        let Some(((at, _), event)) = self.events.pop_first() else {
+            let stuck = format!("nothing will ever happen again; connections {:?} are not over", self.open);
+            return Err(Violation { oracle: "progress", what: stuck });
+        };
+        self.now = at;
+        if self.trace.events > EVENTS_MAX {
+            return Err(Violation { oracle: "progress", what: format!("{EVENTS_MAX} events") });
+        }
+        match event {
+            Event::Poll { host, worker } => self.poll(host, worker)?,
+            Event::AtSwitch { link, frame } => {
+                for out in self.net.switch(link, &frame) {
+                    self.transmit(out, Way::Down, frame.clone());
+                }
+            }
+            Event::AtNode { link, frame } => self.receive(link, frame),
+            Event::Connect { token } => self.connect(token),
+            Event::FaultBegins { index } => self.begin_fault(index)?,
+            Event::FaultEnds { index } => self.end_fault(index),
+            Event::TxRoom { index } => self.give_room(index),
+            Event::Drain { host } => {
+                self.trace.event(at, 8, &[host as u8], || format!("host {host} is drained"));
+                self.hosts[host].drained = true;
+                self.hosts[host].handle.drain();
+                self.heed_bells(host);
+            }
+            Event::Adversary { index } => self.run_adversary(index),
+        }
+        self.read_book()
+    }
+
+    /// One burst of one worker.
+    fn poll(&mut self, host: usize, at: usize) -> Result<(), Violation> {
+        let now = self.now;
+        let machine = &mut self.hosts[host];
+        // Another wake-up was earlier, or the machine stands still.
+        if machine.seats[at].poll_at != Some(now) || machine.frozen {
+            return Ok(());
+        }
+        machine.seats[at].poll_at = None;
+        let Some((frames, progress)) = machine.poll(at, now) else { return Ok(()) };
+        machine.check(at)?;
+        let deadline = progress.deadline.map_or(0, Instant::as_nanos).to_le_bytes();
+        self.trace.event(now, 1 << 8 | (host << 4 | at) as u64, &deadline, String::new);
+        if progress.busy {
+            let sends = frames.len();
+            self.trace.say(now, || {
+                format!("host {host} worker {at} ran, sends {sends}, due {:?}", progress.deadline)
+            });
+        }
+        for frame in frames {
+            self.hosts[host].remember_flow(at, &frame);
+            self.transmit(host, Way::Up, frame);
+        }
+        if progress.ended {
+            self.trace.say(now, || format!("host {host} worker {at} has ended"));
+            return self.hosts[host].leave(at);
+        }
+        let idle_polls = self.hosts[host].seats[at].idle_polls;
+        if idle_polls > IDLE_POLLS_MAX && now > self.short_until && progress.busy {
+            let what = format!("host {host} worker {at}: {idle_polls} bursts in a row moved nothing");
+            return Err(Violation { oracle: "no worker spins", what });
+        }
+        if let Some(wait) = self.hosts[host].rest(at, now, &progress) {
+            self.wake(host, at, now + wait);
+        }
+        self.heed_bells(host);
+        Ok(())
+    }
+
+    /// Wakes the workers for whom a command or another worker's frame has come.
+    fn heed_bells(&mut self, host: usize) {
+        for at in 0..self.hosts[host].seats.len() {
+            if self.hosts[host].seats[at].asleep && self.hosts[host].is_woken(at) {
+                self.wake(host, at, self.now + Duration::from_micros(1));
+            }
+        }
+    }
+
+    fn transmit(&mut self, link: usize, way: Way, frame: Vec<u8>) {
+        for arrival in self.net.transmit(self.now, link, way, frame) {
+            let frame = arrival.frame;
+            let event = match way {
+                Way::Up => Event::AtSwitch { link, frame },
+                Way::Down => Event::AtNode { link, frame },
+            };
+            self.at(arrival.at, event);
+        }
+    }
+
+    /// A frame reached a node.
+    fn receive(&mut self, link: usize, frame: Vec<u8>) {
+        let (now, hosts) = (self.now, self.hosts.len());
+        self.trace
+            .event(now, 2 << 8 | link as u64, &frame, || format!("-> {link}: {}", packet::describe(&frame)));
+        if link < hosts {
+            let is_down =
+                self.hosts[link].crashed || self.hosts[link].seats.iter().all(|seat| seat.worker.is_none());
+            if is_down || (frame[..6] != self.hosts[link].mac && frame[0] & 1 == 0) {
+                return;
+            }
+            let at = self.hosts[link].arrive(frame);
+            if self.hosts[link].seats[at].asleep {
+                self.wake(link, at, now + Duration::from_micros(1));
+            }
+        } else if link == hosts {
+            let out = self.adversaries.receive(now, &frame);
+            self.say(out);
+        } else {
+            for (segment, frame) in self.net.route(now, link - hosts - 1, &frame) {
+                self.transmit(hosts + 1 + segment, Way::Up, frame);
+            }
+        }
+    }
+
+    fn run_adversary(&mut self, index: usize) {
+        let (out, again) = self.adversaries.act(index, self.now);
+        self.say(out);
+        if let Some(what) = self.adversaries.violation.take() {
+            self.book.borrow_mut().violate("adversaries get what the RFCs say", what);
+        }
+        if let Some(at) = again {
+            self.at(at, Event::Adversary { index });
+        }
+    }
+
+    /// Sends an adversary's frames.
+    fn say(&mut self, frames: Vec<Vec<u8>>) {
+        let link = self.hosts.len();
+        for frame in frames {
+            if frame.len() >= ETHERNET_BYTES {
+                self.transmit(link, Way::Up, frame);
+            }
+        }
+    }
+
+    fn connect(&mut self, token: u64) {
+        let Some(plan) = self.book.borrow_mut().conns.get_mut(&token).map(|conn| {
+            conn.started = true;
+            conn.plan
+        }) else {
+            return;
+        };
+        let remote = SocketAddr::new(self.hosts[plan.server].addr, PORT);
+        let mut connect = Connect::new(remote, format!("/plan?{token}"));
+        connect.token = token;
+        self.trace.event(self.now, 3 << 8, &token.to_le_bytes(), || format!("{token} begins: {plan:?}"));
+        let reached =
+            !self.hosts[plan.client].crashed && self.hosts[plan.client].handle.connect(connect).is_ok();
+        if !reached || self.hosts[plan.client].seats.iter().all(|seat| seat.worker.is_none()) {
+            self.book.borrow_mut().lose(token, crate::book::Side::Client);
+        }
+        self.heed_bells(plan.client);
+    }
+
+    fn begin_fault(&mut self, index: usize) -> Result<(), Violation> {
+        let (now, fault) = (self.now, self.scenario.faults[index]);
+        self.trace.event(now, 4 << 8, &[index as u8], || format!("fault {index} begins: {fault:?}"));
+        self.net.begin_fault(index, fault, now);
+        let Some(host) = fault.host else {
+            for host in 0..self.hosts.len() {
+                self.begin_at(host, fault.kind, index)?;
+            }
+            return Ok(());
+        };
+        self.begin_at(host, fault.kind, index)
+    }
+
+    fn begin_at(&mut self, at: usize, kind: FaultKind, index: usize) -> Result<(), Violation> {
+        let host = &mut self.hosts[at];
+        match kind {
+            FaultKind::TxRoom { .. } => self.give_room(index),
+            FaultKind::NoBuffers => host.seats.iter().for_each(|seat| seat.queue.borrow_mut().dry = true),
+            FaultKind::OneFrameBursts => host.set_burst(BurstMode::One),
+            FaultKind::RandomBursts => host.set_burst(BurstMode::Random),
+            FaultKind::Freeze => host.frozen = true,
+            FaultKind::ClockJump { by } => {
+                host.offset.set(host.offset.get() + by);
+                self.wake_all(at);
+            }
+            FaultKind::Crash => {
+                host.crash()?;
+                self.book.borrow_mut().lose_host(at);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end_fault(&mut self, index: usize) {
+        let (now, fault) = (self.now, self.scenario.faults[index]);
+        self.trace.event(now, 5 << 8, &[index as u8], || format!("fault {index} ends"));
+        self.net.end_fault(index);
+        self.short_until = now + Duration::from_secs(1);
+        for at in 0..self.hosts.len() {
+            if fault.host.is_some_and(|host| host != at) {
+                continue;
+            }
+            let others = |kind: fn(&FaultKind) -> bool| {
+                self.net
+                    .active
+                    .iter()
+                    .any(|active| kind(&active.fault.kind) && active.fault.host.is_none_or(|host| host == at))
+            };
+            match fault.kind {
+                FaultKind::TxRoom { .. } if !others(|kind| matches!(kind, FaultKind::TxRoom { .. })) => {
+                    self.hosts[at].seats.iter().for_each(|seat| seat.queue.borrow_mut().tx_room = usize::MAX);
+                }
+                FaultKind::NoBuffers if !others(|kind| *kind == FaultKind::NoBuffers) => {
+                    self.hosts[at].seats.iter().for_each(|seat| seat.queue.borrow_mut().dry = false);
+                }
+                FaultKind::OneFrameBursts | FaultKind::RandomBursts => {
+                    self.hosts[at].set_burst(BurstMode::Full)
+                }
+                FaultKind::Freeze if !others(|kind| *kind == FaultKind::Freeze) => {
+                    self.hosts[at].frozen = false;
+                    self.hosts[at].seats.iter_mut().for_each(|seat| seat.poll_at = None);
+                    self.wake_all(at);
+                }
+                FaultKind::Crash if !others(|kind| *kind == FaultKind::Crash) && !self.hosts[at].drained => {
+                    self.trace.say(now, || format!("host {at} is back"));
+                    self.hosts[at].start(now);
+                    self.wake_all(at);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The device takes a few frames again.
+    fn give_room(&mut self, index: usize) {
+        let Some(active) = self.net.active.iter().find(|active| active.index == index) else { return };
+        let (FaultKind::TxRoom { frames, every }, Some(host)) = (active.fault.kind, active.fault.host) else {
+            return;
+        };
+        self.short_until = self.now + Duration::from_secs(1);
+        self.hosts[host].seats.iter().for_each(|seat| seat.queue.borrow_mut().tx_room = frames);
+        self.at(self.now + every, Event::TxRoom { index });
+    }
+
+    /// Takes what the applications saw into the trace, and looks who has ended.
+    fn read_book(&mut self) -> Result<(), Violation> {
+        let mut book = self.book.borrow_mut();
+        if book.seen.is_empty() && book.violations.is_empty() {
+            return Ok(());
+        }
+        for (at, word) in std::mem::take(&mut book.seen) {
+            self.trace.event(at, 6 << 8, &word.to_le_bytes(), String::new);
+        }
+        for (at, line) in std::mem::take(&mut book.notes) {
+            self.trace.say(at, || line);
+        }
+        if !book.violations.is_empty() {
+            return Err(book.violations.remove(0));
+        }
+        let (gentle, hosts) = (self.scenario.gentle, &self.hosts);
+        let mut over = Vec::new();
+        self.open.retain(|token| {
+            let is_over = book.conns.get(token).is_some_and(ConnBook::is_over);
+            if is_over {
+                over.push(*token);
+            }
+            !is_over
+        });
+        for token in over {
+            let plan = book.conns[&token].plan;
+            let drained = hosts[plan.server].drained || hosts[plan.client].drained;
+            let flooded = self.scenario.adversaries.iter().any(|adversary| adversary.server == plan.server);
+            book.judge(token, gentle, drained, flooded);
+        }
+        match book.violations.is_empty() {
+            true => Ok(()),
+            false => Err(book.violations.remove(0)),
+        }
+    }
+}
+
+fn describe((token, conn): (&u64, &ConnBook)) -> String {
+    let side = |side: &SideBook| {
+        format!(
+            "opened {}, ended {:?}, lost {}, sent {}, received {}, under way {}",
+            side.opened,
+            side.ended,
+            side.lost,
+            side.sent,
+            side.received,
+            side.under_way.len()
+        )
+    };
+    format!(
+        "connection {token}: {:?}\n  failed: {:?}\n  client: {}\n  server: {}",
+        conn.plan,
+        conn.failed,
+        side(&conn.sides[0]),
+        side(&conn.sides[1])
+    )
+}
