@@ -78,6 +78,11 @@ impl Stack {
             self.stats.rx_not_ours += 1;
             return;
         }
+        // smoltcp's listener would answer them: it knows none of our networks when a SYN is fed to it.
+        if !self.nets.may_be_a_peer(segment.key.remote().ip()) {
+            self.stats.rx_malformed += 1;
+            return;
+        }
         let isn_floor = match self.time_wait.on_segment(self.now, segment) {
             None => None,
             Some(Verdict::Reuse { isn_floor }) => Some(isn_floor),
@@ -192,11 +197,10 @@ impl Stack {
         }
     }
 
-    /// Makes a connection of a SYN. A full table drops the SYN: the client tries again.
+    /// Makes a connection of a SYN. A table full of connections that are open drops it: the client tries again.
     fn accept(&mut self, frame: &[u8], segment: &TcpInfo, isn_floor: Option<u32>) {
-        if self.slab.half_open() >= self.tcp.half_open_max
-            && let Some(oldest) = self.slab.oldest_half_open()
-        {
+        let no_room = self.slab.half_open() >= self.tcp.half_open_max || self.slab.is_full();
+        if no_room && let Some(oldest) = self.slab.oldest_half_open() {
             // Clients complete within a round trip; what has waited longest is most likely a flood's.
             self.stats.half_open_dropped += 1;
             self.remove(oldest);
