@@ -93,6 +93,8 @@ pub(super) struct Slot {
     pub(super) rings: Option<RingPair>,
     /// How far the peer's bytes have arrived.
     pub(super) received: Received,
+    /// Sequence number of the first byte in the send ring: RFC 9293's SND.UNA once the handshake is done.
+    pub(super) unacknowledged: u32,
     half_open_prev: u32,
     half_open_next: u32,
 }
@@ -117,6 +119,7 @@ impl Slot {
             key: FlowKey::default(),
             rings: None,
             received: Received::default(),
+            unacknowledged: 0,
             half_open_prev: NONE,
             half_open_next: NONE,
         }

@@ -112,6 +112,7 @@ impl Stack {
         let net = self.nets.get(slot.net);
         let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
         let queued_before = slot.socket().recv_queue();
+        let unacknowledged_before = slot.socket().send_queue();
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
         slot.progress_at = self.now;
 
@@ -124,6 +125,8 @@ impl Stack {
         let has_bytes = queued > 0;
         let has_room = write_blocked && socket.send_queue() <= socket.send_capacity() / 2;
         slot.rings_touched = true;
+        let acknowledged = unacknowledged_before.saturating_sub(slot.socket().send_queue());
+        slot.unacknowledged = slot.unacknowledged.wrapping_add(acknowledged as u32);
         if segment.payload_len > 0 {
             slot.received.advance(queued.saturating_sub(queued_before), segment);
         }
@@ -215,6 +218,7 @@ impl Stack {
         let mut net = self.nets.with_first_random(0, local.ip(), isn, self.stack_now);
         let slot = self.slab.slot_mut(index);
         slot.received = Received::after_syn(segment.seq);
+        slot.unacknowledged = isn.wrapping_add(1);
         let endpoint = IpEndpoint::new(IpAddress::from(local.ip()), local.port());
         let listening = slot.socket_mut().listen(endpoint);
         debug_assert!(listening.is_ok(), "a fresh socket listens");
@@ -257,6 +261,11 @@ impl Stack {
     fn narrow_path(&mut self, too_big: &PathMtu) {
         let Some(index) = self.flows.get(&too_big.key) else { return };
         let slot = self.slab.slot_mut(index);
+        // RFC 5927 section 4.1: a report about what is not in flight was made up.
+        let ahead = too_big.seq.wrapping_sub(slot.unacknowledged) as usize;
+        if ahead >= slot.socket().send_queue() {
+            return;
+        }
         let (mtu, is_ipv6) = (too_big.mtu as usize, !too_big.key.is_ipv4());
         if let Some(net) = self.nets.narrower(slot.net, mtu, is_ipv6, self.stack_now) {
             slot.net = net;

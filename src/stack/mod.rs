@@ -313,6 +313,7 @@ impl Stack {
         let local = flow.local();
         let slot = self.slab.slot_mut(index);
         slot.owned = true;
+        slot.unacknowledged = isn.wrapping_add(1);
         let connected = slot.socket_mut().connect(
             net.iface.context(),
             IpEndpoint::new(IpAddress::from(remote.ip()), remote.port()),
