@@ -29,7 +29,8 @@ pub(super) enum Phase {
 /// How far the peer's bytes have arrived, in its sequence numbers.
 ///
 /// smoltcp puts segments that came early into the receive ring behind the queued bytes and does not say so. Memory
-/// of an empty-looking ring may be given back only when there are none: `contiguous == farthest`.
+/// of an empty-looking ring may be given back only when there are none: `contiguous == farthest`. Segments that lie
+/// beyond the ring are not taken and do not count, so `farthest` is never more than a ring ahead.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Received {
     contiguous: u32,
@@ -42,14 +43,19 @@ impl Received {
         Received { contiguous: seq.wrapping_add(1), farthest: seq.wrapping_add(1) }
     }
 
-    /// `segment` was fed and made the queue grow by `grown` bytes.
-    pub(super) fn advance(&mut self, grown: usize, segment: &TcpInfo) {
-        self.contiguous = self.contiguous.wrapping_add(grown as u32);
-        let end = segment.seq.wrapping_add(segment.payload_len as u32);
+    /// `segment` was fed to a socket with a receive ring of `ring_bytes`, and made the queue grow by `grown` bytes.
+    pub(super) fn advance(&mut self, grown: usize, segment: &TcpInfo, ring_bytes: usize) {
         // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
-        if (end.wrapping_sub(self.farthest) as i32) > 0 {
-            self.farthest = end;
+        let starts_ahead = segment.seq.wrapping_sub(self.contiguous);
+        if (starts_ahead as i32) >= 0 && (starts_ahead as usize) < ring_bytes {
+            // What hangs over the window's end was cut off.
+            let end_ahead = (starts_ahead as usize + usize::from(segment.payload_len)).min(ring_bytes);
+            let end = self.contiguous.wrapping_add(end_ahead as u32);
+            if (end.wrapping_sub(self.farthest) as i32) > 0 {
+                self.farthest = end;
+            }
         }
+        self.contiguous = self.contiguous.wrapping_add(grown as u32);
         if (self.contiguous.wrapping_sub(self.farthest) as i32) > 0 {
             self.farthest = self.contiguous;
         }
@@ -77,6 +83,8 @@ pub(super) struct Slot {
     pub(super) awaits_neighbor: bool,
     /// A segment came, or the owner read or wrote, since the rings were last looked at for reclaim.
     pub(super) rings_touched: bool,
+    /// Keep-alive probes stand in for the window probes that smoltcp forgot.
+    pub(super) probes_window: bool,
     /// The interface it uses, by path MTU.
     pub(super) net: u8,
     /// When the peer was last heard, or we began to wait for it.
@@ -110,6 +118,7 @@ impl Slot {
             write_blocked: false,
             awaits_neighbor: false,
             rings_touched: false,
+            probes_window: false,
             net: 0,
             progress_at: Instant::ZERO,
             owner_deadline: Instant::FAR_FUTURE,
@@ -236,6 +245,7 @@ impl Slab {
         slot.owned = false;
         slot.write_blocked = false;
         slot.rings_touched = false;
+        slot.probes_window = false;
         slot.net = 0;
         slot.owner_deadline = Instant::FAR_FUTURE;
         slot.closing_deadline = Instant::FAR_FUTURE;

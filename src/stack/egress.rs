@@ -18,6 +18,9 @@ const STALL_RETRY: StackDuration = StackDuration::from_millis(10);
 /// How long a connection without an owner waits for a neighbour's address to send its last segment.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How often a closed window is asked for where smoltcp does not, stack time (RFC 9293 section 3.8.6.1).
+const WINDOW_PROBE_INTERVAL: StackDuration = StackDuration::from_secs(5);
+
 /// How a connection left its turn.
 enum Turn {
     /// Nothing to send before `wake_at`.
@@ -71,6 +74,21 @@ impl Stack {
                 net.iface.poll_egress(now, &mut device, &mut slot.set) == PollResult::SocketStateChanged;
             let wanted = device.wanted;
             let wake_at = net.iface.poll_at(now, &slot.set);
+            if wake_at.is_none()
+                && slot.phase == Phase::Live
+                && !slot.probes_window
+                && slot.socket().send_queue() > 0
+            {
+                // A window that closes while the retransmission timer runs leaves smoltcp without any timer once that
+                // has fired. The answer to a keep-alive tells the window as well as the one to a window probe.
+                slot.probes_window = true;
+                slot.socket_mut().set_keep_alive(Some(WINDOW_PROBE_INTERVAL));
+                continue;
+            }
+            if slot.probes_window && slot.socket().send_queue() == 0 {
+                slot.probes_window = false;
+                slot.socket_mut().set_keep_alive(None);
+            }
             let again = wake_at.filter(|&at| at <= now);
             if sent && again.is_some() {
                 continue;

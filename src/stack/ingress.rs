@@ -128,7 +128,8 @@ impl Stack {
         let acknowledged = unacknowledged_before.saturating_sub(slot.socket().send_queue());
         slot.unacknowledged = slot.unacknowledged.wrapping_add(acknowledged as u32);
         if segment.payload_len > 0 {
-            slot.received.advance(queued.saturating_sub(queued_before), segment);
+            let ring_bytes = slot.socket().recv_capacity();
+            slot.received.advance(queued.saturating_sub(queued_before), segment, ring_bytes);
         }
         if has_room {
             slot.write_blocked = false;
