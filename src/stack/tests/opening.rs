@@ -196,6 +196,21 @@ fn after_stop_listening_a_syn_is_refused() {
 }
 
 #[test]
+fn stop_listening_ends_the_handshakes_under_way() {
+    let mut host = listener();
+    complete(&mut host, 5000, Instant::from_millis(1));
+    let answer = segments(&host.burst(Instant::from_millis(2), &[Raw::syn(5001, 7).frame()]));
+    host.stack.stop_listening();
+    // A flood's would otherwise hold up whoever waits until nothing is left.
+    assert_eq!((host.stack.connections(), host.stack.half_open()), (1, 0));
+    let ack = Some(answer[0].seq.wrapping_add(1));
+    let done = Raw { control: TcpControl::None, seq: 8, ack, ..Raw::syn(5001, 0) };
+    let answers = segments(&host.burst(Instant::from_millis(3), &[done.frame()]));
+    assert!(answers[0].rst);
+    assert_eq!((host.stack.stats().opened, host.ready.len()), (1, 1));
+}
+
+#[test]
 fn configuration_errors_name_the_setting() {
     let info = crate::port::PortInfo {
         name: "none".into(),
