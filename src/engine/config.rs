@@ -92,7 +92,8 @@ pub struct Limits {
     pub overflow_bytes_max: usize,
     /// A server does not read from a connection for which more bytes than this wait: TCP's window closes.
     pub overflow_bytes_high_water: usize,
-    /// Heap for messages being assembled and for overflow queues, bytes over all connections.
+    /// Heap for request heads and messages being assembled and for overflow queues, bytes over all connections. Beyond
+    /// it messages are dropped, their connections closed with 1013, and requests get a 503.
     pub memory_bytes_max: usize,
     /// Topics that have a subscriber.
     pub topics_max: usize,

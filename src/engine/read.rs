@@ -110,8 +110,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 Some(Phase::Open | Phase::CloseSent) => {
                     self.fail(id, CloseCode::TRY_AGAIN_LATER, "out of memory", Cause::MemoryShort);
                 }
-                // A head that is being collected is bounded by `head_bytes_max`.
-                Some(Phase::Head | Phase::Connecting | Phase::Response | Phase::Lingering) | None => {}
+                Some(Phase::Head) => {
+                    self.local.stats.refused_busy += 1;
+                    self.scratch.clear();
+                    opening::answer_busy(&mut self.scratch);
+                    self.push_scratch(id);
+                    self.linger(id);
+                }
+                // A response that is being collected is bounded by `RESPONSE_HEAD_BYTES_MAX`, and of our own asking.
+                Some(Phase::Connecting | Phase::Response | Phase::Lingering) | None => {}
             }
             self.local.account_in(id.index, self.inbound[id.index as usize].heap_bytes());
         }
@@ -122,8 +129,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let (Some(peer), Some(ours)) = (self.stack.peer(id), self.stack.local(id)) else { return };
         let Worker { stack, inbound, local, handler, site, scratch, .. } = self;
         let Some(Inbound::Head { buffer, body_bytes }) = inbound.get_mut(id.index as usize) else { return };
+        let busy = local.draining || local.is_short_of_memory();
         let Some(Some(session)) = local.sessions.get_mut(id.index as usize) else { return };
-        let busy = session.over_limit || local.draining;
+        let busy = busy || session.over_limit;
         let head_bytes_max = local.limits.head_bytes_max;
         scratch.clear();
         let step = stack.with_received(id, |bytes, _| {

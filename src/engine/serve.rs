@@ -228,7 +228,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
-    fn push_scratch(&mut self, id: ConnId) {
+    pub(super) fn push_scratch(&mut self, id: ConnId) {
         if let Some(mut half) = self.stack.sender(id) {
             self.local.push_bytes(id.index, &mut half, &self.scratch);
         }

@@ -29,7 +29,8 @@ pub(super) enum Phase {
 /// How far the peer's bytes have arrived, in its sequence numbers.
 ///
 /// smoltcp puts segments that came early into the receive ring behind the queued bytes and does not say so. Memory
-/// of an empty-looking ring may be given back only when there are none: `contiguous == farthest`.
+/// of an empty-looking ring may be given back only when there are none: `contiguous == farthest`. Segments that lie
+/// beyond the ring are not taken and do not count, so `farthest` is never more than a ring ahead.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Received {
     contiguous: u32,
@@ -60,14 +61,19 @@ impl Received {
         (ack.wrapping_sub(self.acknowledged) as i32) > 0
     }
 
-    /// `segment` was fed and made the queue grow by `grown` bytes.
-    pub(super) fn advance(&mut self, grown: usize, segment: &TcpInfo) {
-        self.contiguous = self.contiguous.wrapping_add(grown as u32);
-        let end = segment.seq.wrapping_add(segment.payload_len as u32);
+    /// `segment` was fed to a socket with a receive ring of `ring_bytes`, and made the queue grow by `grown` bytes.
+    pub(super) fn advance(&mut self, grown: usize, segment: &TcpInfo, ring_bytes: usize) {
         // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
-        if (end.wrapping_sub(self.farthest) as i32) > 0 {
-            self.farthest = end;
+        let starts_ahead = segment.seq.wrapping_sub(self.contiguous);
+        if (starts_ahead as i32) >= 0 && (starts_ahead as usize) < ring_bytes {
+            // What hangs over the window's end was cut off.
+            let end_ahead = (starts_ahead as usize + usize::from(segment.payload_len)).min(ring_bytes);
+            let end = self.contiguous.wrapping_add(end_ahead as u32);
+            if (end.wrapping_sub(self.farthest) as i32) > 0 {
+                self.farthest = end;
+            }
         }
+        self.contiguous = self.contiguous.wrapping_add(grown as u32);
         if (self.contiguous.wrapping_sub(self.farthest) as i32) > 0 {
             self.farthest = self.contiguous;
         }
@@ -113,6 +119,8 @@ pub(super) struct Slot {
     /// Keep-alive probes go out because smoltcp forgot that bytes are unacknowledged.
     pub(super) probing: bool,
     pub(super) received: Received,
+    /// Sequence number of the first byte in the send ring: RFC 9293's SND.UNA once the handshake is done.
+    pub(super) unacknowledged: u32,
     half_open_prev: u32,
     half_open_next: u32,
 }
@@ -138,6 +146,7 @@ impl Slot {
             rings: None,
             probing: false,
             received: Received::default(),
+            unacknowledged: 0,
             half_open_prev: NONE,
             half_open_next: NONE,
         }
@@ -254,6 +263,7 @@ impl Slab {
         slot.owned = false;
         slot.write_blocked = false;
         slot.rings_touched = false;
+        slot.probing = false;
         slot.net = 0;
         slot.owner_deadline = Instant::FAR_FUTURE;
         slot.closing_deadline = Instant::FAR_FUTURE;

@@ -79,6 +79,11 @@ impl Stack {
             self.stats.rx_not_ours += 1;
             return;
         }
+        // smoltcp's listener would answer them: it knows none of our networks when a SYN is fed to it.
+        if !self.nets.may_be_a_peer(segment.key.remote().ip()) {
+            self.stats.rx_malformed += 1;
+            return;
+        }
         let isn_floor = match self.time_wait.on_segment(self.now, segment) {
             None => None,
             Some(Verdict::Reuse { isn_floor }) => Some(isn_floor),
@@ -112,6 +117,7 @@ impl Stack {
         let net = self.nets.get(slot.net);
         let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
         let queued_before = slot.socket().recv_queue();
+        let unacknowledged_before = slot.socket().send_queue();
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
         slot.progress_at = self.now;
 
@@ -132,8 +138,11 @@ impl Stack {
                 slot.socket_mut().set_keep_alive(keep_alive);
             }
         }
+        let acknowledged = unacknowledged_before.saturating_sub(slot.socket().send_queue());
+        slot.unacknowledged = slot.unacknowledged.wrapping_add(acknowledged as u32);
         if segment.payload_len > 0 {
-            slot.received.advance(queued.saturating_sub(queued_before), segment);
+            let ring_bytes = slot.socket().recv_capacity();
+            slot.received.advance(queued.saturating_sub(queued_before), segment, ring_bytes);
         }
         if has_room {
             slot.write_blocked = false;
@@ -166,7 +175,7 @@ impl Stack {
         }
         let ack = BareAck::new(frame, segment, next);
         let net = self.nets.get(slot.net);
-        let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps };
+        let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
     }
 
@@ -224,11 +233,10 @@ impl Stack {
         }
     }
 
-    /// Makes a connection of a SYN. A full table drops the SYN: the client tries again.
+    /// Makes a connection of a SYN. A table full of connections that are open drops it: the client tries again.
     fn accept(&mut self, frame: &[u8], segment: &TcpInfo, isn_floor: Option<u32>) {
-        if self.slab.half_open() >= self.tcp.half_open_max
-            && let Some(oldest) = self.slab.oldest_half_open()
-        {
+        let no_room = self.slab.half_open() >= self.tcp.half_open_max || self.slab.is_full();
+        if no_room && let Some(oldest) = self.slab.oldest_half_open() {
             // Clients complete within a round trip; what has waited longest is most likely a flood's.
             self.stats.half_open_dropped += 1;
             self.remove(oldest);
@@ -243,6 +251,7 @@ impl Stack {
         let mut net = self.nets.with_first_random(0, local.ip(), isn, self.stack_now);
         let slot = self.slab.slot_mut(index);
         slot.received = Received::after_syn(segment.seq);
+        slot.unacknowledged = isn.wrapping_add(1);
         let endpoint = IpEndpoint::new(IpAddress::from(local.ip()), local.port());
         let listening = slot.socket_mut().listen(endpoint);
         debug_assert!(listening.is_ok(), "a fresh socket listens");
@@ -285,6 +294,11 @@ impl Stack {
     fn narrow_path(&mut self, too_big: &PathMtu) {
         let Some(index) = self.flows.get(&too_big.key) else { return };
         let slot = self.slab.slot_mut(index);
+        // RFC 5927 section 4.1: a report about what is not in flight was made up.
+        let ahead = too_big.seq.wrapping_sub(slot.unacknowledged) as usize;
+        if ahead >= slot.socket().send_queue() {
+            return;
+        }
         let (mtu, is_ipv6) = (too_big.mtu as usize, !too_big.key.is_ipv4());
         if let Some(net) = self.nets.narrower(slot.net, mtu, is_ipv6, self.stack_now) {
             slot.net = net;

@@ -297,9 +297,14 @@ impl Stack {
         }
     }
 
-    /// Stops accepting on every port; a SYN is then answered with RST. Connections go on.
+    /// Stops accepting on every port; a SYN is then answered with RST, and so is the last step of a handshake that
+    /// has begun. Connections go on.
     pub fn stop_listening(&mut self) {
         self.listening.clear();
+        while let Some(oldest) = self.slab.oldest_half_open() {
+            self.stats.half_open_dropped += 1;
+            self.remove(oldest);
+        }
     }
 
     /// Opens a connection; watch its [`Status`].
@@ -317,6 +322,7 @@ impl Stack {
         let local = flow.local();
         let slot = self.slab.slot_mut(index);
         slot.owned = true;
+        slot.unacknowledged = isn.wrapping_add(1);
         let connected = slot.socket_mut().connect(
             net.iface.context(),
             IpEndpoint::new(IpAddress::from(remote.ip()), remote.port()),

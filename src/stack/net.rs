@@ -94,6 +94,16 @@ impl Nets {
         self.addrs.iter().any(|cidr| cidr.addr == addr)
     }
 
+    /// Whether segments may come from `addr`: not one of ours, nor a loopback or broadcast address
+    /// (RFC 1122 sections 3.2.1.3 and 4.2.3.10).
+    pub(super) fn may_be_a_peer(&self, addr: IpAddr) -> bool {
+        let is_broadcast = |cidr: &Cidr| match (IpCidr::new(cidr.addr.into(), cidr.prefix), addr) {
+            (IpCidr::Ipv4(network), IpAddr::V4(addr)) => network.broadcast() == Some(addr),
+            _ => false,
+        };
+        !addr.is_loopback() && !self.owns(addr) && !self.addrs.iter().any(is_broadcast)
+    }
+
     /// The address to use towards `remote`; `None` without an address of its family or a way there.
     pub(super) fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
         let next_hop = self.next_hop(remote)?;

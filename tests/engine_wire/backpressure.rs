@@ -274,3 +274,26 @@ fn two_ends_that_push_megabytes_at_each_other_do_not_wait_for_ever() {
         sent == received && received >= 3
     });
 }
+
+#[test]
+fn memory_for_plain_http_is_bounded_too() {
+    let mut routes = unsocket::http::Routes::default();
+    routes.insert("/big", unsocket::http::Answer::new("application/octet-stream", vec![b'x'; 300_000]));
+    let limits = Limits { memory_bytes_max: 1_000_000, ..Limits::default() };
+    let config = EngineConfig { routes: std::sync::Arc::new(routes), limits, ..server_config() };
+    let mut world = RawWorld::new(config, App::new());
+    // Forty who ask and do not read.
+    let conns: Vec<_> = (0..40).map(|_| world.open()).collect();
+    for &conn in &conns {
+        world.raw.send(conn, b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+        world.run_for(Duration::from_millis(1));
+    }
+    let report = world.server.report().engine;
+    assert!(report.memory_bytes < 1_500_000, "{report:?}");
+    assert!(report.refused_busy >= 30, "{report:?}");
+    let refused = String::from_utf8(world.raw.receive(conns[39])).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    // A request head that comes in pieces finds no memory either.
+    let conn = world.open();
+    assert!(world.ask(conn, "GET /big HTTP/1.1\r\nX: ").starts_with("HTTP/1.1 503 "));
+}

@@ -134,17 +134,57 @@ fn half_open_connections_are_bounded_and_the_oldest_makes_room() {
     assert_eq!(host.stack.stats().half_open_dropped, 1000);
 }
 
+/// The SYN from `port`, and the acknowledgement of the answer.
+fn complete(host: &mut Host, port: u16, now: Instant) {
+    let answer = segments(&host.burst(now, &[Raw::syn(port, 7).frame()]));
+    let ack = Some(answer[0].seq.wrapping_add(1));
+    let done = Raw { control: TcpControl::None, seq: 8, ack, ..Raw::syn(port, 0) };
+    host.burst(now, &[done.frame()]);
+}
+
 #[test]
-fn a_full_table_drops_the_syn() {
+fn a_table_full_of_open_connections_drops_the_syn() {
     let mut config = config(&["10.0.0.2/24"]);
     config.tcp.connections_max = 4;
     let mut host = Host::new(2, &config);
     host.stack.listen(80);
     host.burst(Instant::ZERO, &[arp_of_raw()]);
-    let frames: Vec<_> = (1..=10).map(|port| Raw::syn(port, 7).frame()).collect();
+    for port in 1..=4 {
+        complete(&mut host, port, Instant::from_millis(1));
+    }
+    let frames: Vec<_> = (5..=10).map(|port| Raw::syn(port, 7).frame()).collect();
     host.burst(Instant::from_millis(1), &frames);
-    assert_eq!(host.stack.connections(), 4);
+    assert_eq!((host.stack.connections(), host.stack.half_open()), (4, 0));
     assert_eq!(host.stack.stats().rx_syn_refused, 6);
+}
+
+#[test]
+fn a_flood_that_fills_the_table_does_not_lock_out_who_answers() {
+    // Fewer slots than `half_open_max`: the flood meets the table's end before its own.
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.connections_max = 4;
+    let mut host = Host::new(2, &config);
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let flood: Vec<_> = (1..=100).map(|port| Raw::syn(port, 7).frame()).collect();
+    host.burst(Instant::from_millis(1), &flood);
+    complete(&mut host, 5000, Instant::from_millis(2));
+    assert_eq!((host.stack.stats().opened, host.ready.len()), (1, 1));
+    assert!(host.stack.connections() <= 4);
+}
+
+#[test]
+fn a_syn_from_a_broadcast_address_or_from_ours_is_dropped() {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24", "10.0.0.3/24"]));
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    // RFC 1122 section 4.2.3.10, and RFC 1122 section 3.2.1.3: neither can be a sender's.
+    for from in ["10.0.0.255:5000", "10.0.0.3:5000", "127.0.0.1:5000"] {
+        let syn = Raw { from: from.parse().unwrap(), ..Raw::syn(5000, 7) };
+        assert!(segments(&host.burst(Instant::from_millis(1), &[syn.frame()])).is_empty(), "{from}");
+        assert_eq!(host.stack.connections(), 0, "{from}");
+    }
+    assert_eq!(host.stack.stats().rx_malformed, 3);
 }
 
 #[test]
@@ -153,6 +193,21 @@ fn after_stop_listening_a_syn_is_refused() {
     host.stack.stop_listening();
     let answers = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()]));
     assert!(answers[0].rst);
+}
+
+#[test]
+fn stop_listening_ends_the_handshakes_under_way() {
+    let mut host = listener();
+    complete(&mut host, 5000, Instant::from_millis(1));
+    let answer = segments(&host.burst(Instant::from_millis(2), &[Raw::syn(5001, 7).frame()]));
+    host.stack.stop_listening();
+    // A flood's would otherwise hold up whoever waits until nothing is left.
+    assert_eq!((host.stack.connections(), host.stack.half_open()), (1, 0));
+    let ack = Some(answer[0].seq.wrapping_add(1));
+    let done = Raw { control: TcpControl::None, seq: 8, ack, ..Raw::syn(5001, 0) };
+    let answers = segments(&host.burst(Instant::from_millis(3), &[done.frame()]));
+    assert!(answers[0].rst);
+    assert_eq!((host.stack.stats().opened, host.ready.len()), (1, 1));
 }
 
 #[test]

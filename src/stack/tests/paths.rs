@@ -143,6 +143,26 @@ fn absurd_path_reports_change_nothing() {
 }
 
 #[test]
+fn a_path_report_about_nothing_in_flight_changes_nothing() {
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    pair.a.send(client, &[3; 3000]);
+    let sent = pair.a.burst(pair.now, &[]);
+    pair.run(Duration::from_millis(1));
+    // Whoever is not on the path guesses (RFC 5927 section 4.1).
+    let mut guess = sent[0].clone();
+    guess[14 + 20 + 4] ^= 0x40;
+    pair.a.burst(pair.now, &[too_big(&guess, 1300)]);
+    assert_eq!(pair.a.stack.stats().paths_narrowed, 0);
+    // Acknowledged by now.
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.b.receive(server).len(), 3000);
+    pair.run(Duration::from_secs(2));
+    pair.a.burst(pair.now, &[too_big(&sent[0], 1300)]);
+    assert_eq!(pair.a.stack.stats().paths_narrowed, 0);
+}
+
+#[test]
 fn fragments_options_and_strays_send_no_reset() {
     let mut pair = Pair::on_link();
     let (client, server) = pair.connect("10.0.0.2:80");

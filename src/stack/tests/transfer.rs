@@ -232,6 +232,59 @@ fn idle_rings_are_given_back_but_not_with_bytes_beyond_a_gap() {
 }
 
 #[test]
+fn segments_beyond_the_window_do_not_hide_a_gap() {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
+    let ack = Some(answer[0].seq.wrapping_add(1));
+    let data = |seq: u32, payload| Raw { control: TcpControl::None, seq, ack, payload, ..Raw::syn(5000, 0) };
+    host.burst(Instant::from_millis(2), &[data(100, &[]).frame(), data(105, b"world").frame()]);
+    // Around the whole sequence space, to where the gap begins: nothing of it is taken, nothing of it may count.
+    for step in [110 + (1 << 30), 110 + (1 << 31), u32::MAX - 900, 99] {
+        host.burst(Instant::from_millis(3), &[data(step, b"!").frame()]);
+    }
+    for secs in [6, 12, 18] {
+        host.burst(Instant::from_millis(secs * 1_000), &[]);
+    }
+    assert_eq!(host.stack.stats().rings_reclaimed, 0);
+    let id = host.ready[0];
+    host.burst(Instant::from_millis(20_000), &[data(100, b"hello").frame()]);
+    assert_eq!(host.receive(id), b"helloworld");
+    // A lie about what lies beyond does not keep the pages for ever either.
+    host.burst(Instant::from_millis(20_001), &[data(110 + 100_000, b"!").frame()]);
+    for secs in [26, 32, 38] {
+        host.burst(Instant::from_millis(secs * 1_000), &[]);
+    }
+    assert_eq!(host.stack.stats().rings_reclaimed, 1);
+}
+
+#[test]
+fn a_window_that_closes_over_lost_bytes_is_probed_and_the_peer_given_up() {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.user_timeout = Duration::from_secs(20);
+    let mut host = Host::new(2, &config);
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
+    let ours = answer[0].seq.wrapping_add(1);
+    let bare = Raw { control: TcpControl::None, seq: 100, ack: Some(ours), ..Raw::syn(5000, 0) };
+    host.burst(Instant::from_millis(2), &[bare.frame()]);
+    let id = host.ready[0];
+    host.send(id, b"lost");
+    assert_eq!(segments(&host.burst(Instant::from_millis(3), &[])).len(), 1);
+    // It is lost, and the peer shrinks its window to nothing while the retransmission timer runs.
+    host.burst(Instant::from_millis(4), &[Raw { window: 0, ..bare }.frame()]);
+    let mut probes = 0;
+    for ms in (5..40_000).step_by(10) {
+        let sent = segments(&host.burst(Instant::from_millis(ms), &[]));
+        probes += sent.iter().filter(|segment| !segment.rst).count();
+    }
+    assert!(probes > 0, "nobody asks for the window (RFC 9293 section 3.8.6.1)");
+    assert_eq!(host.stack.status(id), Some(Status::Closed(CloseCause::TimedOut)));
+}
+
+#[test]
 fn an_idle_connection_needs_no_attention() {
     let mut pair = Pair::on_link();
     let (client, server) = pair.connect("10.0.0.2:80");
