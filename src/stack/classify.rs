@@ -446,12 +446,12 @@ fn icmpv4(message: &[u8], offset: usize, to_group: bool) -> Class {
     let Some((header, quote)) = message.split_first_chunk::<ICMP_LEN>() else {
         return Malformed::IcmpHeader.into();
     };
+    if to_group {
+        return Class::NotOurs;
+    }
     // Destination unreachable, fragmentation needed and DF set (RFC 792).
     if header[..2] != [3, 4] {
         return Class::Icmp;
-    }
-    if to_group {
-        return Class::NotOurs;
     }
     let Some(packet) = quote.first_chunk::<20>() else { return Malformed::IcmpQuote.into() };
     let header_len = usize::from(packet[0] & 0x0f) * 4;
@@ -727,6 +727,10 @@ mod tests {
         let (peer, ours) = (peer_v4().ip().into(), ours_v4().ip().into());
         let echo = [8, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(class(&ip_frame(peer, ours, IpProtocol::Icmp, &echo)), Class::Icmp);
+        // RFC 1122 section 3.2.2.6 lets an echo request to all be dropped; answered, it multiplies (RFC 2644).
+        let mut to_all = ip_frame(peer, ours, IpProtocol::Icmp, &echo);
+        to_all[..6].fill(0xff);
+        assert_eq!(class(&to_all), Class::NotOurs);
         assert_eq!(
             class(&ip_frame(peer, ours, IpProtocol::Icmp, &echo[..7])),
             Class::Malformed(Malformed::IcmpHeader)
