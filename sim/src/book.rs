@@ -275,7 +275,7 @@ impl Book {
         self.note(at, 2 << 56 | token << 8 | bytes.len() as u64, || {
             format!("{token} {side:?} receives {} B", bytes.len())
         });
-        let Some(conn) = self.conns.get_mut(&token) else { return None };
+        let conn = self.conns.get_mut(&token)?;
         let peer = conn.side(side.other());
         let Some(letter) = peer.under_way.front().copied() else {
             self.violate(
