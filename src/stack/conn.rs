@@ -7,6 +7,7 @@ use super::{CloseCause, ConnId, Status};
 use crate::time::Instant;
 use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::time::Instant as StackInstant;
 
 /// No slot: the end of a linked list.
 const NONE: u32 = u32::MAX;
@@ -116,8 +117,8 @@ pub(super) struct Slot {
     /// The memory under the socket's rings.
     pub(super) rings: Option<RingPair>,
     /// How far the peer's bytes have arrived.
-    /// Keep-alive probes go out because smoltcp forgot that bytes are unacknowledged.
-    pub(super) probing: bool,
+    /// The window field of the segment that came last.
+    pub(super) window: u16,
     pub(super) received: Received,
     /// Sequence number of the first byte in the send ring: RFC 9293's SND.UNA once the handshake is done.
     pub(super) unacknowledged: u32,
@@ -144,7 +145,7 @@ impl Slot {
             handle: SocketHandle::default(),
             key: FlowKey::default(),
             rings: None,
-            probing: false,
+            window: 0,
             received: Received::default(),
             unacknowledged: 0,
             half_open_prev: NONE,
@@ -179,6 +180,19 @@ impl Slot {
                 _ => Status::Open,
             },
         }
+    }
+
+    /// The sequence number expected next from the peer: RFC 9293's RCV.NXT.
+    pub(super) fn expected_next(&self) -> u32 {
+        let state = self.socket().state();
+        let fin_came = matches!(state, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
+        self.received.next().wrapping_add(u32::from(fin_came))
+    }
+
+    /// Whether smoltcp forgot to retransmit: bytes are unacknowledged and, as `wake_at` says, no timer runs.
+    /// A fast retransmission may overrun a small window; when a zero window opens after that, it stops its timer.
+    pub(super) fn retransmission_is_forgotten(&self, wake_at: Option<StackInstant>) -> bool {
+        wake_at.is_none() && self.phase == Phase::Live && self.socket().send_queue() > 0
     }
 
     /// Whether data or a FIN of ours is unacknowledged.
@@ -263,7 +277,6 @@ impl Slab {
         slot.owned = false;
         slot.write_blocked = false;
         slot.rings_touched = false;
-        slot.probing = false;
         slot.net = 0;
         slot.owner_deadline = Instant::FAR_FUTURE;
         slot.closing_deadline = Instant::FAR_FUTURE;

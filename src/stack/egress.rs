@@ -1,8 +1,9 @@
 //! Frames out: one pass over the connections that became dirty, and what to do when one is over.
 
-use super::conn::Phase;
-use super::device::{OneFrame, TxQueue};
-use super::net::ETHERNET_BYTES;
+use super::conn::{Phase, Slot};
+use super::device::{Listener, OneFrame, TxQueue};
+use super::late_ack::BareAck;
+use super::net::{ETHERNET_BYTES, Net};
 use super::{CloseCause, Stack};
 use crate::port::Frame;
 use crate::time::Duration;
@@ -16,8 +17,10 @@ const SEGMENTS_PER_PASS: usize = 64;
 /// How long a connection rests that wants to send, may, and yet does not: until smoltcp's own timer at the latest.
 const STALL_RETRY: StackDuration = StackDuration::from_millis(10);
 
-/// How often a peer is probed that seems to wait for what we do not retransmit: the floor of the retransmission timeout.
-const PROBE_INTERVAL: StackDuration = StackDuration::from_secs(1);
+/// Duplicates of an acknowledgement after the first that make smoltcp retransmit.
+const DUPLICATE_ACKS: usize = 3;
+/// How soon a connection that could not be reminded is looked at again.
+const REMIND_INTERVAL: StackDuration = StackDuration::from_secs(1);
 
 /// How long a connection without an owner waits for a neighbour's address to send its last segment.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -72,7 +75,9 @@ impl Stack {
     fn take_turn<F: Frame>(&mut self, index: u32, tx: &mut TxQueue<F>) -> Turn {
         let now = self.stack_now;
         let slot = self.slab.slot_mut(index);
+        let mac = self.nets.mac();
         let net = self.nets.get(slot.net);
+        let mut reminded = false;
         for _ in 0..SEGMENTS_PER_PASS {
             if !tx.has_room() {
                 return Turn::Unfinished;
@@ -89,18 +94,16 @@ impl Stack {
                 let socket = slot.socket();
                 let all_sent = tx.last_frame_bytes() == Some(headers + socket.send_queue());
                 let open = slot.phase == Phase::Live && socket.state() == State::Established;
-                if all_sent && open && !slot.probing {
+                if all_sent && open {
                     return Turn::Armed;
                 }
             }
             let wake_at = net.iface.poll_at(now, &slot.set);
-            // A fast retransmission may overrun a small window; when a zero window opens after that, smoltcp stops its
-            // timer although bytes are unacknowledged. Probes make the peer repeat its acknowledgement, which starts
-            // the retransmission again.
-            let forgotten = wake_at.is_none() && slot.phase == Phase::Live && slot.socket().send_queue() > 0;
-            if forgotten && !slot.probing {
-                slot.probing = true;
-                slot.socket_mut().set_keep_alive(Some(PROBE_INTERVAL));
+            if slot.retransmission_is_forgotten(wake_at) {
+                if core::mem::replace(&mut reminded, true) {
+                    return Turn::Done { wake_at: Some(now + REMIND_INTERVAL) };
+                }
+                remind(net, slot, mac, now);
                 continue;
             }
             let again = wake_at.filter(|&at| at <= now);
@@ -145,5 +148,16 @@ impl Stack {
             slot.closing_deadline = slot.closing_deadline.min(now + LAST_WORDS);
         }
         self.arm(index, wake_at);
+    }
+}
+
+/// Starts the retransmission that smoltcp forgot: shows it the peer's last acknowledgement as often as makes it send
+/// the oldest segment again (RFC 5681 section 3.2). A probe on the wire would not do: smoltcp's carry a byte that is
+/// not the stream's, and a peer that lacks the bytes before it would keep it.
+fn remind(net: &mut Net, slot: &mut Slot, mac: [u8; 6], now: StackInstant) {
+    let ack = BareAck::new(&slot.key, mac, slot.expected_next(), slot.unacknowledged, slot.window);
+    for _ in 0..=DUPLICATE_ACKS {
+        let mut device = Listener { rx: Some(ack.frame()), caps: &net.caps };
+        net.iface.poll_ingress_single(now, &mut device, &mut slot.set);
     }
 }

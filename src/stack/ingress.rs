@@ -111,7 +111,7 @@ impl Stack {
     fn feed<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
         let unacknowledged = self.slab.slot(index).socket().send_queue();
         if self.slab.slot(index).phase == Phase::Live {
-            self.heed_late_ack(index, frame, segment, tx);
+            self.heed_late_ack(index, segment, tx);
         }
         let slot = self.slab.slot_mut(index);
         let net = self.nets.get(slot.net);
@@ -133,11 +133,8 @@ impl Stack {
         slot.rings_touched = true;
         if acknowledges {
             slot.received.acknowledge(segment.ack);
-            if core::mem::take(&mut slot.probing) {
-                let keep_alive = self.tcp.keep_alive.map(|interval| self.clock.stretch(interval));
-                slot.socket_mut().set_keep_alive(keep_alive);
-            }
         }
+        slot.window = segment.window;
         let acknowledged = unacknowledged_before.saturating_sub(slot.socket().send_queue());
         slot.unacknowledged = slot.unacknowledged.wrapping_add(acknowledged as u32);
         if segment.payload_len > 0 {
@@ -162,18 +159,17 @@ impl Stack {
     }
 
     /// Shows smoltcp a new acknowledgement that it would drop with its segment (see [`late_ack`]).
-    fn heed_late_ack<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
+    fn heed_late_ack<F: Frame>(&mut self, index: u32, segment: &TcpInfo, tx: &mut TxQueue<F>) {
         let slot = self.slab.slot_mut(index);
         let socket = slot.socket();
-        let fin_came = matches!(socket.state(), State::CloseWait | State::Closing | State::LastAck);
-        let next = slot.received.next().wrapping_add(u32::from(fin_came));
+        let next = slot.expected_next();
         let capacity = socket.recv_capacity();
         let free = capacity - socket.recv_queue();
         let is_news = socket.send_queue() > 0 && slot.received.is_news(segment.ack);
         if !is_news || !late_ack::is_just_outside(segment, next, capacity, free) {
             return;
         }
-        let ack = BareAck::new(frame, segment, next);
+        let ack = BareAck::new(&segment.key, self.nets.mac(), next, segment.ack, segment.window);
         let net = self.nets.get(slot.net);
         let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);

@@ -9,8 +9,12 @@
 //! The way out: such a segment's acknowledgement is shown to smoltcp first, on its own, at the expected number.
 
 use super::classify::TcpInfo;
+use super::key::FlowKey;
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, IpRepr,
+    TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+};
 
 const ETHERNET_LEN: usize = 14;
 const FRAME_LEN_MAX: usize = ETHERNET_LEN + 40 + 20;
@@ -39,22 +43,23 @@ pub(super) fn is_just_outside(segment: &TcpInfo, next: u32, capacity: usize, fre
     beyond <= BEYOND_MAX && beyond + len > 0 && (beyond + len) as usize > window
 }
 
-/// A frame with a segment's acknowledgement and nothing else.
+/// A frame with an acknowledgement and nothing else.
 pub(super) struct BareAck {
     bytes: [u8; FRAME_LEN_MAX],
     len: usize,
 }
 
 impl BareAck {
-    /// The acknowledgement in `segment`, which `frame` carries, at sequence number `seq`.
-    pub(super) fn new(frame: &[u8], segment: &TcpInfo, seq: u32) -> Self {
+    /// The peer of `key` acknowledges all before `ack`, at its sequence number `seq`, with a window field of `window`.
+    /// `mac` is ours; the frame never leaves this process.
+    pub(super) fn new(key: &FlowKey, mac: [u8; 6], seq: u32, ack: u32, window: u16) -> Self {
         let tcp = TcpRepr {
-            src_port: segment.key.remote_port(),
-            dst_port: segment.key.local_port(),
+            src_port: key.remote_port(),
+            dst_port: key.local_port(),
             control: TcpControl::None,
             seq_number: TcpSeqNumber(seq as i32),
-            ack_number: Some(TcpSeqNumber(segment.ack as i32)),
-            window_len: segment.window,
+            ack_number: Some(TcpSeqNumber(ack as i32)),
+            window_len: window,
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
@@ -62,13 +67,15 @@ impl BareAck {
             timestamp: None,
             payload: &[],
         };
-        let (from, to) = (segment.key.remote().ip(), segment.key.local().ip());
-        let (from, to) = (IpAddress::from(from), IpAddress::from(to));
+        let (from, to) = (IpAddress::from(key.remote().ip()), IpAddress::from(key.local().ip()));
         let ip = IpRepr::new(from, to, IpProtocol::Tcp, tcp.buffer_len(), 64);
         let mut bytes = [0; FRAME_LEN_MAX];
         let tcp_at = ETHERNET_LEN + ip.header_len();
         let len = tcp_at + tcp.buffer_len();
-        bytes[..ETHERNET_LEN].copy_from_slice(&frame[..ETHERNET_LEN]);
+        let ethertype = if key.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
+        let mac = EthernetAddress(mac);
+        EthernetRepr { src_addr: mac, dst_addr: mac, ethertype }
+            .emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
         let checksums = ChecksumCapabilities::default();
         ip.emit(&mut bytes[ETHERNET_LEN..tcp_at], &checksums);
         tcp.emit(&mut TcpPacket::new_unchecked(&mut bytes[tcp_at..len]), &from, &to, &checksums);

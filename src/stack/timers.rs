@@ -94,7 +94,7 @@ impl Stack {
         let retry_reclaim = self.reclaim_if_idle(index, reclaims_left);
         let slot = self.slab.slot(index);
         let wake_at = self.nets.get(slot.net).iface.poll_at(self.stack_now, &slot.set);
-        if wake_at.is_some_and(|at| at <= self.stack_now) {
+        if wake_at.is_some_and(|at| at <= self.stack_now) || slot.retransmission_is_forgotten(wake_at) {
             self.mark_dirty(index);
         } else {
             self.arm(index, wake_at);
