@@ -110,8 +110,8 @@ pub(super) struct Slot {
     /// The memory under the socket's rings.
     pub(super) rings: Option<RingPair>,
     /// How far the peer's bytes have arrived.
-    /// Keep-alive probes go out because smoltcp forgot that bytes are unacknowledged.
-    pub(super) probing: bool,
+    /// The peer's window was zero when it was last heard.
+    pub(super) window_closed: bool,
     pub(super) received: Received,
     half_open_prev: u32,
     half_open_next: u32,
@@ -136,7 +136,7 @@ impl Slot {
             handle: SocketHandle::default(),
             key: FlowKey::default(),
             rings: None,
-            probing: false,
+            window_closed: false,
             received: Received::default(),
             half_open_prev: NONE,
             half_open_next: NONE,

@@ -15,9 +15,6 @@ const SEGMENTS_PER_PASS: usize = 64;
 /// How long a connection rests that wants to send, may, and yet does not: until smoltcp's own timer at the latest.
 const STALL_RETRY: StackDuration = StackDuration::from_millis(10);
 
-/// How often a peer is probed that seems to wait for what we do not retransmit: the floor of the retransmission timeout.
-const PROBE_INTERVAL: StackDuration = StackDuration::from_secs(1);
-
 /// How long a connection without an owner waits for a neighbour's address to send its last segment.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -66,15 +63,6 @@ impl Stack {
         let net = self.nets.get(slot.net);
         for _ in 0..SEGMENTS_PER_PASS {
             let wake_at = net.iface.poll_at(now, &slot.set);
-            // A fast retransmission may overrun a small window; when a zero window opens after that, smoltcp stops its
-            // timer although bytes are unacknowledged. Probes make the peer repeat its acknowledgement, which starts
-            // the retransmission again.
-            let forgotten = wake_at.is_none() && slot.phase == Phase::Live && slot.socket().send_queue() > 0;
-            if forgotten && !slot.probing {
-                slot.probing = true;
-                slot.socket_mut().set_keep_alive(Some(PROBE_INTERVAL));
-                continue;
-            }
             if wake_at.is_none_or(|at| at > now) {
                 return Turn::Done { wake_at };
             }

@@ -127,16 +127,16 @@ impl Stack {
         slot.rings_touched = true;
         if acknowledges {
             slot.received.acknowledge(segment.ack);
-            if core::mem::take(&mut slot.probing) {
-                let keep_alive = self.tcp.keep_alive.map(|interval| self.clock.stretch(interval));
-                slot.socket_mut().set_keep_alive(keep_alive);
-            }
         }
+        let opened = core::mem::replace(&mut slot.window_closed, segment.window == 0) && segment.window > 0;
         if segment.payload_len > 0 {
             slot.received.advance(queued.saturating_sub(queued_before), segment);
         }
         if has_room {
             slot.write_blocked = false;
+        }
+        if opened && phase == Phase::Live {
+            self.resume_retransmission(index, frame, segment, tx);
         }
         if phase == Phase::Live && state == State::Established {
             // The common case first: data or an acknowledgement on an open connection.
@@ -168,6 +168,32 @@ impl Stack {
         let net = self.nets.get(slot.net);
         let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps };
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
+    }
+
+    /// A zero window has opened. A fast retransmission may have overrun a small window before it closed, and smoltcp
+    /// then stops its timer although bytes are unacknowledged. The acknowledgement repeated three times starts a
+    /// fast retransmission (RFC 5681 section 3.2), and with it the timer.
+    fn resume_retransmission<F: Frame>(
+        &mut self,
+        index: u32,
+        frame: &[u8],
+        segment: &TcpInfo,
+        tx: &mut TxQueue<F>,
+    ) {
+        let slot = self.slab.slot_mut(index);
+        let net = self.nets.get(slot.net);
+        // What is due later is a delayed acknowledgement at most.
+        let sleeps = net.iface.poll_at(self.stack_now, &slot.set).is_none_or(|at| at > self.stack_now);
+        if slot.socket().send_queue() == 0 || !sleeps || !segment.flags.ack() {
+            return;
+        }
+        let fin_came = matches!(slot.socket().state(), State::CloseWait | State::Closing | State::LastAck);
+        let next = slot.received.next().wrapping_add(u32::from(fin_came));
+        let ack = BareAck::new(frame, segment, next);
+        for _ in 0..3 {
+            let mut device = OneFrame { rx: Some(ack.frame()), tx: &mut *tx, caps: &net.caps };
+            net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
+        }
     }
 
     /// The rare rest of [`Stack::feed`]: handshakes and closings.
