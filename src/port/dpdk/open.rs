@@ -1,6 +1,6 @@
 //! Opening a device: DPDK's runtime, mempools, the port, and one [`DpdkPort`] per queue pair.
 
-use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory};
+use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, stale};
 use crate::port::{MTU_MAX, MTU_MIN, PortInfo, PortStats};
 use ::dpdk::{Bus, Capabilities, Eal, EalArgs, InUse, Link, Mempool, MempoolConfig, Offloads, PortConfig};
 use ::dpdk::{RssConfig, RssFunctions};
@@ -86,6 +86,7 @@ impl fmt::Display for Summary {
 /// See [`DpdkError`]. Nothing stays open then.
 pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     validate(config)?;
+    stale::remove_socket(&config.device);
     let eal = match Eal::running() {
         Some(eal) => {
             eal.attach(&config.device)?;
