@@ -10,23 +10,26 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Payload bytes, connections, messages: each connection sends one at least. All payloads with few connections, all numbers of
-/// connections with small ones.
-const LOADS: [(u32, u32, u32); 9] = [
+/// Payload bytes, connections, messages: each connection sends one at least.
+const LOADS: [(u32, u32, u32); 11] = [
     (1, 1, 200),
     (1, 100, 400),
     (1, 1_000, 1_000),
     (125, 1, 200),
+    (125, 100, 400),
     (125, 1_000, 1_000),
     (64 << 10, 1, 20),
     (64 << 10, 100, 100),
+    (64 << 10, 1_000, 1_000),
     (1 << 20, 1, 3),
-    (1 << 20, 10, 10),
+    (1 << 20, 100, 100),
 ];
 
 /// Two processes that spin are enough for a small machine: one test at a time.
 static TURN: Mutex<()> = Mutex::new(());
 static MEETINGS: AtomicU32 = AtomicU32::new(0);
+/// Each load comes from a host of its own, so that it meets no connection of an earlier one.
+static HOSTS: AtomicU32 = AtomicU32::new(10);
 
 /// How the two are joined: devargs of either end, on a socket that is gone when the test is.
 struct Meeting {
@@ -81,10 +84,10 @@ impl Meeting {
 
     /// Runs `unsocket bench` to its end, and its result.
     fn bench(&self, host: &str, options: &str) -> serde_json::Value {
-        let command = unsocket("bench", &self.bench, "10.73.0.3/24,fd73::3/64", options)
-            .args(["--json", "-", &format!("ws://{host}/")])
-            .output();
-        let output = command.unwrap();
+        let ours = HOSTS.fetch_add(1, Ordering::Relaxed);
+        let ip = format!("10.73.0.{ours}/24,fd73::{ours}/64");
+        let mut command = unsocket("bench", &self.bench, &ip, options);
+        let output = command.args(["--json", "-", &format!("ws://{host}/")]).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{options}: {}", said(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
