@@ -164,7 +164,7 @@ fn validate(config: &DpdkConfig) -> Result<(), DpdkError> {
 }
 
 /// The device, with buffers that hold whole frames: a memif whose buffers are smaller cuts frames into chains of them,
-/// and DPDK's driver then loses frames on a busy ring.
+/// and over those, transfers of several connections stall (seen with DPDK 22.11).
 fn whole_frames(config: &DpdkConfig) -> Result<Device, DpdkError> {
     /// The driver's own choice.
     const MEMIF_BUFFER_BYTES: usize = 2048;
