@@ -29,6 +29,7 @@ const SCENARIOS: &[Scenario] = &[
     ("unsent_frames_stay_with_the_caller", setup::unsent),
     ("two_processes_over_memif", memif::two_processes),
     ("jumbo_frames_over_memif", memif::jumbo),
+    ("frames_in_several_buffers_over_memif", memif::chained),
     ("frames_over_the_mtu_are_dropped_and_counted", memif::too_long),
     ("each_worker_has_its_own_queue", memif::queues),
     ("peer_is_killed_and_comes_back", memif::killed),

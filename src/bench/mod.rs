@@ -120,7 +120,8 @@ pub enum BenchError {
     PortWithoutUrl,
     /// The in-process wire cannot reach a server elsewhere.
     #[error(
-        "--port wire joins two ends inside this process and reaches no URL; give --port tap:NAME, or neither for a run in one process"
+        "--port wire joins two ends inside this process and reaches no URL; give --port tap:NAME or --port dpdk:DEVARGS, or none for \
+         a run in one process"
     )]
     WireToUrl,
     /// An option of a device without one.
@@ -146,6 +147,10 @@ pub enum BenchError {
     /// The device cannot be opened.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The DPDK device cannot be opened.
+    #[cfg(feature = "dpdk")]
+    #[error(transparent)]
+    Dpdk(#[from] crate::port::dpdk::DpdkError),
     /// None of our addresses is of the server's family.
     #[error("{url}: no --ip is of that address family; give one, e.g. --ip 10.73.0.3/24 or --ip fd73::3/64")]
     NoFamily {

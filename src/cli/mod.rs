@@ -2,6 +2,8 @@
 
 mod bench;
 mod doctor;
+#[cfg(feature = "dpdk")]
+mod dpdk_ports;
 mod logging;
 mod port_args;
 mod ready;
@@ -39,6 +41,8 @@ pub fn main() -> ExitCode {
         eprintln!("error: {error}");
         match error {
             CliError::Config(_) => ExitCode::from(2),
+            #[cfg(feature = "dpdk")]
+            CliError::Dpdk(_) => ExitCode::FAILURE,
             CliError::Bench(error) if error.is_usage() => ExitCode::from(2),
             CliError::Bench(_)
             | CliError::Log(_)
@@ -75,11 +79,17 @@ enum CliError {
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
     /// The port has its other end in this process.
-    #[error("port `wire` joins two ends inside one process, nobody else can reach it: use tap:NAME")]
+    #[error(
+        "port `wire` joins two ends inside one process, nobody else can reach it: use tap:NAME or dpdk:DEVARGS"
+    )]
     Unreachable,
     /// The TAP device cannot be opened.
     #[error(transparent)]
     Tap(#[from] crate::port::tap::TapError),
+    /// The DPDK device cannot be opened.
+    #[cfg(feature = "dpdk")]
+    #[error(transparent)]
+    Dpdk(#[from] crate::port::dpdk::DpdkError),
     /// The workers cannot run.
     #[error(transparent)]
     Launch(#[from] crate::engine::LaunchError),

@@ -1,6 +1,6 @@
 //! The options that say which device to use, shared by every command that opens one.
 
-use crate::config::{Config, Mac, PortSpec};
+use crate::config::{Checksum, Config, Mac, PortSpec};
 use crate::stack::Cidr;
 use clap::Args;
 use std::net::IpAddr;
@@ -9,7 +9,8 @@ use std::net::IpAddr;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Device")]
 pub struct PortArgs {
-    /// Device that carries the frames: tap:NAME [default: none, it must be given here or in the file]
+    /// Device that carries the frames: tap:NAME, or dpdk:DEVARGS in a build with DPDK, e.g. dpdk:0000:03:00.0
+    /// [default: none, it must be given here or in the file]
     #[arg(long, value_name = "SPEC")]
     pub port: Option<PortSpec>,
     /// Our addresses with prefix lengths, e.g. 10.73.0.2/24,fd73::2/64 [default: none]
@@ -33,6 +34,16 @@ pub struct PortArgs {
     /// Get an IPv4 address and router by DHCP
     #[arg(long)]
     pub dhcp: bool,
+    /// TCP and IP checksums: verify, or trust where both ends share memory and neither looks at them (DPDK devices;
+    /// bench in one process) [default: verify; bench in one process: trust, with --fault-corrupt verify]
+    #[arg(long, value_name = "HOW")]
+    pub checksum: Option<Checksum>,
+    /// Let DPDK work on ordinary pages instead of hugepages: slower
+    #[arg(long)]
+    pub no_huge: bool,
+    /// Arguments for DPDK's EAL, as they stand, for those who know them [default: derived]
+    #[arg(last = true, value_name = "EAL ARGUMENT")]
+    pub eal: Vec<String>,
 }
 
 impl PortArgs {
@@ -46,7 +57,10 @@ impl PortArgs {
         replace_list(&mut port.ip, &self.ip);
         replace_list(&mut port.host_ip, &self.host_ip);
         replace_list(&mut port.gateway, &self.gateway);
+        replace_list(&mut port.eal, &self.eal);
+        port.checksum = self.checksum.unwrap_or(port.checksum);
         port.dhcp |= self.dhcp;
+        port.hugepages &= !self.no_huge;
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "CORE,..", value_delimiter = ',', help_heading = "Workers")]
     cores: Vec<usize>,
     /// What an idle worker does: spin (least latency, a whole core) or adaptive (spin, then sleep)
-    /// [default: adaptive on TAP]
+    /// [default: adaptive on TAP, spin on DPDK]
     #[arg(long, help_heading = "Workers")]
     poll: Option<Poll>,
     /// Form of the log on standard error [default: human]
@@ -85,9 +85,16 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
     let config = args.config()?;
     logging::init(&config.log)?;
     let ready = Ready::new(args.ready_fd)?;
-    let tap = config.tap().ok_or(CliError::Unreachable)?;
-    let ports = tap::open(&tap)?;
-    start(&config, ports, ready)
+    if let Some(tap) = config.tap() {
+        return start(&config, tap::open(&tap)?, ready);
+    }
+    #[cfg(feature = "dpdk")]
+    if let Some(dpdk) = config.dpdk() {
+        let ports = super::dpdk_ports::open(&dpdk)?;
+        ports.iter().take(1).for_each(|port| tracing::info!("{}", port.summary()));
+        return start(&config, ports, ready);
+    }
+    Err(CliError::Unreachable)
 }
 
 /// Runs the application on the ports, one worker for each, until it has drained.

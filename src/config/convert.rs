@@ -1,8 +1,12 @@
 //! From the configuration to what each layer is configured with.
 
+#[cfg(feature = "dpdk")]
+use super::Checksum;
 use super::{Config, Congestion, Poll, PortSpec, SlowConsumer, Steering, TcpSettings};
 use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
 use crate::http::Routes;
+#[cfg(feature = "dpdk")]
+use crate::port::dpdk::{Checksums, DpdkConfig, Memory};
 use crate::port::tap::TapConfig;
 use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 use crate::time::Duration;
@@ -117,10 +121,40 @@ impl Config {
         })
     }
 
+    /// How the DPDK device is opened; `None` when the port is another one.
+    #[cfg(feature = "dpdk")]
+    pub fn dpdk(&self) -> Option<DpdkConfig> {
+        let Some(PortSpec::Dpdk { device }) = &self.port.spec else { return None };
+        let port = &self.port;
+        let defaults = DpdkConfig::new(device.clone());
+        let mut dpdk = DpdkConfig {
+            queues: self.workers.count,
+            mtu: port.mtu.unwrap_or(defaults.mtu),
+            // Range-checked long before: at most 65,536.
+            frames: u32::try_from(port.frames).unwrap_or(u32::MAX),
+            mac: port.mac.map(|mac| mac.0),
+            checksums: match port.checksum {
+                Checksum::Verify => Checksums::Verify,
+                Checksum::Trust => Checksums::Trust,
+            },
+            // Their other end maps our memory by its files, and takes only a few of them.
+            single_file_segments: device.name().contains("virtio_user")
+                || device.argument("zero-copy") == Some("yes"),
+            eal_arguments: port.eal.clone(),
+            ..defaults
+        };
+        if !port.hugepages {
+            dpdk.memory = Memory::Ordinary { mib: ordinary_mib(&dpdk) };
+        }
+        Some(dpdk)
+    }
+
     /// How workers wait: as configured, else adaptively on a TAP device and the wire, where a spinning core would
-    /// be taken from the other end.
+    /// be taken from the other end, and by spinning on a DPDK device, which announces nothing.
     pub fn poll(&self) -> Poll {
         self.workers.poll.unwrap_or(match self.port.spec {
+            #[cfg(feature = "dpdk")]
+            Some(PortSpec::Dpdk { .. }) => Poll::Spin,
             Some(PortSpec::Tap { .. } | PortSpec::Wire) | None => Poll::Adaptive,
         })
     }
@@ -148,6 +182,19 @@ impl TcpSettings {
             ..TcpConfig::default()
         }
     }
+}
+
+/// Ordinary memory for a device, in MiB, as it is all taken at the start: twice its frames, for what an allocator
+/// loses to alignment, and what EAL and a driver take for themselves.
+#[cfg(feature = "dpdk")]
+fn ordinary_mib(dpdk: &DpdkConfig) -> u32 {
+    /// EAL, rings, a driver's tables.
+    const BASE_MIB: usize = 64;
+    /// DPDK's own of each frame: the mbuf, its headroom, the mempool's header; and room for link-layer headers.
+    const FRAME_EXTRA_BYTES: usize = 512;
+    let frames = dpdk.queues * (dpdk.frames as usize + 2 * usize::from(dpdk.descriptors));
+    let bytes = 2 * frames * (dpdk.mtu.max(2_048) + FRAME_EXTRA_BYTES);
+    u32::try_from(BASE_MIB + bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX)
 }
 
 fn off_at_zero(millis: u64) -> Option<Duration> {
@@ -241,6 +288,54 @@ mod tests {
         assert_eq!((tap.queues, tap.mtu, tap.frames, tap.offload), (3, 9000, 64, false));
         assert_eq!((tap.mac, tap.netns.as_deref()), (Some([2, 0, 0, 0, 0, 2]), Some("blue")));
         assert_eq!(tap.host_addresses, [("10.0.0.1".parse().unwrap(), 24)]);
+    }
+
+    #[cfg(feature = "dpdk")]
+    #[test]
+    fn settings_reach_the_dpdk_device() {
+        let text = "
+            [port]
+            spec = 'dpdk:net_memif0,role=server,socket=/run/m.sock'
+            mac = '02:00:00:00:00:02'
+            mtu = 9000
+            frames = 512
+            checksum = 'trust'
+            eal = ['--log-level=pmd:8']
+            [workers]
+            count = 3
+        ";
+        let config = Config::from_toml(text, "test").unwrap();
+        config.validate().unwrap();
+        assert!(config.tap().is_none());
+        assert_eq!(config.poll(), Poll::Spin);
+        let dpdk = config.dpdk().unwrap();
+        assert_eq!(dpdk.device.name(), "net_memif0");
+        assert_eq!((dpdk.queues, dpdk.mtu, dpdk.frames), (3, 9000, 512));
+        assert_eq!((dpdk.mac, dpdk.checksums), (Some([2, 0, 0, 0, 0, 2]), Checksums::Trust));
+        assert_eq!((dpdk.memory, dpdk.single_file_segments), (Memory::HugePages, false));
+        assert_eq!(dpdk.eal_arguments, ["--log-level=pmd:8"]);
+    }
+
+    #[cfg(feature = "dpdk")]
+    #[test]
+    fn ordinary_memory_is_as_large_as_the_frames_need() {
+        let mib = |text: &str| match Config::from_toml(text, "test").unwrap().dpdk().unwrap().memory {
+            Memory::Ordinary { mib } => mib,
+            Memory::HugePages => panic!("hugepages were not asked for"),
+        };
+        let one = mib("port = { spec = 'dpdk:net_null0', hugepages = false }");
+        let four =
+            mib("port = { spec = 'dpdk:net_null0', hugepages = false, mtu = 9000 }\nworkers.count = 4");
+        assert!((64..128).contains(&one), "{one}");
+        assert!((256..512).contains(&four), "{four}");
+    }
+
+    #[cfg(feature = "dpdk")]
+    #[test]
+    fn virtio_user_shares_few_files() {
+        let config =
+            Config::from_toml("port.spec = 'dpdk:net_virtio_user0,path=/run/v.sock'", "test").unwrap();
+        assert!(config.dpdk().unwrap().single_file_segments);
     }
 
     #[test]

@@ -87,14 +87,32 @@ pub struct PortConfig {
     pub mtu: Option<usize>,
     /// Frames of each queue.
     pub frames: usize,
-    /// Whether the device may leave out checksums and hand over large segments.
+    /// Whether a TAP device may leave out checksums and hand over large segments.
     pub offload: bool,
+    /// Who sees to checksums on a DPDK device.
+    pub checksum: Checksum,
+    /// Whether DPDK's memory is hugepages; ordinary pages otherwise.
+    pub hugepages: bool,
+    /// More arguments for DPDK's EAL.
+    pub eal: Vec<String>,
     /// Default routers, at most one of each family.
     pub gateway: Vec<IpAddr>,
     /// Static routes.
     pub routes: Vec<RouteConfig>,
     /// Get an IPv4 address and router by DHCP.
     pub dhcp: bool,
+}
+
+/// Who sees to checksums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Checksum {
+    /// They are filled in and verified, by the device as far as it can, else in software.
+    #[default]
+    #[value(alias = "software")]
+    Verify,
+    /// Nobody, at either end: memory does not corrupt frames.
+    Trust,
 }
 
 /// One of `[[port.routes]]`.
@@ -317,6 +335,9 @@ impl Default for PortConfig {
             mtu: None,
             frames: 1_024,
             offload: true,
+            checksum: Checksum::Verify,
+            hugepages: true,
+            eal: Vec::new(),
             gateway: Vec::new(),
             routes: Vec::new(),
             dhcp: false,

@@ -16,15 +16,33 @@ pub enum PortSpec {
         /// The device's name.
         name: String,
     },
+    /// `dpdk:DEVARGS`: a DPDK device.
+    #[cfg(feature = "dpdk")]
+    Dpdk {
+        /// The device with its arguments.
+        device: ::dpdk::Device,
+    },
     /// `wire`: two ends in one process.
     Wire,
+}
+
+impl PortSpec {
+    /// Whether it is a DPDK device.
+    pub fn is_dpdk(&self) -> bool {
+        match self {
+            #[cfg(feature = "dpdk")]
+            PortSpec::Dpdk { .. } => true,
+            PortSpec::Tap { .. } | PortSpec::Wire => false,
+        }
+    }
 }
 
 impl FromStr for PortSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = "known are `tap:NAME`, e.g. `tap:uns0`, and `wire`";
+        let known =
+            "known are `tap:NAME`, e.g. `tap:uns0`, `dpdk:DEVARGS`, e.g. `dpdk:0000:03:00.0`, and `wire`";
         let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
         match (kind, rest) {
             ("tap", Some(name)) => {
@@ -34,11 +52,31 @@ impl FromStr for PortSpec {
             ("tap", None) => {
                 Err("port `tap` lacks the device's name: write `tap:NAME`, e.g. `tap:uns0`".into())
             }
+            ("dpdk", Some(devargs)) => dpdk(text, devargs),
+            ("dpdk", None) => {
+                Err("port `dpdk` lacks the device: write `dpdk:DEVARGS`, e.g. `dpdk:0000:03:00.0` or \
+                 `dpdk:net_memif0,role=server,socket=/run/m.sock`"
+                    .into())
+            }
             ("wire", None) => Ok(PortSpec::Wire),
             ("wire", Some(_)) => Err(format!("port `{text}`: `wire` takes no argument")),
             _ => Err(format!("unknown port `{text}`: {known}")),
         }
     }
+}
+
+#[cfg(feature = "dpdk")]
+fn dpdk(text: &str, devargs: &str) -> Result<PortSpec, String> {
+    let device = devargs.parse().map_err(|error: ::dpdk::Error| format!("port `{text}`: {error}"))?;
+    Ok(PortSpec::Dpdk { device })
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn dpdk(text: &str, _devargs: &str) -> Result<PortSpec, String> {
+    Err(format!(
+        "port `{text}`: this program was built without DPDK: build it with `cargo build --release --features dpdk` \
+         (`scripts/setup --for dpdk` installs what that needs)"
+    ))
 }
 
 /// The device's name, as narrow as the port takes it.
@@ -63,6 +101,8 @@ impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PortSpec::Tap { name } => write!(f, "tap:{name}"),
+            #[cfg(feature = "dpdk")]
+            PortSpec::Dpdk { device } => write!(f, "dpdk:{device}"),
             PortSpec::Wire => f.write_str("wire"),
         }
     }
@@ -174,11 +214,31 @@ mod tests {
         assert_eq!("tap:uns0".parse::<PortSpec>().unwrap().to_string(), "tap:uns0");
     }
 
+    #[cfg(feature = "dpdk")]
+    #[test]
+    fn dpdk_ports_are_read_and_written() {
+        let text = "dpdk:net_memif0,role=server,socket=/run/m.sock";
+        let spec: PortSpec = text.parse().unwrap();
+        assert!(matches!(&spec, PortSpec::Dpdk { device } if device.name() == "net_memif0"));
+        assert_eq!(spec.to_string(), text);
+        assert_eq!("dpdk:3:00.0".parse::<PortSpec>().unwrap().to_string(), "dpdk:0000:03:00.0");
+        let error = "dpdk:0000:03:00".parse::<PortSpec>().unwrap_err();
+        assert!(error.contains("0000:03:00.0"), "{error}");
+    }
+
+    #[cfg(not(feature = "dpdk"))]
+    #[test]
+    fn a_dpdk_port_needs_a_build_with_dpdk() {
+        let error = "dpdk:0000:03:00.0".parse::<PortSpec>().unwrap_err();
+        assert!(error.contains("--features dpdk") && error.contains("scripts/setup --for dpdk"), "{error}");
+    }
+
     #[test]
     fn a_bad_port_is_told_what_is_known() {
         let refused = |text: &str| text.parse::<PortSpec>().unwrap_err();
         assert!(refused("eth0").contains("`tap:NAME`") && refused("eth0").contains("`wire`"));
         assert!(refused("tap").contains("tap:NAME"));
+        assert!(refused("dpdk").contains("dpdk:DEVARGS"));
         assert!(refused("wire:x").contains("no argument"));
         assert!(refused("tap:").contains("1 to 15 bytes"));
         assert!(refused("tap:abcdefghijklmnop").contains("this has 16"));

@@ -1,6 +1,6 @@
 //! Ranges, and values that must fit each other. Once this has passed, nothing later refuses a number.
 
-use super::{Config, ConfigError, PortSpec};
+use super::{Checksum, Config, ConfigError, PortSpec};
 use crate::stack::Cidr;
 use std::net::IpAddr;
 
@@ -24,6 +24,8 @@ const WORKERS_MAX: u64 = 256;
 const ADDRESSES_MAX: usize = 7;
 /// Least MTU that IPv6 works with, bytes (RFC 8200 section 5).
 const IPV6_MTU_MIN: usize = 1_280;
+/// Fewest frames of a DPDK queue, beside those in its rings.
+const DPDK_FRAMES_MIN: usize = 256;
 /// Routes that the stack holds.
 const ROUTES_MAX: usize = 128;
 
@@ -56,7 +58,7 @@ impl Config {
     /// # Errors
     /// When one of them was not given.
     pub fn device(&self) -> Result<&PortSpec, ConfigError> {
-        let hint = "give --port tap:NAME or set it in the file";
+        let hint = "give --port tap:NAME or --port dpdk:DEVARGS, or set it in the file";
         let spec = self.port.spec.as_ref().ok_or(ConfigError::Missing { key: "port.spec", hint })?;
         if self.port.ip.is_empty() && !self.port.dhcp {
             let hint =
@@ -202,6 +204,11 @@ impl Config {
                 ));
             }
         }
+        let for_tap_alone = "on other ports it stays `true`: it is for tap:NAME ports only";
+        if !port.offload && !tap {
+            return Err(invalid("port.offload", false, for_tap_alone));
+        }
+        self.validate_dpdk()?;
         if let Some(netns) = port
             .netns
             .as_ref()
@@ -210,6 +217,29 @@ impl Config {
             return Err(invalid("port.netns", netns, "the name that `ip netns add NAME` was given"));
         }
         self.validate_routes()
+    }
+
+    /// What only DPDK devices know is given to no other, and what they need is there.
+    fn validate_dpdk(&self) -> Result<(), ConfigError> {
+        let port = &self.port;
+        if port.spec.as_ref().is_some_and(PortSpec::is_dpdk) {
+            if port.frames < DPDK_FRAMES_MIN {
+                let reason = format!("a queue of a DPDK device needs {DPDK_FRAMES_MIN} or more");
+                return Err(invalid("port.frames", port.frames, reason));
+            }
+            return Ok(());
+        }
+        let only = "it is for dpdk:DEVARGS ports only";
+        if port.checksum == Checksum::Trust {
+            return Err(invalid("port.checksum", "trust", only));
+        }
+        if !port.hugepages {
+            return Err(invalid("port.hugepages", false, only));
+        }
+        if let Some(argument) = port.eal.first() {
+            return Err(invalid("port.eal", argument, only));
+        }
+        Ok(())
     }
 
     fn validate_routes(&self) -> Result<(), ConfigError> {
@@ -465,6 +495,10 @@ mod tests {
             ("port = { ip = ['10.0.0.1/24'], host_ip = ['10.0.0.1/24'] }", "port.ip"),
             ("port = { spec = 'wire', netns = 'x' }", "port.spec"),
             ("port.netns = 'a/b'", "port.netns"),
+            ("port = { spec = 'wire', offload = false }", "port.offload"),
+            ("port = { spec = 'tap:t', checksum = 'trust' }", "port.checksum"),
+            ("port = { spec = 'tap:t', hugepages = false }", "port.hugepages"),
+            ("port = { spec = 'tap:t', eal = ['-m', '64'] }", "port.eal"),
             ("port = { mtu = 1279, ip = ['fd73::2/64'] }", "port.mtu"),
             ("port = { ip = ['10.0.0.2/24'], gateway = ['10.0.1.1'] }", "port.gateway"),
             ("port = { ip = ['10.0.0.2/24'], gateway = ['10.0.0.1', '10.0.0.3'] }", "port.gateway"),
@@ -475,6 +509,19 @@ mod tests {
             ("websocket.send_queue_bytes_max = 2048", "websocket.send_queue_bytes_high_water"),
             ("websocket.idle_timeout_ms = 30000", "websocket.ping_interval_ms"),
             ("log.level = 'loud,,=='", "log.level"),
+        ] {
+            let message = refused(text);
+            assert!(message.starts_with(&format!("`{key}` is ")), "{text}: {message}");
+        }
+    }
+
+    #[cfg(feature = "dpdk")]
+    #[test]
+    fn what_a_dpdk_device_does_not_take() {
+        for (text, key) in [
+            ("port = { spec = 'dpdk:net_null0', netns = 'blue' }", "port.spec"),
+            ("port = { spec = 'dpdk:net_null0', offload = false }", "port.offload"),
+            ("port = { spec = 'dpdk:net_null0', frames = 255 }", "port.frames"),
         ] {
             let message = refused(text);
             assert!(message.starts_with(&format!("`{key}` is ")), "{text}: {message}");

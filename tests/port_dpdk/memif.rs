@@ -9,15 +9,28 @@ use unsocket::port::dpdk::{DpdkConfig, DpdkPort, Steering, open};
 use unsocket::port::{Frame, Port};
 
 /// Where the two meet: a socket that is gone when the scenario is.
-pub(crate) struct Meeting(PathBuf);
+pub(crate) struct Meeting {
+    socket: PathBuf,
+    /// More devargs, each with its comma.
+    more: &'static str,
+}
 
 impl Meeting {
     pub(crate) fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("unsocket-port-dpdk-{}.sock", std::process::id())))
+        Self::with("")
+    }
+
+    fn with(more: &'static str) -> Self {
+        let name = format!("unsocket-port-dpdk-{}.sock", std::process::id());
+        Self { socket: std::env::temp_dir().join(name), more }
     }
 
     pub(crate) fn spec(&self, role: &str) -> String {
-        format!("dpdk:net_memif0,role={role},id=0,socket={},socket-abstract=no", self.0.display())
+        format!(
+            "dpdk:net_memif0,role={role},id=0,socket={},socket-abstract=no{}",
+            self.socket.display(),
+            self.more
+        )
     }
 
     fn server(&self, mtu: usize, queues: usize) -> DpdkConfig {
@@ -32,7 +45,7 @@ impl Meeting {
 
 impl Drop for Meeting {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
@@ -110,7 +123,15 @@ pub(crate) fn two_processes() {
 }
 
 pub(crate) fn jumbo() {
-    let meeting = Meeting::new();
+    jumbo_over(&Meeting::new());
+}
+
+/// Frames that lie in several buffers are made whole.
+pub(crate) fn chained() {
+    jumbo_over(&Meeting::with(",bsize=2048"));
+}
+
+fn jumbo_over(meeting: &Meeting) {
     let mut port = open_one(&meeting.server(9000, 1));
     assert_eq!(port.info().mtu, 9000);
     assert!(port.info().frame_bytes_max >= 9014);

@@ -7,7 +7,7 @@ use crate::bench::in_process::{self, Wiring};
 use crate::bench::over_port::{self, Site};
 use crate::bench::report::Faults;
 use crate::bench::{BenchError, Plan, Progress, Report, Stop, WsUrl, kernel};
-use crate::config::Config;
+use crate::config::{Checksum, Config, Poll, PortSpec};
 use crate::port::tap;
 use crate::stack::CongestionControl;
 use crate::time::Duration;
@@ -97,10 +97,6 @@ struct LoadArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Path of the engine (not over kernel sockets)")]
 struct PathArgs {
-    /// In one process: TCP checksums computed and verified in software, or none (memory is trusted)
-    /// [default: trust, with --fault-corrupt software]
-    #[arg(long, value_name = "HOW", conflicts_with = "url")]
-    checksum: Option<Checksum>,
     /// Congestion control of the engine's connections [default: cubic]
     #[arg(long, value_name = "WHICH")]
     congestion: Option<Congestion>,
@@ -119,15 +115,6 @@ struct PathArgs {
     /// Delay of every frame in microseconds, each way [default: 0]
     #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=60_000_000))]
     fault_delay_us: Option<u64>,
-}
-
-/// Who looks at TCP checksums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Checksum {
-    /// Both ends compute and verify them.
-    Software,
-    /// Nobody.
-    Trust,
 }
 
 /// Which congestion control.
@@ -180,9 +167,18 @@ impl BenchArgs {
         match (&self.url, &self.device.port) {
             (Some(url), Some(_)) => {
                 let config = self.config(plan)?;
-                let tap = config.tap().ok_or(BenchError::WireToUrl)?;
-                let site = Site { stack: config.stack(), faults: self.faults(), spin: self.load.spin };
-                over_port::run(plan, url, &site, tap::open(&tap)?, interrupted, observer)
+                let spin = self.load.spin || config.poll() == Poll::Spin;
+                let site = Site { stack: config.stack(), faults: self.faults(), spin };
+                if let Some(tap) = config.tap() {
+                    return over_port::run(plan, url, &site, tap::open(&tap)?, interrupted, observer);
+                }
+                #[cfg(feature = "dpdk")]
+                if let Some(dpdk) = config.dpdk() {
+                    let ports = super::dpdk_ports::open(&dpdk)?;
+                    ports.iter().take(1).for_each(|port| eprintln!("{}", port.summary()));
+                    return over_port::run(plan, url, &site, ports, interrupted, observer);
+                }
+                Err(BenchError::WireToUrl)
             }
             (Some(url), None) => {
                 self.refuse_device_options(true)?;
@@ -205,7 +201,7 @@ impl BenchArgs {
             return Err(BenchError::Dhcp);
         }
         config.workers.count = plan.shares().len();
-        if config.workers.count > 1 {
+        if config.workers.count > 1 && matches!(config.port.spec, Some(PortSpec::Tap { .. })) {
             // The workers hand frames to each other: those of offloads are larger than they can.
             config.port.offload = false;
         }
@@ -222,10 +218,10 @@ impl BenchArgs {
         let faults = self.faults();
         let corrupts = faults.is_some_and(|faults| faults.corrupt > 0.0);
         let checksum =
-            self.path.checksum.unwrap_or(if corrupts { Checksum::Software } else { Checksum::Trust });
+            self.device.checksum.unwrap_or(if corrupts { Checksum::Verify } else { Checksum::Trust });
         Wiring {
             mtu: self.device.mtu.unwrap_or(WIRE_MTU),
-            checksums: checksum == Checksum::Software,
+            checksums: checksum == Checksum::Verify,
             congestion: self.path.congestion(),
             faults,
             server_cores: self.load.server_core.clone(),
@@ -247,26 +243,29 @@ impl BenchArgs {
         (faults != none).then_some(faults)
     }
 
-    /// Options of a device mean nothing without one; only the MTU is the wire's, too.
-    fn refuse_device_options(&self, mtu_too: bool) -> Result<(), BenchError> {
-        let PortArgs { port: _, ip, host_ip, netns, mac, mtu, gateway, dhcp } = &self.device;
+    /// Options of a device mean nothing without one; only MTU and checksums are the wire's, too.
+    fn refuse_device_options(&self, wires_too: bool) -> Result<(), BenchError> {
+        let PortArgs { port: _, ip, host_ip, netns, mac, mtu, gateway, dhcp, checksum, no_huge, eal } =
+            &self.device;
         let given = [
             ("--ip", !ip.is_empty()),
             ("--host-ip", !host_ip.is_empty()),
             ("--netns", netns.is_some()),
             ("--mac", mac.is_some()),
-            ("--mtu", mtu.is_some() && mtu_too),
+            ("--mtu", mtu.is_some() && wires_too),
+            ("--checksum", checksum.is_some() && wires_too),
             ("--gateway", !gateway.is_empty()),
             ("--dhcp", *dhcp),
+            ("--no-huge", *no_huge),
+            ("what follows --", !eal.is_empty()),
         ];
         refuse(given, |option| BenchError::OptionNeedsPort { option })
     }
 
     /// Over kernel sockets the path is the kernel's.
     fn refuse_path_options(&self) -> Result<(), BenchError> {
-        let PathArgs { checksum: _, congestion, .. } = self.path;
         let given = [
-            ("--congestion", congestion.is_some()),
+            ("--congestion", self.path.congestion.is_some()),
             ("--fault-loss", self.path.fault_loss.is_some()),
             ("--fault-reorder", self.path.fault_reorder.is_some()),
             ("--fault-duplicate", self.path.fault_duplicate.is_some()),

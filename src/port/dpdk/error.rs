@@ -44,6 +44,18 @@ pub enum DpdkError {
     /// The device has no queue pair.
     #[error("{0} has no RX and TX queue that could be used together")]
     NoQueues(String),
+    /// The device has fewer queue pairs than there are workers.
+    #[error(
+        "{device} has {given} queue pairs, and {wanted} workers need one each: run {given} (`--workers {given}`)"
+    )]
+    FewQueues {
+        /// The device with its arguments.
+        device: String,
+        /// Queue pairs that were asked for.
+        wanted: usize,
+        /// Queue pairs that it gives.
+        given: usize,
+    },
     /// DPDK does not do it; the cause and the way out are in it.
     #[error(transparent)]
     Dpdk(#[from] ::dpdk::Error),

@@ -20,6 +20,7 @@ mod config;
 mod error;
 mod open;
 mod packet;
+mod stale;
 
 pub use config::{Checksums, DpdkConfig, Memory};
 pub use error::DpdkError;

@@ -1,8 +1,10 @@
 //! Opening a device: DPDK's runtime, mempools, the port, and one [`DpdkPort`] per queue pair.
 
-use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory};
+use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, stale};
 use crate::port::{MTU_MAX, MTU_MIN, PortInfo, PortStats};
-use ::dpdk::{Bus, Capabilities, Eal, EalArgs, InUse, Link, Mempool, MempoolConfig, Offloads, PortConfig};
+use ::dpdk::{
+    Bus, Capabilities, Device, Eal, EalArgs, InUse, Link, Mempool, MempoolConfig, Offloads, PortConfig,
+};
 use ::dpdk::{RssConfig, RssFunctions};
 use std::collections::VecDeque;
 use std::fmt;
@@ -86,6 +88,8 @@ impl fmt::Display for Summary {
 /// See [`DpdkError`]. Nothing stays open then.
 pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     validate(config)?;
+    let config = &DpdkConfig { device: whole_frames(config)?, ..config.clone() };
+    stale::remove_socket(&config.device);
     let eal = match Eal::running() {
         Some(eal) => {
             eal.attach(&config.device)?;
@@ -157,6 +161,22 @@ fn validate(config: &DpdkConfig) -> Result<(), DpdkError> {
         }
     }
     Ok(())
+}
+
+/// The device, with buffers that hold whole frames: a memif whose buffers are smaller cuts frames into chains of them,
+/// and over those, transfers of several connections stall (seen with DPDK 22.11).
+fn whole_frames(config: &DpdkConfig) -> Result<Device, DpdkError> {
+    /// The driver's own choice.
+    const MEMIF_BUFFER_BYTES: usize = 2048;
+    let device = &config.device;
+    let bytes = config.mtu + ETHERNET_HEADER_BYTES + SPARE_BYTES;
+    if !device.name().starts_with("net_memif")
+        || device.argument("bsize").is_some()
+        || bytes <= MEMIF_BUFFER_BYTES
+    {
+        return Ok(device.clone());
+    }
+    Ok(format!("{},bsize={}", device.devargs(), bytes.next_multiple_of(64)).parse()?)
 }
 
 fn eal_args(config: &DpdkConfig) -> EalArgs {
@@ -246,5 +266,23 @@ fn summarize(config: &DpdkConfig, port: &::dpdk::Port, symmetric: bool) -> Summa
         in_use,
         steering,
         link: link.ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(spec: &str, mtu: usize) -> String {
+        whole_frames(&DpdkConfig { mtu, ..spec.parse().unwrap() }).unwrap().to_string()
+    }
+
+    #[test]
+    fn buffers_of_a_memif_hold_whole_frames() {
+        assert_eq!(device("dpdk:net_memif0,role=server", 1500), "net_memif0,role=server");
+        assert_eq!(device("dpdk:net_memif0,role=server", 2025), "net_memif0,role=server,bsize=2112");
+        assert_eq!(device("dpdk:net_memif0", 9000), "net_memif0,bsize=9024");
+        assert_eq!(device("dpdk:net_memif0,bsize=4096", 9000), "net_memif0,bsize=4096");
+        assert_eq!(device("dpdk:0000:03:00.0", 9000), "0000:03:00.0");
     }
 }
