@@ -155,9 +155,15 @@ impl Stack {
 /// the oldest segment again (RFC 5681 section 3.2). A probe on the wire would not do: smoltcp's carry a byte that is
 /// not the stream's, and a peer that lacks the bytes before it would keep it.
 fn remind(net: &mut Net, slot: &mut Slot, mac: [u8; 6], now: StackInstant) {
-    let ack = BareAck::new(&slot.key, mac, slot.expected_next(), slot.unacknowledged, slot.window);
-    for _ in 0..=DUPLICATE_ACKS {
+    let mut acknowledge = |slot: &mut Slot, window: u16| {
+        let ack = BareAck::new(&slot.key, mac, slot.expected_next(), slot.unacknowledged, window);
         let mut device = Listener { rx: Some(ack.frame()), caps: &net.caps };
         net.iface.poll_ingress_single(now, &mut device, &mut slot.set);
+    };
+    // Duplicates may have been counted before; another window, if only for a moment, starts the count anew.
+    let window = slot.window;
+    acknowledge(slot, if window > 0 { window - 1 } else { 1 });
+    for _ in 0..=DUPLICATE_ACKS {
+        acknowledge(slot, window);
     }
 }

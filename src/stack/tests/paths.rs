@@ -131,6 +131,25 @@ fn a_narrower_path_shrinks_the_segments() {
 }
 
 #[test]
+fn a_fast_retransmission_that_meets_an_unknown_router_is_not_forgotten() {
+    // On the narrower interface the router is not known yet: smoltcp loses the retransmission with its timer.
+    let mut pair = off_link();
+    let (client, server) = pair.connect("10.9.0.2:80");
+    pair.filter = Box::new(|frame| frame.len() <= 14 + 1300);
+    pair.a.send(client, &[3; 5000]);
+    let sent = pair.a.burst(pair.now, &[]);
+    pair.a.burst(pair.now, &[too_big(&sent[0], 1300)]);
+    for _ in 0..5 {
+        // Small segments pass; each is answered with a duplicate acknowledgement.
+        pair.a.send(client, &[3; 100]);
+        pair.step();
+        pair.now += Duration::from_micros(100);
+    }
+    pair.run(Duration::from_secs(5));
+    assert_eq!(pair.b.receive(server).len(), 5500);
+}
+
+#[test]
 fn absurd_path_reports_change_nothing() {
     let mut pair = Pair::on_link();
     let (client, _) = pair.connect("10.0.0.2:80");
