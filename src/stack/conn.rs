@@ -36,30 +36,18 @@ pub(super) enum Phase {
 pub(super) struct Received {
     contiguous: u32,
     farthest: u32,
-    /// The newest acknowledgement of theirs that freed bytes of ours.
-    acknowledged: u32,
 }
 
 impl Received {
     /// Nothing yet, after a SYN with sequence number `seq`.
     pub(super) fn after_syn(seq: u32) -> Self {
         let next = seq.wrapping_add(1);
-        Received { contiguous: next, farthest: next, acknowledged: 0 }
+        Received { contiguous: next, farthest: next }
     }
 
     /// The number expected next, before a FIN is counted.
     pub(super) fn next(&self) -> u32 {
         self.contiguous
-    }
-
-    /// An acknowledgement counted.
-    pub(super) fn acknowledge(&mut self, ack: u32) {
-        self.acknowledged = ack;
-    }
-
-    /// Whether an acknowledgement is newer than all that counted.
-    pub(super) fn is_news(&self, ack: u32) -> bool {
-        (ack.wrapping_sub(self.acknowledged) as i32) > 0
     }
 
     /// `segment` was fed to a socket with a receive ring of `ring_bytes`, and made the queue grow by `grown` bytes.
@@ -117,9 +105,9 @@ pub(super) struct Slot {
     /// The memory under the socket's rings.
     pub(super) rings: Option<RingPair>,
     /// How far the peer's bytes have arrived.
+    pub(super) received: Received,
     /// The window field of the segment that came last.
     pub(super) window: u16,
-    pub(super) received: Received,
     /// Sequence number of the first byte in the send ring: RFC 9293's SND.UNA once the handshake is done.
     pub(super) unacknowledged: u32,
     half_open_prev: u32,

@@ -109,7 +109,7 @@ impl Stack {
 
     /// Hands a segment to its connection and looks at what changed.
     fn feed<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        let unacknowledged = self.slab.slot(index).socket().send_queue();
+        let unacknowledged_before = self.slab.slot(index).socket().send_queue();
         if self.slab.slot(index).phase == Phase::Live {
             self.heed_late_ack(index, segment, tx);
         }
@@ -117,7 +117,6 @@ impl Stack {
         let net = self.nets.get(slot.net);
         let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
         let queued_before = slot.socket().recv_queue();
-        let unacknowledged_before = slot.socket().send_queue();
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
         slot.progress_at = self.now;
 
@@ -128,12 +127,8 @@ impl Stack {
         let state = socket.state();
         let queued = socket.recv_queue();
         let has_bytes = queued > 0;
-        let acknowledges = socket.send_queue() < unacknowledged;
         let has_room = write_blocked && socket.send_queue() <= socket.send_capacity() / 2;
         slot.rings_touched = true;
-        if acknowledges {
-            slot.received.acknowledge(segment.ack);
-        }
         slot.window = segment.window;
         let acknowledged = unacknowledged_before.saturating_sub(slot.socket().send_queue());
         slot.unacknowledged = slot.unacknowledged.wrapping_add(acknowledged as u32);
@@ -165,7 +160,8 @@ impl Stack {
         let next = slot.expected_next();
         let capacity = socket.recv_capacity();
         let free = capacity - socket.recv_queue();
-        let is_news = socket.send_queue() > 0 && slot.received.is_news(segment.ack);
+        // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
+        let is_news = socket.send_queue() > 0 && (segment.ack.wrapping_sub(slot.unacknowledged) as i32) > 0;
         if !is_news || !late_ack::is_just_outside(segment, next, capacity, free) {
             return;
         }
@@ -197,7 +193,6 @@ impl Stack {
                 if phase == Phase::Connecting {
                     slot.received = Received::after_syn(segment.seq);
                 }
-                slot.received.acknowledge(segment.ack);
                 self.stats.opened += 1;
                 self.mark_dirty(index);
                 self.mark_ready_index(index);
