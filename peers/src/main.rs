@@ -21,7 +21,9 @@ type Ended = Result<(), Box<dyn Error + Send + Sync>>;
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [library, address] = &arguments[..] else {
-        eprintln!("usage: unsocket-peers fastwebsockets|sockudo-ws|tokio-tungstenite|tokio-websockets ADDRESS:PORT");
+        eprintln!(
+            "usage: unsocket-peers fastwebsockets|sockudo-ws|tokio-tungstenite|tokio-websockets ADDRESS:PORT"
+        );
         return ExitCode::from(2);
     };
     let error = serve(library, address).await;
