@@ -187,6 +187,12 @@ pub enum StackError {
         /// The address.
         addr: IpAddr,
     },
+    /// An IPv4 address or default route beside DHCP, which manages both.
+    #[error("{addr} beside DHCP (`dhcp`): the lease brings the IPv4 address and the default router")]
+    BesideDhcp {
+        /// The address or the router.
+        addr: IpAddr,
+    },
     /// A route whose router is of the other family.
     #[error("the route to {to} via {via} mixes IPv4 and IPv6 (`routes`)")]
     RouteFamilies {
@@ -198,6 +204,12 @@ pub enum StackError {
     /// An MTU outside 576..=9000.
     #[error("an MTU of {mtu} bytes is outside 576..=9000 (`mtu`)")]
     Mtu {
+        /// The MTU, bytes.
+        mtu: usize,
+    },
+    /// IPv6 on a link that is too narrow for it.
+    #[error("IPv6 needs an MTU of 1280 bytes or more (RFC 8200 section 5), not {mtu} (`mtu`)")]
+    Ipv6Mtu {
         /// The MTU, bytes.
         mtu: usize,
     },
@@ -555,7 +567,6 @@ impl Stack {
         let mut socket = tcp::Socket::new(recv, send);
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(Some(self.clock.stretch(self.tcp.ack_delay)));
-        socket.set_keep_alive(self.tcp.keep_alive.map(|interval| self.clock.stretch(interval)));
         socket.set_congestion_control(match self.tcp.congestion {
             CongestionControl::Cubic => tcp::CongestionControl::Cubic,
             CongestionControl::None => tcp::CongestionControl::None,
