@@ -319,6 +319,23 @@ impl Stack {
         }
     }
 
+    /// From now on a connection whose FIN the peer has acknowledged waits for the peer's no longer than `timeout`, and
+    /// is then reset. For the end of a service: who has said all, and knows that it came, need not wait for silence.
+    pub fn hurry_closing(&mut self, timeout: Duration) {
+        self.tcp.fin_wait2_timeout = self.tcp.fin_wait2_timeout.min(timeout);
+        let deadline = self.now + self.tcp.fin_wait2_timeout;
+        let closing: Vec<u32> = self
+            .slab
+            .indices()
+            .filter(|&index| self.slab.slot(index).socket().state() == tcp::State::FinWait2)
+            .collect();
+        for index in closing {
+            let slot = self.slab.slot_mut(index);
+            slot.closing_deadline = slot.closing_deadline.min(deadline);
+            self.schedule(index, deadline);
+        }
+    }
+
     /// Opens a connection; watch its [`Status`].
     ///
     /// # Errors

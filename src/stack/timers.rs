@@ -65,7 +65,7 @@ impl Stack {
     }
 
     /// Brings the wheel entry forward to `deadline`; never puts it off.
-    fn schedule(&mut self, index: u32, deadline: Instant) {
+    pub(super) fn schedule(&mut self, index: u32, deadline: Instant) {
         if deadline < Instant::FAR_FUTURE && self.wheel.scheduled(index).is_none_or(|at| at > deadline) {
             self.wheel.schedule(index, deadline);
         }
