@@ -2,6 +2,7 @@
 
 mod app;
 mod crowd;
+mod pki;
 mod world;
 
 mod backpressure;
@@ -12,4 +13,5 @@ mod ending;
 mod http;
 mod random;
 mod steering;
+mod tls;
 mod topics;
