@@ -167,6 +167,11 @@ impl Outbound {
         sealed + self.overflow.as_ref().map_or(0, |overflow| overflow.bytes.len())
     }
 
+    /// With TLS: whether the peer said that it sends nothing more, and everything was read.
+    pub(super) fn is_closed_by_peer(&self) -> bool {
+        self.secure.as_ref().is_some_and(|secure| secure.is_closed_by_peer())
+    }
+
     /// Bytes that go into the ring now.
     pub(super) fn room(&self, half: &SendHalf<'_>) -> usize {
         self.secure.as_ref().map_or_else(|| half.free_bytes(), |secure| secure.room(half))

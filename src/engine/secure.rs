@@ -255,11 +255,6 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.stack.received_bytes(id) > 0 || !idle && opened()
     }
 
-    /// Whether the peer's close_notify ended what it sends, although its FIN has not come.
-    pub(super) fn is_ended_by_tls(&mut self, id: ConnId) -> bool {
-        self.local.secure(id.index).is_some_and(|secure| secure.is_closed_by_peer())
-    }
-
     fn open_records(&mut self, id: ConnId) -> bool {
         let mut empty_left = EMPTY_RECORDS_MAX;
         let mut worked = false;

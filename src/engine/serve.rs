@@ -51,7 +51,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let now = self.local.now;
         let session = self.local.session(id);
         session.is_some_and(|session| {
-            session.phase == Phase::Open && session.outbound.waiting_bytes() == 0 && now < session.armed
+            session.phase == Phase::Open
+                && session.outbound.waiting_bytes() == 0
+                && !session.outbound.is_closed_by_peer()
+                && now < session.armed
         }) && self.stack.status(id) == Some(Status::Open)
     }
 
@@ -180,6 +183,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
+    fn is_closed_by_peer(&mut self, id: ConnId) -> bool {
+        self.local.session(id).is_some_and(|session| session.outbound.is_closed_by_peer())
+    }
+
     fn waiting_bytes(&mut self, id: ConnId) -> usize {
         self.local.session(id).map_or(0, |session| session.outbound.waiting_bytes())
     }
@@ -271,7 +278,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             // What is unread because the peer is behind will still be read.
             Some(Status::PeerFinished) if !unread => CloseCause::Finished,
             Some(Status::Open) if phase == Phase::Lingering => return self.finish_if_flushed(id),
-            Some(Status::Open) if self.is_ended_by_tls(id) && !unread => CloseCause::Finished,
+            Some(Status::Open) if self.is_closed_by_peer(id) && !unread => CloseCause::Finished,
             _ => return,
         };
         let over = matches!(self.stack.status(id), Some(Status::Closed(_)));

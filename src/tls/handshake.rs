@@ -80,47 +80,45 @@ impl Handshake {
     }
 
     fn advance(&mut self, held: &mut Vec<u8>, mut end: usize, out: &mut Vec<u8>) -> Result<(), TlsError> {
-        loop {
-            let shown = &mut held[..end];
-            let (discard, step) = match &mut self.end {
-                End::Server(server) => step(server.process_tls_records(shown), out),
-                End::Client(client) => step(client.process_tls_records(shown), out),
-            };
-            let discard = discard.min(end);
-            held.drain(..discard);
-            end -= discard;
-            match step {
+        let outcome = loop {
+            match self.step(held, &mut end, out) {
                 Step::Again => {}
-                Step::Blocked => {
-                    self.shown = end;
-                    return Ok(());
-                }
-                Step::Failed(error) => {
-                    self.push_alert(out);
-                    return Err(error.into());
-                }
+                Step::Blocked => break Ok(()),
+                Step::Failed(error) => break Err(error.into()),
             }
+        };
+        if outcome.is_err() {
+            // rustls may still have something to say: what it agreed to before, and an alert. It must not look at
+            // anything more.
+            while self.common().wants_write() && matches!(self.step(held, &mut end, out), Step::Again) {}
+        }
+        self.shown = end;
+        outcome
+    }
+
+    fn common(&self) -> &rustls::CommonState {
+        match &self.end {
+            End::Server(server) => server,
+            End::Client(client) => client,
         }
     }
 
-    /// After a failure rustls has an alert ready.
-    fn push_alert(&mut self, out: &mut Vec<u8>) {
-        // The alert, and that it is sent; nothing else can come.
-        for _ in 0..2 {
-            match &mut self.end {
-                End::Server(server) => drop(step(server.process_tls_records(&mut []), out)),
-                End::Client(client) => drop(step(client.process_tls_records(&mut []), out)),
-            }
-        }
+    /// One call of rustls: it is shown the first `end` bytes of `held`, and what is done with is taken off.
+    fn step(&mut self, held: &mut Vec<u8>, end: &mut usize, out: &mut Vec<u8>) -> Step {
+        let shown = &mut held[..*end];
+        let (discard, step) = match &mut self.end {
+            End::Server(server) => step(server.process_tls_records(shown), out),
+            End::Client(client) => step(client.process_tls_records(shown), out),
+        };
+        let discard = discard.min(*end);
+        held.drain(..discard);
+        *end -= discard;
+        step
     }
 
     /// Whether everything was said and heard.
     pub(super) fn is_done(&self) -> bool {
-        let common: &rustls::CommonState = match &self.end {
-            End::Server(server) => server,
-            End::Client(client) => client,
-        };
-        !common.is_handshaking()
+        !self.common().is_handshaking()
     }
 
     /// The record layer, with the secrets of the finished handshake.
@@ -129,10 +127,7 @@ impl Handshake {
             // RFC 8446 section 5.1: a message must not span a change of keys.
             return Err(super::Violation::UnexpectedMessage.into());
         }
-        let common: &rustls::CommonState = match &self.end {
-            End::Server(server) => server,
-            End::Client(client) => client,
-        };
+        let common = self.common();
         let tls13 = common.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let suite = common.negotiated_cipher_suite();
         let records_max = match suite {

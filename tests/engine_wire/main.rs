@@ -3,6 +3,7 @@
 mod app;
 mod crowd;
 mod pki;
+mod tls_peer;
 mod world;
 
 mod backpressure;
@@ -14,4 +15,5 @@ mod http;
 mod random;
 mod steering;
 mod tls;
+mod tls_hostile;
 mod topics;

@@ -291,7 +291,13 @@ impl RawWorld {
     /// A TCP connection to the server.
     #[track_caller]
     pub(crate) fn open(&mut self) -> ConnId {
-        let conn = self.raw.connect(server_addr());
+        self.open_at(server_addr())
+    }
+
+    /// A TCP connection to one of the server's ports.
+    #[track_caller]
+    pub(crate) fn open_at(&mut self, addr: SocketAddr) -> ConnId {
+        let conn = self.raw.connect(addr);
         for _ in 0..100 {
             self.step();
             if self.raw.status(conn) == Some(Status::Open) {
