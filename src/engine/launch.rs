@@ -6,6 +6,7 @@ use super::handler::{Connect, Handler};
 use super::mailbox::Wake;
 use super::worker::{Seat, Worker, WorkerError, seats};
 use crate::port::Port;
+use crate::stack::Lease;
 use crate::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -367,9 +368,14 @@ fn run<P: Port, H: Handler>(
     clock: Clock,
 ) -> Result<(), LaunchError> {
     let mut busy_at = clock.now();
+    let mut lease = None;
     loop {
         let now = clock.now();
         let progress = worker.poll(now);
+        if worker.stack().lease() != lease {
+            lease = worker.stack().lease();
+            tell_lease(lease);
+        }
         if progress.ended {
             return Ok(());
         }
@@ -391,6 +397,15 @@ fn run<P: Port, H: Handler>(
             }
             Idle::Adaptive { .. } | Idle::Spin => std::hint::spin_loop(),
         }
+    }
+}
+
+/// Where the server can be reached from now on, or that it cannot.
+fn tell_lease(lease: Option<Lease>) {
+    match lease {
+        Some(Lease { addr, router: Some(router) }) => tracing::info!(%addr, %router, "DHCP lease"),
+        Some(Lease { addr, router: None }) => tracing::info!(%addr, "DHCP lease, without a router"),
+        None => tracing::warn!("DHCP lease lost: its address and the connections to it are gone"),
     }
 }
 
