@@ -9,7 +9,8 @@
 //! | `worker`, `serve`, `read`, `drain` | a burst; one connection's turn in it; what is read there; the end |
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
 //! | `opening` | the opening handshake of both roles, and plain HTTP beside it |
-//! | `topics`, `mailbox`, `steering` | publish and subscribe; what crosses threads; frames for another worker |
+//! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
+//! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
 //!
@@ -30,6 +31,7 @@ mod local;
 mod mailbox;
 mod opening;
 mod outbound;
+mod placement;
 mod read;
 mod serve;
 mod session;
