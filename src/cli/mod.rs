@@ -2,8 +2,6 @@
 
 mod bench;
 mod doctor;
-#[cfg(feature = "dpdk")]
-mod dpdk_ports;
 mod logging;
 mod port_args;
 mod ready;

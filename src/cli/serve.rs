@@ -115,7 +115,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
     }
     #[cfg(feature = "dpdk")]
     if let Some(dpdk) = config.dpdk() {
-        let ports = super::dpdk_ports::open(&dpdk)?;
+        let ports = crate::port::dpdk::open(&dpdk)?;
         ports.iter().take(1).for_each(|port| tracing::info!("{}", port.summary()));
         return start(&config, tls, ports, ready);
     }

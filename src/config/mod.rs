@@ -121,6 +121,10 @@ pub struct PortConfig {
     pub mtu: Option<usize>,
     /// Frames of each queue.
     pub frames: usize,
+    /// Queue pairs of a DPDK device; one for each worker, as far as it has them, when not given.
+    pub queues: Option<usize>,
+    /// The VLAN that a DPDK device belongs to.
+    pub vlan: Option<u16>,
     /// Whether a TAP device may leave out checksums and hand over large segments.
     pub offload: bool,
     /// Who sees to checksums on a DPDK device.
@@ -276,17 +280,17 @@ pub struct WorkersConfig {
     pub poll: Option<Poll>,
     /// How long an adaptive worker spins before it sleeps.
     pub spin_us: u64,
-    /// Who gives each worker the frames of its own connections.
+    /// Which rule says whose a connection is.
     pub steering: Steering,
 }
 
-/// Who gives each worker the frames of its own connections.
+/// Which rule says whose a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Steering {
-    /// The device, by a hash of its own.
+    /// The device's rule, where it tells one, else the workers' flow hash.
     Device,
-    /// Whoever receives a frame hands it to its owner.
+    /// The workers' flow hash, whatever the device says.
     Software,
 }
 
@@ -383,6 +387,8 @@ impl Default for PortConfig {
             mac: None,
             mtu: None,
             frames: 1_024,
+            queues: None,
+            vlan: None,
             offload: true,
             checksum: Checksum::Verify,
             hugepages: true,

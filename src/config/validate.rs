@@ -79,6 +79,9 @@ impl Config {
         vec![
             size("port.mtu", self.port.mtu.unwrap_or(1500), 576, 9_000),
             size("port.frames", self.port.frames, 64, 65_536),
+            size("port.queues", self.port.queues.unwrap_or(1), 1, 1_024),
+            // IEEE 802.1Q: 0 is no VLAN, 4095 is reserved.
+            range("port.vlan", self.port.vlan.unwrap_or(1).into(), 1, 4_094),
 
             // The floor of two full segments at the largest MTU; the ceiling of RFC 7323's window (65,535 << 14).
             size("tcp.recv_buffer_bytes", tcp.recv_buffer_bytes, 18_000, GIB - (1 << 14)),
@@ -283,9 +286,18 @@ impl Config {
                 let reason = format!("a queue of a DPDK device needs {DPDK_FRAMES_MIN} or more");
                 return Err(invalid("port.frames", port.frames, reason));
             }
+            if let Some(queues) = port.queues.filter(|queues| queues % self.workers.count.max(1) != 0) {
+                let reason = format!("it must be a multiple of `workers.count`, {}", self.workers.count);
+                return Err(invalid("port.queues", queues, reason));
+            }
             return Ok(());
         }
         let only = "it is for dpdk:DEVARGS ports only";
+        for (key, given) in [("port.queues", port.queues), ("port.vlan", port.vlan.map(usize::from))] {
+            if let Some(given) = given {
+                return Err(invalid(key, given, only));
+            }
+        }
         if port.checksum == Checksum::Trust {
             return Err(invalid("port.checksum", "trust", only));
         }
@@ -568,6 +580,8 @@ mod tests {
             ("port = { spec = 'wire', netns = 'x' }", "port.spec"),
             ("port.netns = 'a/b'", "port.netns"),
             ("port = { spec = 'wire', offload = false }", "port.offload"),
+            ("port = { spec = 'tap:t', queues = 2 }", "port.queues"),
+            ("port = { spec = 'tap:t', vlan = 2 }", "port.vlan"),
             ("port = { spec = 'tap:t', checksum = 'trust' }", "port.checksum"),
             ("port = { spec = 'tap:t', hugepages = false }", "port.hugepages"),
             ("port = { spec = 'tap:t', eal = ['-m', '64'] }", "port.eal"),

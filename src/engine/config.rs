@@ -21,7 +21,7 @@ pub struct EngineConfig {
     pub tls_watch: Option<Duration>,
     /// Addresses, routes and TCP. [`Limits::connections_max`] bounds what its slab has beyond refusals.
     pub stack: StackConfig,
-    /// Who spreads the flows over several workers.
+    /// How the flows are spread over several workers.
     pub steering: Steering,
     /// What is served over plain HTTP, and which paths take upgrades.
     pub routes: Arc<Routes>,
@@ -69,13 +69,15 @@ impl Default for EngineConfig {
     }
 }
 
-/// Who gives each worker the frames of its own flows.
+/// Which rule says what flows are a worker's own. Whoever receives a frame of another worker's flow hands it over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Steering {
-    /// The device: RSS, or the backend's own flow steering. A flow stays with the queue it first came on.
+    /// The device's, where it says how it spreads flows over its queues ([`PortInfo::rss`]); else the workers' own.
+    ///
+    /// [`PortInfo::rss`]: crate::port::PortInfo::rss
     #[default]
     Device,
-    /// The workers: whoever receives a frame hands it to the owner, `flow hash % workers`. For devices with one queue.
+    /// The workers' own, `flow hash % workers`, whatever the device says.
     Software,
 }
 

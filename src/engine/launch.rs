@@ -4,6 +4,7 @@ use super::config::{EngineConfig, Idle, Steering};
 use super::handle::{Handle, HandleError};
 use super::handler::{Connect, Handler};
 use super::mailbox::Wake;
+use super::placement::{Cause, Finding};
 use super::reload::{CertificateWatch, reload};
 use super::stats::WorkerReport;
 use super::worker::{Seat, Worker, WorkerError, seats};
@@ -401,6 +402,9 @@ fn run<P: Port, H: Handler>(
         }
         if progress.busy {
             busy_at = now;
+            if let Some(found) = worker.steering_found() {
+                tell(worker, found);
+            }
             continue;
         }
         if !worker.port().is_alive() {
@@ -460,14 +464,42 @@ fn pin(config: &EngineConfig, worker: usize) {
     }
 }
 
+/// Says what the first flows have shown of the device's steering. Once for each worker.
+fn tell<P: Port, H: Handler>(worker: &Worker<P, H>, found: Finding) {
+    let (index, port) = (worker.index(), worker.port().info().name.as_str());
+    const HANDED_OVER: &str = "flows land on workers that do not own them; their frames are handed over, which works and costs time";
+    match found {
+        Finding::Confirmed { flows } => {
+            tracing::info!(worker = index, port, flows, "the first flows came to the workers that own them");
+        }
+        Finding::Misplaced(Cause::NoRule) => tracing::info!(
+            worker = index,
+            port,
+            "the device does not steer by the workers' flow hash: {HANDED_OVER}"
+        ),
+        Finding::Misplaced(Cause::OtherHash) => tracing::warn!(
+            worker = index,
+            port,
+            "RSS is not as it was set up, the device hashes by another key or other headers: {HANDED_OVER}"
+        ),
+        Finding::Misplaced(Cause::OtherQueue) => tracing::warn!(
+            worker = index,
+            port,
+            "RSS is not as it was set up, the device does not follow its redirection table: {HANDED_OVER}"
+        ),
+    }
+}
+
 /// One line that says how the workers are set up.
 fn announce<P: Port>(config: &EngineConfig, ports: &[P]) {
     let names: Vec<&str> = ports.iter().map(|port| port.info().name.as_str()).collect();
     let addrs: Vec<String> = config.stack.addrs.iter().map(ToString::to_string).collect();
     let steering = match (ports.len(), config.steering) {
         (1, _) => "one worker, nothing to steer",
-        (_, Steering::Device) => "by the device",
-        (_, Steering::Software) => "in software: whoever receives a frame hands it to the flow's worker",
+        (_, Steering::Device) if ports.iter().all(|port| port.info().rss.is_some()) => {
+            "by the device (RSS); what comes to another worker than the flow's is handed over"
+        }
+        _ => "by flow hash; what comes to another worker than the flow's is handed over",
     };
     tracing::info!(
         ports = names.join(","),

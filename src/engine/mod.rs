@@ -10,7 +10,8 @@
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
 //! | `secure` | TLS between the rings and all of the above, for `wss://` |
 //! | `opening` | the opening handshake of both roles, and plain HTTP beside it |
-//! | `topics`, `mailbox`, `steering` | publish and subscribe; what crosses threads; frames for another worker |
+//! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
+//! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
 //! | `reload` | certificates that are exchanged while a server runs |
@@ -32,6 +33,7 @@ mod local;
 mod mailbox;
 mod opening;
 mod outbound;
+mod placement;
 mod read;
 mod reload;
 mod secure;

@@ -12,6 +12,8 @@ pub struct WorkerStats {
     pub busy_polls: u64,
     /// Frames received from the port.
     pub rx_frames: u64,
+    /// Segments that the device gave to this worker and another one owns.
+    pub misplaced: u64,
     /// Frames handed over to the workers that own them, or copied to all of them.
     pub handed_over: u64,
     /// Frames that other workers handed over to this one.

@@ -240,7 +240,7 @@ impl Host for RawHost {
         self.tx.refill(&mut self.port, 256);
         let mut work = self.port.rx_burst(&mut self.rx, 64);
         while let Some(frame) = self.rx.pop_front() {
-            self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
+            let _ = self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
             self.port.release(frame);
         }
         self.stack.timers();
