@@ -6,6 +6,7 @@ mod logging;
 mod port_args;
 mod ready;
 mod serve;
+mod tls_args;
 
 pub use port_args::PortArgs;
 

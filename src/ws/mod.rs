@@ -7,11 +7,13 @@ pub mod error;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
+mod url;
 
 pub use close::{Close, CloseCode};
 pub use decoder::{Decoded, Decoder, Event, Message};
 pub use error::ProtocolError;
 pub use frame::{FrameHeader, Opcode, append_frame};
+pub use url::{UrlError, WsUrl};
 
 /// Which end of the connection we are: it decides who masks (RFC 6455 section 5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
