@@ -19,14 +19,8 @@ use unsocket::port::wire::{self, WireConfig, WirePort};
 use unsocket::stack::StackConfig;
 use unsocket::time::{Duration, Instant};
 
-const CASES: [&str; 6] = [
-    "server/20",
-    "server/1024",
-    "server/16384",
-    "generator/20",
-    "floor-server/20",
-    "floor-client/20",
-];
+const CASES: [&str; 6] =
+    ["server/20", "server/1024", "server/16384", "generator/20", "floor-server/20", "floor-client/20"];
 const CONNECTIONS: usize = 200;
 const PORT: u16 = 80;
 /// Replies before those that count: every connection has sent, every ring has been used.

@@ -47,15 +47,24 @@ impl<'a> OutFrame<'a> {
 
     /// Writes as much as fits into the ring; returns how many bytes.
     fn write(&self, half: &mut SendHalf<'_>) -> usize {
-        let whole = half.write_in_place(self.len(), |place| {
-            let (head, payload) = place.split_at_mut(self.head_bytes);
-            head.copy_from_slice(self.head());
+        if self.write_whole(half) { self.len() } else { self.write_in_pieces(half) }
+    }
+
+    /// Writes the frame into the ring if it fits there in one piece; returns whether it did.
+    #[inline]
+    pub(super) fn write_whole(&self, half: &mut SendHalf<'_>) -> bool {
+        half.write_in_place(self.len(), |place| {
+            match place.first_chunk_mut() {
+                // One fixed copy; the payload goes over what is no header.
+                Some(front) => *front = self.head,
+                None => place[..self.head_bytes].copy_from_slice(self.head()),
+            }
+            let payload = &mut place[self.head_bytes..];
             payload.copy_from_slice(self.payload);
             if let Some(key) = self.mask {
                 mask::apply(payload, key, 0);
             }
-        });
-        if whole { self.len() } else { self.write_in_pieces(half) }
+        })
     }
 
     /// For a frame that meets the ring's end, or finds less room than it needs.
@@ -146,6 +155,12 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
+    /// Whether a frame may go straight into the ring.
+    #[inline]
+    pub(super) fn is_clear(&self) -> bool {
+        self.overflow.is_none() && !self.mid_message
+    }
+
     /// Bytes that wait for room in the ring.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.overflow.as_ref().map_or(0, |overflow| overflow.bytes.len())

@@ -13,16 +13,20 @@ use super::stats::WorkerReport;
 use super::steering::Links;
 use crate::port::wire::WireError;
 use crate::port::{Frame, MTU_MAX, Port, PortInfo, RxChecksum};
-use crate::stack::{Audience, ConnId, Lease, Stack, StackError, TxQueue};
+use crate::stack::{Audience, ConnId, Lease, Sighted, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// Connections that the stack has room for beyond `connections_max`: those that are being refused politely.
 const REFUSALS_MIN: usize = 64;
+
+/// Bytes that a processor fetches at once.
+const CACHE_LINE_BYTES: usize = 64;
 
 /// The largest frame of any MTU: a port with larger ones receives what was not cut into segments yet.
 const FRAME_BYTES_MAX: usize = MTU_MAX + 14;
@@ -31,6 +35,8 @@ const FRAME_BYTES_MAX: usize = MTU_MAX + 14;
 pub struct Worker<P: Port, H: Handler> {
     pub(super) port: P,
     pub(super) rx: VecDeque<P::Frame>,
+    /// What the frames of `rx` are.
+    sighted: Vec<Sighted>,
     pub(super) tx: TxQueue<P::Frame>,
     pub(super) stack: Stack,
     pub(super) links: Links,
@@ -166,6 +172,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         Ok(Worker {
             rx: VecDeque::with_capacity(config.burst.rx_frames),
+            sighted: Vec::with_capacity(config.burst.rx_frames),
             tx: TxQueue::new(config.burst.tx_frames),
             port,
             stack,
@@ -289,15 +296,38 @@ impl<P: Port, H: Handler> Worker<P, H> {
     fn receive(&mut self) -> usize {
         let frames = self.port.rx_burst(&mut self.rx, self.burst.rx_frames);
         self.local.stats.rx_frames += frames as u64;
-        while let Some(frame) = self.rx.pop_front() {
-            if self.links.is_empty() {
-                self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
-            } else {
+        // The device or another core has just written the frames: the loads of all overlap.
+        for frame in &self.rx {
+            let bytes = frame.bytes();
+            black_box((bytes.first().copied(), bytes.get(CACHE_LINE_BYTES).copied()));
+        }
+        if self.links.is_empty() {
+            self.receive_own();
+        } else {
+            while let Some(frame) = self.rx.pop_front() {
                 self.steer(frame.bytes(), frame.rx_checksum());
+                self.port.release(frame);
             }
-            self.port.release(frame);
         }
         frames
+    }
+
+    /// The burst of a worker that owns all flows of its port.
+    fn receive_own(&mut self) {
+        self.sighted.clear();
+        for frame in &self.rx {
+            let sighted = self.stack.sight(frame.bytes());
+            if let Some(index) = sighted.slot() {
+                self.local.touch(index);
+                black_box(self.inbound.get(index as usize).map(std::mem::discriminant));
+            }
+            self.sighted.push(sighted);
+        }
+        for sighted in &self.sighted {
+            let Some(frame) = self.rx.pop_front() else { break };
+            self.stack.ingress_sighted(frame.bytes(), sighted, frame.rx_checksum(), &mut self.tx);
+            self.port.release(frame);
+        }
     }
 
     /// With several workers: a frame goes to its flow's owner, and what all must know goes to all.

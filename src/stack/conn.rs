@@ -5,6 +5,7 @@ use super::key::FlowKey;
 use super::rings::RingPair;
 use super::{CloseCause, ConnId, Status};
 use crate::time::Instant;
+use core::hint::black_box;
 use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
@@ -144,6 +145,15 @@ impl Slot {
         }
     }
 
+    /// Reads a word of each cache line that a segment will need, so that they are fetched together.
+    #[inline]
+    pub(super) fn touch(&self) {
+        black_box((self.generation, self.progress_at, self.key.remote_port(), self.received.contiguous));
+        let socket = self.socket();
+        black_box((socket.state(), socket.recv_queue(), socket.send_queue(), socket.remote_endpoint()));
+        black_box((socket.timeout(), socket.ack_delay(), socket.hop_limit()));
+    }
+
     /// The socket. A slot in use always has one.
     pub(super) fn socket(&self) -> &Socket<'static> {
         self.set.get(self.handle)
@@ -154,10 +164,12 @@ impl Slot {
         self.set.get_mut(self.handle)
     }
 
-    /// The socket and the fields that a write changes: `write_blocked`, `rings_touched`, `progress_at`.
-    pub(super) fn for_sending(&mut self) -> (&mut Socket<'static>, &mut bool, &mut bool, &mut Instant) {
+    /// The flow, the socket, and the fields that a write changes: `write_blocked`, `rings_touched`, `progress_at`.
+    pub(super) fn for_sending(
+        &mut self,
+    ) -> (&FlowKey, &mut Socket<'static>, &mut bool, &mut bool, &mut Instant) {
         let socket = self.set.get_mut(self.handle);
-        (socket, &mut self.write_blocked, &mut self.rings_touched, &mut self.progress_at)
+        (&self.key, socket, &mut self.write_blocked, &mut self.rings_touched, &mut self.progress_at)
     }
 
     /// What the owner is told.

@@ -1,9 +1,10 @@
 //! Frames in: to the connection that owns them, to the interface, or to nobody.
 
 use super::classify::{Class, PathMtu, TcpInfo};
-use super::conn::{Phase, Received};
+use super::conn::{Phase, Received, Slot};
 use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::{self, BareAck};
+use super::net::Net;
 use super::reply::Reply;
 use super::time_wait::Verdict;
 use super::{CloseCause, Stack};
@@ -11,24 +12,71 @@ use crate::port::{Frame, RxChecksum};
 use crate::time::Instant;
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::State;
+use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
+/// A received frame whose headers were read ahead of its turn, by [`Stack::sight`].
+#[derive(Clone, Copy, Debug)]
+pub struct Sighted {
+    class: Class,
+    owner: Option<u32>,
+    /// [`FlowTable::changes`](super::flow::FlowTable::changes) at that time: `owner` holds as long as it stays.
+    flow_changes: u64,
+}
+
+impl Sighted {
+    /// The slot ([`ConnId::index`](super::ConnId)) of the connection that owns the segment, as it looks now.
+    pub fn slot(&self) -> Option<u32> {
+        self.owner
+    }
+}
+
 impl Stack {
+    /// Reads the headers of a received frame ahead of its turn, and what the stack keeps of its connection: the burst
+    /// waits once for all that is not in the cache, rather than once for each frame.
+    #[inline]
+    pub fn sight(&self, frame: &[u8]) -> Sighted {
+        let class = super::classify::classify(frame, self.nets.mac());
+        let owner = match &class {
+            Class::Tcp(segment) => self.flows.get(&segment.key),
+            _ => None,
+        };
+        if let Some(index) = owner {
+            self.slab.slot(index).touch();
+        }
+        Sighted { class, owner, flow_changes: self.flows.changes() }
+    }
+
     /// Feeds one received frame. Every frame may cause an answer; one that finds no room in `tx` is lost and counted
     /// ([`TxQueue::lost`]), and TCP recovers. Refusing to receive instead could lock two ends that are both full.
     pub fn ingress<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) {
+        let sighted = self.sight(frame);
+        self.ingress_sighted(frame, &sighted, checksum, tx);
+    }
+
+    /// [`Stack::ingress`] for a frame that was [sighted](Stack::sight) in this burst.
+    #[inline]
+    pub fn ingress_sighted<F: Frame>(
+        &mut self,
+        frame: &[u8],
+        sighted: &Sighted,
+        checksum: RxChecksum,
+        tx: &mut TxQueue<F>,
+    ) {
         if checksum == RxChecksum::Bad {
             self.stats.rx_bad_checksum += 1;
             return;
         }
         let verify = checksum == RxChecksum::Unknown && !self.rx_checksum_trusted;
-        match super::classify::classify(frame, self.nets.mac()) {
+        match &sighted.class {
             Class::Tcp(segment) => {
                 if verify && !segment.checksum_is_good(frame) {
                     self.stats.rx_bad_checksum += 1;
                     return;
                 }
-                self.ingress_segment(frame, &segment, tx);
+                let unchanged = sighted.flow_changes == self.flows.changes();
+                let owner = if unchanged { sighted.owner } else { self.flows.get(&segment.key) };
+                self.ingress_segment(frame, segment, owner, tx);
             }
             Class::Arp | Class::Ndp => {
                 self.ingress_control(frame, tx);
@@ -40,7 +88,7 @@ impl Stack {
                     return;
                 }
                 self.stats.rx_control += 1;
-                self.narrow_path(&too_big);
+                self.narrow_path(too_big);
             }
             Class::Dhcp => {
                 self.stats.rx_control += 1;
@@ -68,9 +116,16 @@ impl Stack {
         }
     }
 
-    /// A TCP segment, checksums right.
-    fn ingress_segment<F: Frame>(&mut self, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        if let Some(index) = self.flows.get(&segment.key) {
+    /// A TCP segment, checksums right, and the slot that owns its flow.
+    #[inline]
+    fn ingress_segment<F: Frame>(
+        &mut self,
+        frame: &[u8],
+        segment: &TcpInfo,
+        owner: Option<u32>,
+        tx: &mut TxQueue<F>,
+    ) {
+        if let Some(index) = owner {
             let slot = self.slab.slot(index);
             if !segment.flags.is_opening() || slot.phase != Phase::Live {
                 self.stats.rx_segments += 1;
@@ -134,41 +189,43 @@ impl Stack {
 
     /// Hands a segment to its connection and looks at what changed.
     fn feed<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        let unacknowledged_before = self.slab.slot(index).socket().send_queue();
-        if self.slab.slot(index).phase == Phase::Live {
-            self.heed_late_ack(index, segment, tx);
-        }
         let slot = self.slab.slot_mut(index);
+        let mac = self.nets.mac();
         let net = self.nets.get(slot.net);
+        let unacknowledged_before = slot.socket().send_queue();
+        if unacknowledged_before > 0 && slot.phase == Phase::Live && is_late_ack(slot, segment) {
+            show_late_ack(net, slot, segment, mac, self.stack_now, tx);
+        }
         let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
         let queued_before = slot.socket().recv_queue();
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
-        slot.progress_at = self.now;
 
-        let phase = slot.phase;
-        let write_blocked = slot.write_blocked;
-        let owned = slot.owned;
         let socket = slot.socket();
         let state = socket.state();
         let queued = socket.recv_queue();
-        let has_bytes = queued > 0;
-        let has_room = write_blocked && socket.send_queue() <= socket.send_capacity() / 2;
+        let unacknowledged = socket.send_queue();
+        let (ring_bytes, send_bytes) = (socket.recv_capacity(), socket.send_capacity());
+        slot.progress_at = self.now;
         slot.rings_touched = true;
         slot.window = segment.window;
-        let acknowledged = unacknowledged_before.saturating_sub(slot.socket().send_queue());
+        let acknowledged = unacknowledged_before.saturating_sub(unacknowledged);
         slot.unacknowledged = slot.unacknowledged.wrapping_add(acknowledged as u32);
         if segment.payload_len > 0 {
-            let ring_bytes = slot.socket().recv_capacity();
             slot.received.advance(queued.saturating_sub(queued_before), segment, ring_bytes);
         }
+        let has_bytes = queued > 0;
+        let has_room = slot.write_blocked && unacknowledged <= send_bytes / 2;
         if has_room {
             slot.write_blocked = false;
         }
+        let (phase, owned) = (slot.phase, slot.owned);
         if phase == Phase::Live && state == State::Established {
             // The common case first: data or an acknowledgement on an open connection.
-            self.mark_dirty(index);
-            if owned && (has_bytes || has_room) {
-                self.mark_ready_index(index);
+            if !core::mem::replace(&mut slot.dirty, true) {
+                self.dirty.push_back(index);
+            }
+            if owned && (has_bytes || has_room) && !core::mem::replace(&mut slot.ready, true) {
+                self.ready.push_back(index);
             }
             if !owned {
                 self.discard_received(index);
@@ -176,24 +233,6 @@ impl Stack {
             return;
         }
         self.on_state(index, phase, state, segment);
-    }
-
-    /// Shows smoltcp a new acknowledgement that it would drop with its segment (see [`late_ack`]).
-    fn heed_late_ack<F: Frame>(&mut self, index: u32, segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        let slot = self.slab.slot_mut(index);
-        let socket = slot.socket();
-        let next = slot.expected_next();
-        let capacity = socket.recv_capacity();
-        let free = capacity - socket.recv_queue();
-        // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
-        let is_news = socket.send_queue() > 0 && (segment.ack.wrapping_sub(slot.unacknowledged) as i32) > 0;
-        if !is_news || !late_ack::is_just_outside(segment, next, capacity, free) {
-            return;
-        }
-        let ack = BareAck::new(&segment.key, self.nets.mac(), next, segment.ack, segment.window);
-        let net = self.nets.get(slot.net);
-        let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
-        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
     }
 
     /// A SYN on a connection that is open: RFC 5961 section 4.2. smoltcp is silent about it, so that a peer that was
@@ -344,4 +383,30 @@ impl Stack {
             }
         }
     }
+}
+
+/// Whether a segment brings an acknowledgement that smoltcp would drop with it (see [`late_ack`]).
+#[inline]
+fn is_late_ack(slot: &Slot, segment: &TcpInfo) -> bool {
+    // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
+    let is_news = (segment.ack.wrapping_sub(slot.unacknowledged) as i32) > 0;
+    let socket = slot.socket();
+    let capacity = socket.recv_capacity();
+    let free = capacity - socket.recv_queue();
+    is_news && late_ack::is_just_outside(segment, slot.expected_next(), capacity, free)
+}
+
+/// Shows smoltcp an acknowledgement on its own, at the number that it expects.
+#[cold]
+fn show_late_ack<F: Frame>(
+    net: &mut Net,
+    slot: &mut Slot,
+    segment: &TcpInfo,
+    mac: [u8; 6],
+    now: StackInstant,
+    tx: &mut TxQueue<F>,
+) {
+    let ack = BareAck::new(&segment.key, mac, slot.expected_next(), segment.ack, segment.window);
+    let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
+    net.iface.poll_ingress_single(now, &mut device, &mut slot.set);
 }

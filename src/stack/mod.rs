@@ -39,6 +39,7 @@ mod wheel;
 pub use config::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 pub use device::TxQueue;
 pub use dhcp::Lease;
+pub use ingress::Sighted;
 pub use lend::SendHalf;
 pub use rings::RingError;
 
@@ -431,8 +432,6 @@ impl Stack {
         id: ConnId,
         f: impl FnOnce(&mut [u8], &mut SendHalf<'_>) -> (usize, R),
     ) -> Option<R> {
-        self.slab.find(id)?;
-        self.mark_dirty(id.index);
         lend::lend(&mut self.slab, &mut self.dirty, id, self.now, f)
     }
 
@@ -443,8 +442,6 @@ impl Stack {
 
     /// The connection's sending half; `None` for an id that was released.
     pub fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
-        self.slab.find(id)?;
-        self.mark_dirty(id.index);
         SendHalf::of(&mut self.slab, &mut self.dirty, id, self.now)
     }
 
