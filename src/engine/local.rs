@@ -15,7 +15,6 @@ use crate::ws::{CloseCode, Message, Role};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
-use std::hint::black_box;
 use std::sync::Arc;
 
 /// The send rings of a worker's connections: the whole stack, or what is left of it while one connection's
@@ -90,17 +89,6 @@ impl<S> Local<S> {
         self.crew.mailbox(self.worker)
     }
 
-    /// Reads a session ahead of its turn, so that it is fetched together with others.
-    #[inline]
-    pub(super) fn touch(&self, index: u32) {
-        black_box(
-            self.sessions
-                .get(index as usize)
-                .and_then(Option::as_ref)
-                .map(|session| (session.id, session.phase, session.armed, session.outbound.mid_message)),
-        );
-    }
-
     /// The session in a slot.
     pub(super) fn at(&mut self, index: u32) -> Option<&mut Session<S>> {
         self.sessions.get_mut(index as usize)?.as_mut()
@@ -128,19 +116,8 @@ impl<S> Local<S> {
     /// Sends a whole message to an open connection.
     pub(super) fn send(&mut self, index: u32, half: &mut SendHalf<'_>, message: Message<'_>) -> SendOutcome {
         let (opcode, payload) = parts(message);
-        let Local { sessions, rng, stats, .. } = self;
-        let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
-        if session.phase != Phase::Open {
-            return SendOutcome::Closed;
-        }
-        let frame = OutFrame::new(opcode, true, payload, mask_for(session.role, rng));
-        if session.outbound.is_clear() && frame.write_whole(half) {
-            // The common case: nothing waits, and the ring has room.
-            stats.messages_out += 1;
-            stats.message_bytes_out += payload.len() as u64;
-            return SendOutcome::Sent;
-        }
-        self.push_message(index, half, &frame)
+        let Some(mask) = self.mask_if_open(index) else { return SendOutcome::Closed };
+        self.push_message(index, half, &OutFrame::new(opcode, true, payload, mask))
     }
 
     /// Sends a part of a message, the last one with `fin`.
@@ -425,7 +402,7 @@ impl<S> Local<S> {
         let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
         let hold = session.outbound.mid_message;
         let waiting = if hold { session.outbound.held_bytes() } else { session.outbound.waiting_bytes() };
-        let room = if waiting == 0 && !hold { half.free_bytes() } else { 0 };
+        let room = if waiting == 0 && !hold { session.outbound.room(half) } else { 0 };
         let overflowing = frame.len().saturating_sub(room);
         if overflowing > 0 {
             if waiting > limits.overflow_bytes_max {

