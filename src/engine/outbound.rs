@@ -49,8 +49,12 @@ impl<'a> OutFrame<'a> {
     /// Writes as much as fits into the ring; returns how many bytes.
     fn write(&self, half: &mut SendHalf<'_>) -> usize {
         let whole = half.write_in_place(self.len(), |place| {
-            let (head, payload) = place.split_at_mut(self.head_bytes);
-            head.copy_from_slice(self.head());
+            match place.first_chunk_mut() {
+                // One fixed copy; the payload goes over what is no header.
+                Some(front) => *front = self.head,
+                None => place[..self.head_bytes].copy_from_slice(self.head()),
+            }
+            let payload = &mut place[self.head_bytes..];
             payload.copy_from_slice(self.payload);
             if let Some(key) = self.mask {
                 mask::apply(payload, key, 0);

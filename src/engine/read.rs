@@ -38,7 +38,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let mut share =
             Share { bytes: self.burst.connection_bytes, messages: self.burst.connection_messages };
         let mut more = self.has_input(id);
-        while more && self.local.may_read(id.index) && !share.is_used_up() {
+        while more && !share.is_used_up() && self.local.may_read(id.index) {
             let before = share.bytes;
             match self.inbound.get(id.index as usize) {
                 Some(Inbound::Head { .. }) => self.read_head(id, &mut share),

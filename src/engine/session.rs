@@ -86,6 +86,17 @@ impl<S: Default> Session<S> {
     }
 }
 
+impl<S> Session<S> {
+    /// Whether it is open with nothing due and nothing waiting.
+    #[inline]
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        self.phase == Phase::Open
+            && self.outbound.waiting_bytes() == 0
+            && !self.outbound.is_closed_by_peer()
+            && now < self.armed
+    }
+}
+
 /// The receiving side of a session; in a table of its own, so that a message lent from it leaves the session free.
 #[derive(Default)]
 pub(super) enum Inbound {

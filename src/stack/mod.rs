@@ -439,8 +439,6 @@ impl Stack {
         id: ConnId,
         f: impl FnOnce(&mut [u8], &mut SendHalf<'_>) -> (usize, R),
     ) -> Option<R> {
-        self.slab.find(id)?;
-        self.mark_dirty(id.index);
         lend::lend(&mut self.slab, &mut self.dirty, id, self.now, f)
     }
 
@@ -451,8 +449,6 @@ impl Stack {
 
     /// The connection's sending half; `None` for an id that was released.
     pub fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
-        self.slab.find(id)?;
-        self.mark_dirty(id.index);
         SendHalf::of(&mut self.slab, &mut self.dirty, id, self.now)
     }
 

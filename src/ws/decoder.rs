@@ -179,6 +179,13 @@ impl Decoder {
             return None;
         }
         let rest = input.get(at..)?;
+        if let Some((header, header_bytes)) = FrameHeader::decode_small(rest, self.role)
+            && self.assembly.is_empty()
+            && header.payload_bytes <= self.limits.frame_bytes_max.min(self.limits.message_bytes_max) as u64
+        {
+            let start = at + header_bytes;
+            return Some((header, start, start + header.payload_bytes as usize));
+        }
         let (header, header_bytes) = FrameHeader::decode(rest, self.role).ok()??;
         let is_event = header.opcode.is_control()
             || header.fin

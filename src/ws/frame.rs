@@ -105,6 +105,29 @@ impl FrameHeader {
         Ok(Some((FrameHeader { fin, rsv1: false, opcode, mask, payload_bytes }, header_bytes)))
     }
 
+    /// Reads the header of the commonest frame, with few branches: a whole unfragmented message of less than 126 bytes,
+    /// all of it in `bytes`. `None` for any other frame, which [`FrameHeader::decode`] reads.
+    #[inline]
+    pub(super) fn decode_small(bytes: &[u8], role: Role) -> Option<(FrameHeader, usize)> {
+        let &[first, second] = bytes.first_chunk()?;
+        // FIN without a reserved bit; text or binary.
+        let opcode = match first {
+            0x81 => Opcode::Text,
+            0x82 => Opcode::Binary,
+            _ => return None,
+        };
+        let payload_bytes = second & 0x7f;
+        let is_masked = second & 0x80 != 0;
+        let mask = if is_masked { Some(*bytes.get(2..)?.first_chunk()?) } else { None };
+        let header_bytes = if is_masked { 6 } else { 2 };
+        let fits = payload_bytes < 126
+            && is_masked == (role == Role::Server)
+            && bytes.len() >= header_bytes + usize::from(payload_bytes);
+        let header =
+            FrameHeader { fin: true, rsv1: false, opcode, mask, payload_bytes: payload_bytes.into() };
+        fits.then_some((header, header_bytes))
+    }
+
     /// Writes the header into `out` with the shortest length form; returns its length in bytes.
     #[inline]
     pub fn encode(&self, out: &mut [u8; HEADER_BYTES_MAX]) -> usize {
