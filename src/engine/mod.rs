@@ -14,6 +14,7 @@
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `backoff` | waits before a connection is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
@@ -23,6 +24,7 @@
 //! * Bytes reach a send ring in the order in which their messages were accepted; a message is accepted whole or not.
 //! * Memory beyond the rings is counted in [`WorkerStats::memory_bytes`] and bounded by [`Limits::memory_bytes_max`].
 
+mod backoff;
 mod config;
 mod conn;
 mod drain;
@@ -44,6 +46,7 @@ mod steering;
 mod topics;
 mod worker;
 
+pub use backoff::Backoff;
 pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, SlowReader, Steering};
 pub use conn::{Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
