@@ -26,6 +26,10 @@ pub(super) struct ServeArgs {
     set: Vec<String>,
     #[command(flatten)]
     port: PortArgs,
+    /// TAP device by which frames for nobody go to the kernel and its answers come back, so that ssh and ping on the same
+    /// addresses go on; it is made [default: none, such frames are dropped or answered with RST]
+    #[arg(long, value_name = "NAME", help_heading = "Device")]
+    exception_path: Option<String>,
     /// TCP ports to accept connections on [default: 80]
     #[arg(long, value_name = "PORT,..", value_delimiter = ',', help_heading = "Service")]
     listen: Vec<u16>,
@@ -65,6 +69,9 @@ impl ServeArgs {
             config.set(assignment)?;
         }
         self.port.apply(&mut config);
+        if self.exception_path.is_some() {
+            config.port.exception_path.clone_from(&self.exception_path);
+        }
         replace_list(&mut config.server.listen, &self.listen);
         replace_list(&mut config.workers.cores, &self.cores);
         config.server.app = self.app.unwrap_or(config.server.app);
@@ -103,7 +110,12 @@ fn start<P: Port + Send + 'static>(
     ports: Vec<P>,
     ready: Ready,
 ) -> Result<ExitCode, CliError> {
-    let server = Server::with_ports(config.engine(routes(config)), ports)?;
+    let mac = ports.first().map(|port| port.info().mac);
+    let mut server = Server::with_ports(config.engine(routes(config)), ports)?;
+    if let Some(tap) = mac.and_then(|mac| config.exception_tap(mac)) {
+        server = server.exception_path(tap::open(&tap)?)?;
+        tracing::info!(tap = tap.name, "frames for nobody go to the kernel, and its own go out of the port");
+    }
     let running = match config.server.app {
         App::Echo => server.start(|_worker| Echo)?,
         App::Chat => server.start(Chat::new)?,
