@@ -2,7 +2,7 @@
 
 #[cfg(feature = "dpdk")]
 use super::Checksum;
-use super::{Config, Congestion, Poll, PortSpec, SlowConsumer, Steering, TcpSettings};
+use super::{ClientCertificates, Config, Congestion, Poll, PortSpec, SlowConsumer, Steering, TcpSettings};
 use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
 use crate::http::Routes;
 #[cfg(feature = "dpdk")]
@@ -10,8 +10,10 @@ use crate::port::dpdk::{Checksums, DpdkConfig, Memory};
 use crate::port::tap::TapConfig;
 use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 use crate::time::Duration;
+use crate::tls::{ClientAuth, Identity, ServerOptions};
 use crate::ws;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 /// Slots of the stack beyond the connections served and the half-open ones: for those that are closing, and for
 /// those that are refused with an answer.
@@ -49,6 +51,8 @@ impl Config {
         let defaults = EngineConfig::default();
         EngineConfig {
             listen: self.server.listen.clone(),
+            listen_tls: self.tls.listen.clone(),
+            tls_watch: off_at_zero(self.tls.watch_ms),
             stack: self.stack(),
             steering: match self.workers.steering {
                 Steering::Device => engine::Steering::Device,
@@ -94,6 +98,7 @@ impl Config {
                 connection_messages: burst.connection_messages,
                 total_bytes: burst.total_bytes,
                 mailbox_commands: burst.mailbox_commands,
+                tls_handshakes: burst.tls_handshakes,
             },
             idle: match self.poll() {
                 Poll::Spin => Idle::Spin,
@@ -102,6 +107,24 @@ impl Config {
             cores: self.workers.cores.clone(),
             ..defaults
         }
+    }
+
+    /// What TLS is made from; `None` when it is not listened for.
+    pub fn tls(&self) -> Option<ServerOptions> {
+        let tls = &self.tls;
+        let identity = |(certificate, key): (&PathBuf, &PathBuf)| Identity {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        };
+        let authorities = tls.client_ca.clone();
+        (!tls.listen.is_empty()).then(|| ServerOptions {
+            identities: tls.certs.iter().zip(&tls.keys).map(identity).collect(),
+            client_auth: match (tls.client_auth, authorities) {
+                (ClientCertificates::Optional, Some(authorities)) => ClientAuth::Optional { authorities },
+                (ClientCertificates::Required, Some(authorities)) => ClientAuth::Required { authorities },
+                (ClientCertificates::None, _) | (_, None) => ClientAuth::None,
+            },
+        })
     }
 
     /// How the TAP device is opened; `None` when the port is another one.

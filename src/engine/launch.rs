@@ -5,12 +5,15 @@ use super::handle::{Handle, HandleError};
 use super::handler::{Connect, Handler};
 use super::mailbox::Wake;
 use super::placement::{Cause, Finding};
+use super::reload::{CertificateWatch, reload};
 use super::worker::{Seat, Worker, WorkerError, seats};
 use crate::port::Port;
+use crate::stack::Lease;
 use crate::time::{Duration, Instant};
+use crate::tls::ServerTls;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
@@ -61,6 +64,7 @@ pub struct Running {
     left: usize,
     events: Receiver<Event>,
     _signals: Option<SignalWatch>,
+    _certificates: Option<CertificateWatch>,
     signalled: bool,
 }
 
@@ -187,7 +191,17 @@ impl<P: Port + Send + 'static> Server<P> {
             events,
             // Before the first worker: a signal that comes while they start is not lost.
             signalled: false,
-            _signals: config.handle_signals.then(|| SignalWatch::start(sender.clone())).transpose()?,
+            _signals: config
+                .handle_signals
+                .then(|| SignalWatch::start(sender.clone(), config.tls.clone()))
+                .transpose()?,
+            _certificates: config
+                .tls
+                .clone()
+                .zip(config.tls_watch)
+                .map(|(tls, interval)| CertificateWatch::start(tls, interval))
+                .transpose()
+                .map_err(|source| LaunchError::System { action: "start a thread", source })?,
         };
         for (((worker, port), seat), waker) in ports.into_iter().enumerate().zip(seats).zip(wakers) {
             let (config, factory, sender) = (config.clone(), factory.clone(), sender.clone());
@@ -329,20 +343,24 @@ impl Drop for Running {
     }
 }
 
-/// A thread that tells of SIGTERM and SIGINT; without it they end the process.
+/// A thread that tells of SIGTERM and SIGINT, and has certificates read again on SIGHUP; without it, and for SIGHUP
+/// without certificates, these signals end the process.
 struct SignalWatch {
     handle: signal_hook::iterator::Handle,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SignalWatch {
-    fn start(events: Sender<Event>) -> Result<Self, LaunchError> {
+    fn start(events: Sender<Event>, tls: Option<Arc<ServerTls>>) -> Result<Self, LaunchError> {
         let system = |action| move |source| LaunchError::System { action, source };
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("watch for signals"))?;
+        let watched = [SIGTERM, SIGINT].into_iter().chain(tls.is_some().then_some(SIGHUP));
+        let mut signals = Signals::new(watched).map_err(system("watch for signals"))?;
         let handle = signals.handle();
         let body = move || {
-            for _ in signals.forever() {
-                if events.send(Event::Signal).is_err() {
+            for signal in signals.forever() {
+                if let (SIGHUP, Some(tls)) = (signal, &tls) {
+                    reload(tls, "SIGHUP");
+                } else if events.send(Event::Signal).is_err() {
                     break;
                 }
             }
@@ -393,9 +411,14 @@ fn run<P: Port, H: Handler>(
     clock: Clock,
 ) -> Result<(), LaunchError> {
     let mut busy_at = clock.now();
+    let mut lease = None;
     loop {
         let now = clock.now();
         let progress = worker.poll(now);
+        if worker.stack().lease() != lease {
+            lease = worker.stack().lease();
+            tell_lease(lease);
+        }
         if progress.ended {
             return Ok(());
         }
@@ -420,6 +443,15 @@ fn run<P: Port, H: Handler>(
             }
             Idle::Adaptive { .. } | Idle::Spin => std::hint::spin_loop(),
         }
+    }
+}
+
+/// Where the server can be reached from now on, or that it cannot.
+fn tell_lease(lease: Option<Lease>) {
+    match lease {
+        Some(Lease { addr, router: Some(router) }) => tracing::info!(%addr, %router, "DHCP lease"),
+        Some(Lease { addr, router: None }) => tracing::info!(%addr, "DHCP lease, without a router"),
+        None => tracing::warn!("DHCP lease lost: its address and the connections to it are gone"),
     }
 }
 

@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `worker`, `serve`, `read`, `drain` | a burst; one connection's turn in it; what is read there; the end |
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
+//! | `secure` | TLS between the rings and all of the above, for `wss://` |
 //! | `opening` | the opening handshake of both roles, and plain HTTP beside it |
 //! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `exception` | frames for nobody, to the kernel and back |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
 //!
@@ -35,6 +37,8 @@ mod opening;
 mod outbound;
 mod placement;
 mod read;
+mod reload;
+mod secure;
 mod serve;
 mod session;
 mod stats;
@@ -45,7 +49,7 @@ mod worker;
 pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, SlowReader, Steering};
 pub use conn::{Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
-pub use handler::{Cause, Closed, Connect, ConnectFailure, Handler, Request, Upgrade};
+pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Request, Upgrade};
 pub use launch::{Client, LaunchError, Running, Server};
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};

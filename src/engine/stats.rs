@@ -45,6 +45,13 @@ pub struct WorkerStats {
     /// Outgoing connections that came to nothing.
     pub connects_failed: u64,
 
+    /// TLS handshakes that came to their end, in both roles.
+    pub tls_handshakes: u64,
+    /// Of them, those that resumed an earlier session.
+    pub tls_resumed: u64,
+    /// Connections that ended because TLS failed, during the handshake or after it.
+    pub tls_failed: u64,
+
     /// Messages received.
     pub messages_in: u64,
     /// Their payload bytes.

@@ -17,6 +17,7 @@ use crate::port::wire::WireError;
 use crate::port::{Frame, MTU_MAX, Port, PortInfo};
 use crate::stack::{ConnId, Lease, Onward, Share, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
+use crate::tls::ServerTls;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
@@ -51,6 +52,11 @@ pub struct Worker<P: Port, H: Handler> {
     pub(super) scratch: Vec<u8>,
     /// Received bytes that this burst may still go through.
     pub(super) bytes_left: usize,
+    /// Steps of TLS handshakes that this burst may still do.
+    pub(super) handshakes_left: usize,
+    /// The ports where TLS is spoken, and how.
+    pub(super) tls_ports: Vec<u16>,
+    pub(super) tls: Option<Arc<ServerTls>>,
     pub(super) ending: Ending,
     started: bool,
     asleep: bool,
@@ -182,7 +188,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             }
         }
         let mut stack = Stack::new(&stack_config, port.info(), stack_secret, now)?;
-        for &port in &config.listen {
+        for &port in config.listen.iter().chain(&config.listen_tls) {
             stack.listen(port);
         }
         Ok(Worker {
@@ -201,6 +207,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
             unfinished: Vec::new(),
             scratch: Vec::new(),
             bytes_left: 0,
+            handshakes_left: 0,
+            tls_ports: config.listen_tls.clone(),
+            tls: config.tls.clone(),
             ending: Ending::default(),
             started: false,
             asleep: false,
@@ -214,6 +223,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     pub fn poll(&mut self, now: Instant) -> Progress {
         self.wake_up();
         self.local.now = now;
+        self.handshakes_left = self.burst.tls_handshakes;
         self.port.begin(now);
         self.stack.begin(now);
         self.tx.flush(&mut self.port);
@@ -460,8 +470,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Opens the connections that callbacks and other threads asked for.
     fn open_connections(&mut self) {
         for _ in 0..self.burst.mailbox_commands {
-            let Some(connect) = self.local.connects.pop_front() else { break };
-            self.connect(connect);
+            let Some(connect) = self.local.connects.front() else { break };
+            if connect.tls.is_some() {
+                // Even a first message takes long: keys are made for it.
+                let Some(left) = self.handshakes_left.checked_sub(1) else { break };
+                self.handshakes_left = left;
+            }
+            if let Some(connect) = self.local.connects.pop_front() {
+                self.connect(connect);
+            }
         }
     }
 
