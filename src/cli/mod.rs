@@ -3,6 +3,8 @@
 mod bench;
 mod doctor;
 mod logging;
+#[cfg(feature = "dpdk")]
+mod numa;
 mod port_args;
 mod ready;
 mod serve;

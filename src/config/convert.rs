@@ -145,6 +145,22 @@ impl Config {
         })
     }
 
+    /// How the TAP device of the exception path is opened, beside a port with this MAC address; `None` without one. The
+    /// kernel's end has our addresses.
+    pub fn exception_tap(&self, mac: [u8; 6]) -> Option<TapConfig> {
+        let name = self.port.exception_path.as_ref()?;
+        let defaults = TapConfig::new(name);
+        Some(TapConfig {
+            queues: self.workers.count,
+            mtu: self.port.mtu.unwrap_or(defaults.mtu),
+            host_mac: Some(mac),
+            host_addresses: self.port.ip.iter().map(|cidr| (cidr.addr, cidr.prefix)).collect(),
+            // What comes from it goes out of the port as it is.
+            offload: false,
+            ..defaults
+        })
+    }
+
     /// How the DPDK device is opened; `None` when the port is another one.
     #[cfg(feature = "dpdk")]
     pub fn dpdk(&self) -> Option<DpdkConfig> {

@@ -133,6 +133,8 @@ pub struct PortConfig {
     pub hugepages: bool,
     /// More arguments for DPDK's EAL.
     pub eal: Vec<String>,
+    /// The TAP device by which frames for nobody go to the kernel.
+    pub exception_path: Option<String>,
     /// Default routers, at most one of each family.
     pub gateway: Vec<IpAddr>,
     /// Static routes.
@@ -393,6 +395,7 @@ impl Default for PortConfig {
             checksum: Checksum::Verify,
             hugepages: true,
             eal: Vec::new(),
+            exception_path: None,
             gateway: Vec::new(),
             routes: Vec::new(),
             dhcp: false,

@@ -267,6 +267,20 @@ impl Config {
         if !port.offload && !tap {
             return Err(invalid("port.offload", false, for_tap_alone));
         }
+        if port.exception_path.is_some() && port.checksum == Checksum::Trust {
+            let reason =
+                "`port.exception_path` is set, and the kernel needs checksums: use `verify` at both ends";
+            return Err(invalid("port.checksum", "trust", reason));
+        }
+        if let (Some(name), Some(PortSpec::Tap { name: of_port })) = (&port.exception_path, &port.spec)
+            && name == of_port
+        {
+            return Err(invalid(
+                "port.exception_path",
+                name,
+                "it is the port itself: name another TAP device",
+            ));
+        }
         self.validate_dpdk()?;
         if let Some(netns) = port
             .netns
@@ -581,6 +595,8 @@ mod tests {
             ("port.netns = 'a/b'", "port.netns"),
             ("port = { spec = 'wire', offload = false }", "port.offload"),
             ("port = { spec = 'tap:t', queues = 2 }", "port.queues"),
+            ("port = { spec = 'tap:t', exception_path = 't' }", "port.exception_path"),
+            ("port = { checksum = 'trust', exception_path = 't' }", "port.checksum"),
             ("port = { spec = 'tap:t', vlan = 2 }", "port.vlan"),
             ("port = { spec = 'tap:t', checksum = 'trust' }", "port.checksum"),
             ("port = { spec = 'tap:t', hugepages = false }", "port.hugepages"),

@@ -13,6 +13,7 @@
 //! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
+//! | `exception` | frames for nobody, to the kernel and back |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
@@ -26,6 +27,7 @@
 mod config;
 mod conn;
 mod drain;
+mod exception;
 mod handle;
 mod handler;
 mod launch;

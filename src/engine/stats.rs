@@ -21,6 +21,13 @@ pub struct WorkerStats {
     /// Frames lost on the way to another worker because the link was full. TCP sends them again.
     pub hand_over_dropped: u64,
 
+    /// Frames for nobody handed to the kernel, and copies of what it learns from.
+    pub to_kernel: u64,
+    /// Frames of the kernel's sent out of the port.
+    pub from_kernel: u64,
+    /// Frames lost on the exception path: more than a burst moves, too long, or no room.
+    pub exception_dropped: u64,
+
     /// Sessions just now: every connection that was not yet given back to the stack.
     pub sessions: u64,
     /// WebSockets just now.

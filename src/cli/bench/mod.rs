@@ -183,7 +183,12 @@ impl BenchArgs {
                 #[cfg(feature = "dpdk")]
                 if let Some(dpdk) = config.dpdk() {
                     let ports = crate::port::dpdk::open(&dpdk)?;
-                    ports.iter().take(1).for_each(|port| eprintln!("{}", port.summary()));
+                    if let Some(port) = ports.first() {
+                        eprintln!("{}", port.summary());
+                        if let Some(advice) = crate::cli::numa::advice_for(port.summary(), &plan.cores) {
+                            eprintln!("warning: {advice}");
+                        }
+                    }
                     return over_port::run(plan, target, &site, ports, interrupted, observer);
                 }
                 Err(BenchError::WireToUrl)
