@@ -66,7 +66,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             Ok(id) => {
                 let mut nonce = [0; 16];
                 self.local.rng.fill_bytes(&mut nonce);
-                let inbound = Inbound::Response(Box::new(ClientHandshake::new(connect, nonce)));
+                let inbound =
+                    Inbound::Response(Box::new(ClientHandshake::new(connect, nonce, self.site.deflate)));
                 let deadline = self.local.now + self.local.deadlines.handshake;
                 let session = Session::new(id, Role::Client, Phase::Connecting, self.local.now, deadline);
                 self.insert(session, inbound);

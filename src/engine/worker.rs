@@ -15,6 +15,7 @@ use crate::port::wire::WireError;
 use crate::port::{Frame, MTU_MAX, Port, PortInfo, RxChecksum};
 use crate::stack::{Audience, ConnId, Lease, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
+use crate::ws::deflate::Inflater;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
@@ -37,6 +38,8 @@ pub struct Worker<P: Port, H: Handler> {
     pub(super) handler: H,
     /// What the peers send, by [`ConnId::index`]; apart from the sessions, because messages are lent from it.
     pub(super) inbound: Vec<Inbound>,
+    /// Decompresses what they send; apart from the sessions for the same reason.
+    pub(super) inflater: Inflater,
     pub(super) local: Local<H::Session>,
     pub(super) site: Site,
     pub(super) burst: Burst,
@@ -172,6 +175,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             links,
             handler,
             inbound: Vec::new(),
+            inflater: Inflater::default(),
             local: Local::new(config, index, crew, local_secret, now),
             site: Site::new(config),
             burst: config.burst,

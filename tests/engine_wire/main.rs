@@ -6,6 +6,7 @@ mod world;
 
 mod backpressure;
 mod closing;
+mod compression;
 mod deadlines;
 mod echo;
 mod ending;
