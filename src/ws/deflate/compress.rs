@@ -1,7 +1,7 @@
 //! Compression, RFC 7692 section 7.2.1.
 
 use super::{DeflateConfig, Direction, History, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
-use zlib_rs::{Deflate, DeflateFlush};
+use zlib_rs::{Deflate, DeflateError, DeflateFlush};
 
 /// What a sync flush ends with, and a message leaves out (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -85,36 +85,66 @@ impl Deflater {
     fn run(&mut self, message: &[u8], history: &[u8], window_bits: u8) -> Option<&[u8]> {
         let Deflater { level, streams, output, .. } = self;
         let slot = streams.get_mut(usize::from(window_bits.checked_sub(WINDOW_BITS_MIN)?))?;
-        let stream = match slot {
-            Some(stream) => {
-                stream.reset();
-                stream
-            }
-            None => slot.insert(Deflate::new((*level).into(), false, window_bits)),
-        };
-        if !history.is_empty() {
-            stream.set_dictionary(history).ok()?;
-        }
+        let stream = slot.get_or_insert_with(|| Deflate::new((*level).into(), false, window_bits));
         if output.len() > OUTPUT_BYTES_KEPT {
             *output = Vec::new();
         }
-        // Past this it is no shorter, and not sent.
-        let bytes_max = message.len() + TAIL.len();
-        loop {
-            let written = stream.total_out() as usize;
-            if written == output.len() {
-                output.resize(output.len().saturating_mul(2).max(OUTPUT_BYTES_MIN), 0);
+        let run = run(stream, message, history, output).and_then(|bytes| match bytes {
+            Some(bytes) => Ok(Some(bytes)),
+            None => drain(stream, output).map(|()| None),
+        });
+        match run {
+            Ok(bytes) => {
+                stream.reset();
+                output[..bytes?].strip_suffix(&TAIL)
             }
-            let room = output.len().min(bytes_max);
-            let rest = message.get(stream.total_in() as usize..)?;
-            stream.compress(rest, output.get_mut(written..room)?, DeflateFlush::SyncFlush).ok()?;
-            let written = stream.total_out() as usize;
-            if written < room {
-                return output[..written].strip_suffix(&TAIL);
+            // It never refuses right arguments; if it does, the message goes as it is.
+            Err(_) => {
+                *slot = None;
+                None
             }
-            if room == bytes_max {
-                return None;
-            }
+        }
+    }
+}
+
+/// Writes `message`, compressed, to the front of `output`; how many bytes that takes, or `None` when it is no shorter,
+/// and the stream has not written all.
+fn run(
+    stream: &mut Deflate,
+    message: &[u8],
+    history: &[u8],
+    output: &mut Vec<u8>,
+) -> Result<Option<usize>, DeflateError> {
+    if !history.is_empty() {
+        stream.set_dictionary(history)?;
+    }
+    // Past this it is no shorter, and not sent.
+    let bytes_max = message.len() + TAIL.len();
+    let (mut read, mut written) = (0, 0);
+    loop {
+        if written == output.len() {
+            output.resize(output.len().saturating_mul(2).max(OUTPUT_BYTES_MIN), 0);
+        }
+        let room = output.len().min(bytes_max);
+        stream.compress(&message[read..], &mut output[written..room], DeflateFlush::SyncFlush)?;
+        (read, written) = (stream.total_in() as usize, stream.total_out() as usize);
+        if written < room {
+            return Ok(Some(written));
+        }
+        if room == bytes_max {
+            return Ok(None);
+        }
+    }
+}
+
+/// Has the stream write what it still holds to nowhere: a reset would not forget it (zlib-rs 0.6.8 keeps the place
+/// in its buffer, and in the end there is no room left).
+fn drain(stream: &mut Deflate, output: &mut [u8]) -> Result<(), DeflateError> {
+    loop {
+        let before = stream.total_out();
+        stream.compress(&[], output, DeflateFlush::SyncFlush)?;
+        if stream.total_out() - before < output.len() as u64 {
+            return Ok(());
         }
     }
 }

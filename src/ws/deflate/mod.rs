@@ -166,13 +166,39 @@ mod tests {
     #[test]
     fn what_does_not_shrink_is_not_compressed() {
         let mut deflater = Deflater::new(&DeflateConfig::default());
-        let noise: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         for length in [0, 1, 2, 3] {
-            assert_eq!(deflater.compress_for_all(&noise[..length]), None, "{length}");
+            assert_eq!(deflater.compress_for_all(&noise(length)), None, "{length}");
         }
         // zlib has no window of 8 bits.
         let outgoing = Outgoing::new(with_takeover(8));
         assert_eq!(deflater.compress(&[0; 1000], &outgoing), None);
+    }
+
+    /// What no compressor shortens.
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        let step = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..bytes).map(step).collect()
+    }
+
+    #[test]
+    fn what_does_not_shrink_leaves_nothing_behind() {
+        for level in 1..=9 {
+            let mut deflater = Deflater::new(&DeflateConfig { level, ..DeflateConfig::default() });
+            for length in (1..200).map(|i| i * 331 % 5_000).chain([300_000, 16 << 10, 65_536]) {
+                assert_eq!(
+                    deflater.compress_for_all(&noise(length)),
+                    None,
+                    "{length} bytes at level {level}"
+                );
+            }
+            let shrinks = b"what does shrink, and is what it was: shrinks";
+            let payload = deflater.compress_for_all(shrinks).unwrap();
+            assert_eq!(inflate(payload, None, LIMIT), Ok(shrinks.to_vec()));
+        }
     }
 
     /// Messages of words that repeat, at once and after a while.
