@@ -53,6 +53,9 @@ pub(super) struct ServeArgs {
     /// Application to run [default: echo]
     #[arg(long, help_heading = "Service")]
     app: Option<App>,
+    /// Agree to compression (permessage-deflate) with clients that offer it; see [compression] in docs/configuration.md
+    #[arg(long, help_heading = "Service")]
+    deflate: bool,
     /// Worker threads, each with its own queue and connections, 1..=256 [default: 1]
     #[arg(long, value_name = "N", help_heading = "Workers")]
     workers: Option<usize>,
@@ -99,6 +102,7 @@ impl ServeArgs {
         }
         replace_list(&mut config.workers.cores, &self.cores);
         config.server.app = self.app.unwrap_or(config.server.app);
+        config.compression.enabled |= self.deflate;
         config.workers.count = self.workers.unwrap_or(config.workers.count);
         config.workers.poll = self.poll.or(config.workers.poll);
         config.log.format = self.log_format.unwrap_or(config.log.format);

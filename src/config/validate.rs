@@ -72,7 +72,7 @@ impl Config {
     /// Each number with its range.
     #[rustfmt::skip]
     fn ranges(&self) -> Vec<Range> {
-        let Config { tcp, websocket: ws, limits, workers, burst, .. } = self;
+        let Config { tcp, websocket: ws, compression, limits, workers, burst, .. } = self;
         let range = |key, value: u64, min, max| Range { key, value, min, max, zero_is_off: false };
         let size = |key, value: usize, min, max| range(key, value as u64, min, max);
         let or_off = |key, value: u64, min, max| Range { key, value, min, max, zero_is_off: true };
@@ -116,6 +116,12 @@ impl Config {
             range("websocket.close_timeout_ms", ws.close_timeout_ms, 100, HOUR_MS),
             size("websocket.send_queue_bytes_max", ws.send_queue_bytes_max, 1_024, GIB),
             size("websocket.send_queue_bytes_high_water", ws.send_queue_bytes_high_water, 0, GIB),
+
+            range("compression.level", compression.level.into(), 1, 9),
+            size("compression.threshold_bytes", compression.threshold_bytes, 1, GIB),
+            // With 8 bits zlib does not compress, and with more than 15 nobody does (RFC 7692 section 7.1.2.1).
+            range("compression.send_window_bits", compression.send_window_bits.into(), 9, 15),
+            range("compression.receive_window_bits", compression.receive_window_bits.into(), 9, 15),
 
             size("limits.connections_max", limits.connections_max, 1, 1 << 24),
             size("limits.memory_bytes_max", limits.memory_bytes_max, 1 << 20, 1 << 40),

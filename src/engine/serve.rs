@@ -68,7 +68,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 let secure = connect.tls.as_ref().map(|tls| tls.config.connect(&tls.server_name));
                 let mut nonce = [0; 16];
                 self.local.rng.fill_bytes(&mut nonce);
-                let inbound = Inbound::Response(Box::new(ClientHandshake::new(connect, nonce)));
+                let inbound =
+                    Inbound::Response(Box::new(ClientHandshake::new(connect, nonce, self.site.deflate)));
                 let deadline = self.local.now + self.local.deadlines.handshake;
                 let mut session = Session::new(id, Role::Client, Phase::Connecting, self.local.now, deadline);
                 let failed = match secure.transpose() {

@@ -58,8 +58,12 @@ pub struct WorkerStats {
     pub message_bytes_in: u64,
     /// Messages accepted for sending (a fragment counts as one).
     pub messages_out: u64,
-    /// Their payload bytes.
+    /// Their payload bytes, as they were sent.
     pub message_bytes_out: u64,
+    /// Of the messages accepted, those that were compressed.
+    pub messages_deflated: u64,
+    /// Bytes that compressing them saved.
+    pub deflated_bytes_saved: u64,
     /// Of them, those that had to wait for room in the send ring.
     pub messages_queued: u64,
     /// Pings received.
@@ -76,7 +80,7 @@ pub struct WorkerStats {
     /// Publishes that another worker's full mailbox did not take.
     pub publishes_not_forwarded: u64,
 
-    /// Heap in use for messages being assembled and for overflow queues, bytes.
+    /// Heap in use for messages being assembled, for overflow queues and for the contexts of compression, bytes.
     pub memory_bytes: u64,
 }
 

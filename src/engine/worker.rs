@@ -18,6 +18,7 @@ use crate::port::{Frame, MTU_MAX, Port, PortInfo};
 use crate::stack::{ConnId, Lease, Onward, Share, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
 use crate::tls::ServerTls;
+use crate::ws::deflate::Inflater;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
@@ -41,6 +42,8 @@ pub struct Worker<P: Port, H: Handler> {
     pub(super) handler: H,
     /// What the peers send, by [`ConnId::index`]; apart from the sessions, because messages are lent from it.
     pub(super) inbound: Vec<Inbound>,
+    /// Decompresses what they send; apart from the sessions for the same reason.
+    pub(super) inflater: Inflater,
     pub(super) local: Local<H::Session>,
     pub(super) site: Site,
     pub(super) burst: Burst,
@@ -199,6 +202,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             links,
             handler,
             inbound: Vec::new(),
+            inflater: Inflater::default(),
             local: Local::new(config, index, crew, local_secret, now),
             site: Site::new(config),
             burst: config.burst,
