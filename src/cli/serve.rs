@@ -5,7 +5,7 @@ use super::ready::Ready;
 use super::{CliError, logging};
 use crate::apps::{Chat, Echo, page};
 use crate::config::{App, Config, ConfigError, LogFormat, Poll};
-use crate::engine::Server;
+use crate::engine::{EngineConfig, Server};
 use crate::http::Routes;
 use crate::port::{Port, tap};
 use clap::Args;
@@ -103,7 +103,8 @@ fn start<P: Port + Send + 'static>(
     ports: Vec<P>,
     ready: Ready,
 ) -> Result<ExitCode, CliError> {
-    let server = Server::with_ports(config.engine(routes(config)), ports)?;
+    let engine = EngineConfig { guards: config.guards()?, ..config.engine(routes(config)) };
+    let server = Server::with_ports(engine, ports)?;
     let running = match config.server.app {
         App::Echo => server.start(|_worker| Echo)?,
         App::Chat => server.start(Chat::new)?,

@@ -73,9 +73,10 @@ impl Config {
 }
 
 /// The tables and the keys of each, as the structs have them.
-fn tables() -> [(&'static str, &'static [&'static str]); 9] {
+fn tables() -> [(&'static str, &'static [&'static str]); 10] {
     [
         ("server", fields::<super::ServerConfig>()),
+        ("guards", fields::<super::GuardsConfig>()),
         ("port", fields::<super::PortConfig>()),
         ("tcp", fields::<super::TcpSettings>()),
         ("websocket", fields::<super::WebSocketConfig>()),
@@ -231,7 +232,7 @@ mod tests {
             refused("\n[websockets]\nx = 1"),
             "uns.toml, line 2: unknown key `websockets`; did you mean [websocket]?"
         );
-        assert!(refused("[qqq]").contains("the tables are server, port, tcp"));
+        assert!(refused("[qqq]").contains("the tables are server, guards, port, tcp"));
     }
 
     #[test]

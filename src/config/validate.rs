@@ -43,6 +43,7 @@ impl Config {
             }
         }
         self.validate_server()?;
+        self.validate_guards()?;
         self.validate_port()?;
         self.validate_workers()?;
         self.validate_pairs()?;
@@ -113,7 +114,15 @@ impl Config {
             size("websocket.send_queue_bytes_max", ws.send_queue_bytes_max, 1_024, GIB),
             size("websocket.send_queue_bytes_high_water", ws.send_queue_bytes_high_water, 0, GIB),
 
+            or_off("websocket.lifetime_max_ms", ws.lifetime_max_ms, 1_000, 365 * 24 * HOUR_MS),
+            or_off("websocket.bytes_per_second_max", ws.bytes_per_second_max, 1_024, 1 << 40),
+            or_off("websocket.messages_per_second_max", ws.messages_per_second_max, 1, 1_000_000_000),
+            or_off("websocket.control_frames_per_second_max", ws.control_frames_per_second_max, 1, 1_000_000_000),
+
+            range("guards.jwt_leeway_ms", self.guards.jwt_leeway_ms, 0, HOUR_MS),
+
             size("limits.connections_max", limits.connections_max, 1, 1 << 24),
+            or_off("limits.connections_per_peer_max", limits.connections_per_peer_max.into(), 1, 1 << 24),
             size("limits.memory_bytes_max", limits.memory_bytes_max, 1 << 20, 1 << 40),
             size("limits.topics_max", limits.topics_max, 0, 1 << 24),
             size("limits.subscriptions_max", limits.subscriptions_max, 0, 1 << 20),
@@ -156,10 +165,9 @@ impl Config {
             ));
         }
         let origins = &self.server.allowed_origins;
-        if let Some(origin) = origins
-            .iter()
-            .find(|o| o.split_once("://").is_none_or(|(_, host)| host.is_empty() || host.contains('/')))
-        {
+        if let Some(origin) = origins.iter().find(|o| {
+            *o != "*" && o.split_once("://").is_none_or(|(_, host)| host.is_empty() || host.contains('/'))
+        }) {
             let reason =
                 "an origin is scheme://host or scheme://host:port, e.g. https://example.org (no path)";
             return Err(invalid("server.allowed_origins", origin, reason));

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `worker`, `serve`, `read`, `drain` | a burst; one connection's turn in it; what is read there; the end |
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
-//! | `opening` | the opening handshake of both roles, and plain HTTP beside it |
+//! | `opening`, [`guards`], `proxied` | the opening handshake of both roles, and plain HTTP beside it; who may; clients behind a proxy |
+//! | `rates`, `peers` | how fast one connection may send; how many connections one peer may have |
 //! | `topics`, `mailbox`, `steering` | publish and subscribe; what crosses threads; frames for another worker |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
@@ -23,6 +24,7 @@
 mod config;
 mod conn;
 mod drain;
+pub mod guards;
 mod handle;
 mod handler;
 mod launch;
@@ -30,6 +32,9 @@ mod local;
 mod mailbox;
 mod opening;
 mod outbound;
+mod peers;
+mod proxied;
+mod rates;
 mod read;
 mod serve;
 mod session;
@@ -38,10 +43,12 @@ mod steering;
 mod topics;
 mod worker;
 
-pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, SlowReader, Steering};
+pub use config::{
+    Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, RateLimits, RatePolicy, SlowReader, Steering,
+};
 pub use conn::{Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
-pub use handler::{Cause, Closed, Connect, ConnectFailure, Handler, Request, Upgrade};
+pub use handler::{Cause, Closed, Connect, ConnectFailure, Handler, Refusal, Request, Upgrade};
 pub use launch::{Client, LaunchError, Running, Server};
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};

@@ -13,7 +13,7 @@ use super::stats::WorkerReport;
 use super::steering::Links;
 use crate::port::wire::WireError;
 use crate::port::{Frame, MTU_MAX, Port, PortInfo, RxChecksum};
-use crate::stack::{Audience, ConnId, Lease, Stack, StackError, TxQueue};
+use crate::stack::{Audience, Cidr, ConnId, Lease, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -39,6 +39,8 @@ pub struct Worker<P: Port, H: Handler> {
     pub(super) inbound: Vec<Inbound>,
     pub(super) local: Local<H::Session>,
     pub(super) site: Site,
+    /// Networks of proxies.
+    pub(super) proxies: Vec<Cidr>,
     pub(super) burst: Burst,
     steering: Steering,
     /// Connections whose turn ended before their bytes did.
@@ -174,6 +176,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             inbound: Vec::new(),
             local: Local::new(config, index, crew, local_secret, now),
             site: Site::new(config),
+            proxies: config.proxies.clone(),
             burst: config.burst,
             steering: config.steering,
             unfinished: Vec::new(),
@@ -211,6 +214,12 @@ impl<P: Port, H: Handler> Worker<P, H> {
         work += self.tx.flush(&mut self.port);
         self.local.stats.hand_over_dropped += self.links.flush();
         self.progress(work > 0)
+    }
+
+    /// Tells what the time since 1970 is at an instant of this worker's; what passes from there on it knows itself.
+    /// The launcher says so again and again, as wall clocks are set. Guards need it for tokens that expire.
+    pub fn set_unix_time(&mut self, now: Instant, unix: Duration) {
+        self.site.unix = Some((now, unix));
     }
 
     /// This worker's index.
