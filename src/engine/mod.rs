@@ -8,11 +8,14 @@
 //! |---|---|
 //! | `worker`, `serve`, `read`, `drain` | a burst; one connection's turn in it; what is read there; the end |
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
+//! | `secure` | TLS between the rings and all of the above, for `wss://` |
 //! | `opening`, [`guards`], `proxied` | the opening handshake of both roles, and plain HTTP beside it; who may; clients behind a proxy |
 //! | `rates`, `peers` | how fast one connection may send; how many connections one peer may have |
-//! | `topics`, `mailbox`, `steering` | publish and subscribe; what crosses threads; frames for another worker |
+//! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
+//! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
 //!
@@ -33,9 +36,12 @@ mod mailbox;
 mod opening;
 mod outbound;
 mod peers;
+mod placement;
 mod proxied;
 mod rates;
 mod read;
+mod reload;
+mod secure;
 mod serve;
 mod session;
 mod stats;
@@ -48,7 +54,7 @@ pub use config::{
 };
 pub use conn::{Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
-pub use handler::{Cause, Closed, Connect, ConnectFailure, Handler, Refusal, Request, Upgrade};
+pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Refusal, Request, Upgrade};
 pub use launch::{Client, LaunchError, Running, Server};
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};

@@ -5,6 +5,7 @@ use super::guards::{Guard, Origins};
 use super::handler::{Connect, Handler, Refusal, Request, Upgrade};
 use crate::http::{RequestHead, Routes, write_plain};
 use crate::time::{Duration, Instant};
+use crate::tls::Agreed;
 use crate::ws::handshake::{
     self, Accepted, ClientRequest, HandshakeError, HeadFieldError, RESPONSE_HEAD_BYTES_MAX, ResponseError,
 };
@@ -20,11 +21,12 @@ pub(super) struct Site {
     pub(super) unix: Option<(Instant, Duration)>,
 }
 
-/// Who asks, whom, and when.
+/// Who asks, whom, over what, and when.
 #[derive(Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct Asked<'a> {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
+    pub(super) tls: Option<&'a Agreed>,
     pub(super) now: Instant,
 }
 
@@ -54,14 +56,15 @@ impl Site {
         &self,
         handler: &mut H,
         head: &RequestHead<'_, '_>,
-        asked: Asked,
+        asked: Asked<'_>,
         out: &mut Vec<u8>,
     ) -> Answered<H::Session> {
         if !handshake::wants_websocket(head.headers) || !self.routes.takes_upgrade(head.path) {
             self.routes.respond(head, out);
             return Answered::Http { keep_alive: head.keep_alive };
         }
-        match self.upgrade(handler, head, asked, out) {
+        let Asked { peer, local, tls, now } = asked;
+        match self.upgrade(handler, Request { head, peer, local, tls, claims: None }, now, out) {
             Ok(session) => Answered::Upgraded(session),
             Err(Refusal { status, headers, body }) => {
                 write_plain(out, status, &headers, &body, false);
@@ -78,10 +81,11 @@ impl Site {
     fn upgrade<H: Handler>(
         &self,
         handler: &mut H,
-        head: &RequestHead<'_, '_>,
-        asked: Asked,
+        request: Request<'_>,
+        now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<H::Session, Refusal> {
+        let head = request.head;
         let checked = handshake::check_request(head.method, head.minor_version, head.headers)
             .map_err(|error| Refusal::of_handshake(&error))?;
         if head.body_bytes > 0 {
@@ -93,14 +97,13 @@ impl Site {
         if !self.origins.allow(origins.map(|header| header.value), head.host) {
             return Err(Refusal::new(403, "this origin may not open a WebSocket here"));
         }
-        let Asked { peer, local, now } = asked;
         let unix = self.unix.map(|(at, unix)| unix + (now - at));
         let mut claims = None;
         for guard in &self.guards {
-            let request = Request { head, peer, local, claims: claims.as_ref() };
-            claims = guard.check(&request, unix)?.or(claims);
+            let seen = Request { claims: claims.as_ref(), ..request };
+            claims = guard.check(&seen, unix)?.or(claims);
         }
-        let request = Request { head, peer, local, claims: claims.as_ref() };
+        let request = Request { claims: claims.as_ref(), ..request };
         let Upgrade { answer, protocol, headers } = handler.on_upgrade(&request);
         let session = answer.map_err(|refusal| Refusal { headers: headers.clone(), ..refusal })?;
         if let Some(chosen) = &protocol
@@ -119,6 +122,11 @@ impl Site {
 pub(super) fn answer_busy(out: &mut Vec<u8>) {
     let retry = [("Retry-After".to_owned(), "1".to_owned())];
     write_plain(out, 503, &retry, "503 Service Unavailable: too busy, try again\n", false);
+}
+
+/// Appends the answer to a request that came without TLS where it is spoken.
+pub(super) fn answer_plain_http(out: &mut Vec<u8>) {
+    write_plain(out, 400, &[], "400 Bad Request: this port speaks TLS; use https:// or wss://\n", false);
 }
 
 /// Appends the answer to a request whose head did not come in time.

@@ -2,6 +2,8 @@
 
 mod app;
 mod crowd;
+mod pki;
+mod tls_peer;
 mod world;
 
 mod backpressure;
@@ -14,4 +16,6 @@ mod http;
 mod limits;
 mod random;
 mod steering;
+mod tls;
+mod tls_hostile;
 mod topics;

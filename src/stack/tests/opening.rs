@@ -230,6 +230,7 @@ fn configuration_errors_name_the_setting() {
         frame_bytes_max: 1514,
         tx_checksum_offload: false,
         rx_checksum_trusted: false,
+        rss: None,
     };
     let make = |config| crate::stack::Stack::new(&config, &info, [0; 32], Instant::ZERO).err();
     // Eight IPv6 addresses are nine with the link-local one.

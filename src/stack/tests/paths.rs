@@ -1,12 +1,12 @@
 //! Next hops and path MTUs: routers that must be asked again, paths that narrow, addresses that are taken away.
 
 use super::host::{Host, Pair, Raw, arp_of_raw, config, seen, segments};
-use crate::stack::{Audience, Route, StackConfig, Status};
+use crate::stack::{Onward, Route, StackConfig, Status};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl,
+    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr,
 };
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -299,35 +299,19 @@ fn arp_ndp_and_ping_are_answered_over_both_families() {
         packet.is_ok_and(|packet| packet.next_header() == IpProtocol::Icmp)
     });
     assert_eq!(replies.count(), 1);
-    assert_eq!(pair.b.stack.audience(&frame), Audience::Receiver);
-    assert_eq!(pair.b.stack.audience(&arp_of_raw()), Audience::Everyone);
+    assert_eq!(pair.b.onward(&frame), Onward::Done);
+    assert_eq!(pair.b.onward(&arp_of_raw()), Onward::Everyone);
 }
 
 #[test]
 fn who_only_learns_answers_nothing_and_can_send_afterwards() {
     let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
     host.stack.listen(80);
-    host.stack.learn(&arp_of_raw());
+    host.take_over(&arp_of_raw());
     let sent = host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()]);
     // No ARP request of its own: the first frame is the SYN-ACK.
     assert!(segments(&sent)[0].syn);
     assert_eq!(sent.len(), 1);
-}
-
-#[test]
-fn both_directions_of_a_flow_have_one_audience() {
-    let host = Host::new(2, &config(&["10.0.0.2/24"]));
-    let there = Raw { control: TcpControl::None, ack: Some(1), ..Raw::syn(5000, 7) };
-    let back = Raw { from: there.to, to: there.from, ..there.clone() };
-    // The frame back is for another MAC; only the addresses matter to the hash.
-    let mut back = back.frame();
-    back[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
-    let (Audience::Flow { hash: one }, Audience::Flow { hash: other }) =
-        (host.stack.audience(&there.frame()), host.stack.audience(&back))
-    else {
-        panic!("TCP segments belong to a flow");
-    };
-    assert_eq!(one, other);
 }
 
 #[test]
