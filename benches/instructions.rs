@@ -81,6 +81,7 @@ impl EnginePair {
             remotes: vec![([10, 0, 0, 1], PORT).into()],
             host: "10.0.0.1".to_owned(),
             target: "/".to_owned(),
+            tls: None,
         };
         let client = Client::new(generators.remove(0), destination);
         EnginePair {

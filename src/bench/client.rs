@@ -7,7 +7,7 @@ use super::generator::{Failure, Generator, Load};
 use super::tally::{Cause, Tally};
 use super::usage::Usage;
 use crate::engine::{
-    self, Closed, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, SendOutcome, Worker,
+    self, Closed, Conn, ConnRef, Connect, ConnectFailure, ConnectTls, Context, Handler, SendOutcome, Worker,
 };
 use crate::port::Port;
 use crate::stack::CloseCause;
@@ -33,6 +33,8 @@ pub struct Destination {
     pub host: String,
     /// Path and query.
     pub target: String,
+    /// With TLS, and how.
+    pub tls: Option<ConnectTls>,
 }
 
 /// The connections of one generator worker.
@@ -71,6 +73,7 @@ impl Client {
             let remotes = &self.destination.remotes;
             context.connect(Connect {
                 host: self.destination.host.clone(),
+                tls: self.destination.tls.clone(),
                 token: u64::from(self.begun),
                 ..Connect::new(remotes[self.begun as usize % remotes.len()], self.destination.target.clone())
             });

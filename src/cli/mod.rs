@@ -3,9 +3,12 @@
 mod bench;
 mod doctor;
 mod logging;
+#[cfg(feature = "dpdk")]
+mod numa;
 mod port_args;
 mod ready;
 mod serve;
+mod tls_args;
 
 pub use port_args::PortArgs;
 

@@ -73,13 +73,14 @@ impl Config {
 }
 
 /// The tables and the keys of each, as the structs have them.
-fn tables() -> [(&'static str, &'static [&'static str]); 10] {
+fn tables() -> [(&'static str, &'static [&'static str]); 11] {
     [
         ("server", fields::<super::ServerConfig>()),
         ("port", fields::<super::PortConfig>()),
         ("tls", fields::<super::TlsSettings>()),
         ("tcp", fields::<super::TcpSettings>()),
         ("websocket", fields::<super::WebSocketConfig>()),
+        ("compression", fields::<super::CompressionConfig>()),
         ("limits", fields::<super::LimitsConfig>()),
         ("workers", fields::<super::WorkersConfig>()),
         ("burst", fields::<super::BurstConfig>()),

@@ -6,6 +6,7 @@ use super::outbound::Outbound;
 use super::topics::Subscription;
 use crate::stack::ConnId;
 use crate::time::Instant;
+use crate::ws::deflate::{History, Outgoing};
 use crate::ws::{CloseCode, Decoder, Role};
 
 /// Where a session stands. It only ever moves down this list.
@@ -46,6 +47,8 @@ pub(super) struct Session<S> {
     /// The deadline that the stack knows; at or before the true one.
     pub(super) armed: Instant,
     pub(super) outbound: Outbound,
+    /// How messages to the peer may be compressed, where that was negotiated.
+    pub(super) deflate: Option<Box<Outgoing>>,
     /// Heap counted for what it receives and for what it sends, bytes.
     pub(super) heap_in: usize,
     /// See `heap_in`.
@@ -63,6 +66,15 @@ pub(super) struct Closing {
     pub(super) cause: Cause,
 }
 
+impl<S> Session<S> {
+    /// Heap that the sending side holds, bytes.
+    pub(super) fn heap_out(&self) -> usize {
+        let deflate =
+            self.deflate.as_deref().map_or(0, |outgoing| size_of::<Outgoing>() + outgoing.heap_bytes());
+        self.outbound.heap_bytes() + deflate
+    }
+}
+
 impl<S: Default> Session<S> {
     pub(super) fn new(id: ConnId, role: Role, phase: Phase, now: Instant, phase_deadline: Instant) -> Self {
         Session {
@@ -77,12 +89,24 @@ impl<S: Default> Session<S> {
             phase_deadline,
             armed: Instant::FAR_FUTURE,
             outbound: Outbound::default(),
+            deflate: None,
             heap_in: 0,
             heap_out: 0,
             subscriptions: Vec::new(),
             closing: None,
             user: S::default(),
         }
+    }
+}
+
+impl<S> Session<S> {
+    /// Whether it is open with nothing due and nothing waiting.
+    #[inline]
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        self.phase == Phase::Open
+            && self.outbound.waiting_bytes() == 0
+            && !self.outbound.is_closed_by_peer()
+            && now < self.armed
     }
 }
 
@@ -102,7 +126,12 @@ pub(super) enum Inbound {
     /// Client: the response to our request.
     Response(Box<ClientHandshake>),
     /// Frames.
-    Frames(Decoder),
+    Frames {
+        /// Makes messages of them.
+        decoder: Decoder,
+        /// What compressed messages may refer to, where context takeover was negotiated.
+        history: Option<Box<History>>,
+    },
 }
 
 impl Inbound {
@@ -112,7 +141,18 @@ impl Inbound {
             Inbound::Idle => 0,
             Inbound::Head { buffer, .. } => buffer.capacity(),
             Inbound::Response(handshake) => handshake.heap_bytes(),
-            Inbound::Frames(decoder) => decoder.heap_bytes(),
+            Inbound::Frames { decoder, history } => {
+                let history = history.as_deref().map_or(0, |h| size_of::<History>() + h.heap_bytes());
+                decoder.heap_bytes() + history
+            }
+        }
+    }
+
+    /// Of that, what belongs to something that has begun to arrive, bytes.
+    pub(super) fn begun_bytes(&self) -> usize {
+        match self {
+            Inbound::Frames { decoder, .. } => decoder.heap_bytes(),
+            other => other.heap_bytes(),
         }
     }
 }
@@ -124,6 +164,6 @@ mod tests {
     #[test]
     fn an_idle_open_connection_stays_small() {
         // docs/api.md states this.
-        assert!(size_of::<Option<Session<()>>>() + size_of::<Inbound>() <= 208);
+        assert!(size_of::<Option<Session<()>>>() + size_of::<Inbound>() <= 216);
     }
 }

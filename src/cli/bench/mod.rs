@@ -3,14 +3,16 @@
 mod meter;
 
 use super::PortArgs;
+use super::tls_args::TlsArgs;
 use crate::bench::in_process::{self, Wiring};
 use crate::bench::over_port::{self, Site};
 use crate::bench::report::Faults;
-use crate::bench::{BenchError, Plan, Progress, Report, Stop, WsUrl, kernel};
+use crate::bench::{BenchError, Plan, Progress, Report, Stop, Target, kernel};
 use crate::config::{Checksum, Config, Poll};
 use crate::port::tap;
 use crate::stack::CongestionControl;
 use crate::time::Duration;
+use crate::ws::WsUrl;
 use clap::{Args, ValueEnum};
 use meter::Meter;
 use std::path::{Path, PathBuf};
@@ -33,7 +35,7 @@ const OUTSTANDING_MAX: u64 = 1 << 28;
 /// order. The exit status is 0 when there was no error, 1 when there was any.
 #[derive(Args, Clone, Debug)]
 pub(super) struct BenchArgs {
-    /// Echo server, ws://HOST[:PORT][/path], an IPv6 address in brackets [default: none, serve in this process]
+    /// Echo server, ws://HOST[:PORT][/path] or wss://..., an IPv6 address in brackets [default: none, serve in this process]
     #[arg(value_name = "URL")]
     url: Option<WsUrl>,
     #[command(flatten)]
@@ -42,6 +44,11 @@ pub(super) struct BenchArgs {
     device: PortArgs,
     #[command(flatten)]
     path: PathArgs,
+    /// In one process: with TLS, with a certificate made for the run
+    #[arg(long, conflicts_with = "url", help_heading = "TLS (wss://)")]
+    tls: bool,
+    #[command(flatten)]
+    trust: TlsArgs,
     /// Write the result as one JSON object to this file; `-` for standard output, and then nothing else
     /// [default: none, a summary for people on standard output]
     #[arg(long, value_name = "FILE|-", help_heading = "Result")]
@@ -164,32 +171,49 @@ impl BenchArgs {
         interrupted: &AtomicBool,
         observer: &mut dyn FnMut(Progress),
     ) -> Result<Report, BenchError> {
-        match (&self.url, &self.device.port) {
-            (Some(url), Some(_)) => {
+        let target = self.target()?;
+        match (&target, &self.device.port) {
+            (Some(target), Some(_)) => {
                 let config = self.config(plan)?;
                 let spin = self.load.spin || config.poll() == Poll::Spin;
                 let site = Site { stack: config.stack(), faults: self.faults(), spin };
                 if let Some(tap) = config.tap() {
-                    return over_port::run(plan, url, &site, tap::open(&tap)?, interrupted, observer);
+                    return over_port::run(plan, target, &site, tap::open(&tap)?, interrupted, observer);
                 }
                 #[cfg(feature = "dpdk")]
                 if let Some(dpdk) = config.dpdk() {
                     let ports = crate::port::dpdk::open(&dpdk)?;
-                    ports.iter().take(1).for_each(|port| eprintln!("{}", port.summary()));
-                    return over_port::run(plan, url, &site, ports, interrupted, observer);
+                    if let Some(port) = ports.first() {
+                        eprintln!("{}", port.summary());
+                        if let Some(advice) = crate::cli::numa::advice_for(port.summary(), &plan.cores) {
+                            eprintln!("warning: {advice}");
+                        }
+                    }
+                    return over_port::run(plan, target, &site, ports, interrupted, observer);
                 }
                 Err(BenchError::WireToUrl)
             }
-            (Some(url), None) => {
+            (Some(target), None) => {
                 self.refuse_device_options(true)?;
                 self.refuse_path_options()?;
-                kernel::run(plan, url, self.load.spin, interrupted, observer)
+                kernel::run(plan, target, self.load.spin, interrupted, observer)
             }
             (None, Some(_)) => Err(BenchError::PortWithoutUrl),
             (None, None) => {
                 self.refuse_device_options(false)?;
                 in_process::run(plan, &self.wiring(), interrupted, observer)
             }
+        }
+    }
+
+    /// The server to load; `None` when it is in this process.
+    fn target(&self) -> Result<Option<Target>, BenchError> {
+        match (&self.url, self.trust.given()) {
+            (Some(url), _) if url.is_secure() => {
+                Ok(Some(Target { url: url.clone(), tls: Some(self.trust.load()?) }))
+            }
+            (_, Some(option)) => Err(BenchError::OptionNeedsTls { option }),
+            (url, None) => Ok(url.clone().map(|url| Target { url, tls: None })),
         }
     }
 
@@ -220,6 +244,7 @@ impl BenchArgs {
             checksums: checksum == Checksum::Verify,
             congestion: self.path.congestion(),
             faults,
+            tls: self.tls,
             server_cores: self.load.server_core.clone(),
         }
     }
