@@ -560,6 +560,7 @@ fn sum_up(report: &WorkerReport) {
         accepted = stack.rx_syn_accepted,
         no_flow = stack.rx_no_flow + stack.rx_rst_sent,
         bad_checksum = stack.rx_bad_checksum,
+        misplaced = engine.misplaced,
         handed_over = engine.handed_over,
         taken_over = engine.taken_over,
         opened = engine.opened,
