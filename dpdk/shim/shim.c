@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <rte_interrupts.h>
+#include <rte_mbuf_pool_ops.h>
 #include <rte_net.h>
 
 /* ---- Layouts: Rust's view of an mbuf against DPDK's, and the few of DPDK's structures that Rust uses as they are. */
@@ -242,6 +243,33 @@ int shim_port_stats(uint16_t port, struct shim_port_stats *stats)
 }
 
 /* ---- Mbufs */
+
+struct rte_mempool *shim_mempool_create(const char *name, unsigned int mbufs, unsigned int cache, uint16_t room, int node,
+					int packed)
+{
+	struct rte_pktmbuf_pool_private private = {.mbuf_data_room_size = room};
+	struct rte_mempool *pool;
+	int status;
+
+	if (!packed)
+		return rte_pktmbuf_pool_create(name, mbufs, cache, 0, room, node);
+	pool = rte_mempool_create_empty(name, mbufs, sizeof(struct rte_mbuf) + room, cache, sizeof(private), node,
+					RTE_MEMPOOL_F_NO_IOVA_CONTIG);
+	if (pool == NULL)
+		return NULL;
+	status = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+	if (status == 0) {
+		rte_pktmbuf_pool_init(pool, &private);
+		status = rte_mempool_populate_default(pool);
+	}
+	if (status < 0) {
+		rte_mempool_free(pool);
+		rte_errno = -status;
+		return NULL;
+	}
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
+}
 
 int shim_mbuf_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count)
 {

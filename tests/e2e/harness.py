@@ -12,23 +12,20 @@ import sys
 import threading
 import time
 
+from backends import BACKENDS, HOST_ADDRESSES, Failure, run
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests" / "e2e"
 CACHE = ROOT / "target" / "e2e"
 
 SERVER_IP = {"ipv4": "10.73.0.2", "ipv6": "fd73::2"}
 SERVER_ADDRESSES = "10.73.0.2/24,fd73::2/64"
-HOST_ADDRESSES = "10.73.0.1/24,fd73::1/64"
 
 
 def url(family, scheme="ws", path="/ws"):
     """The server's URL over `ipv4` or `ipv6`."""
     address = SERVER_IP[family]
     return f"{scheme}://[{address}]{path}" if family == "ipv6" else f"{scheme}://{address}{path}"
-
-
-class Failure(Exception):
-    """A case failed; the text says what was expected and what came."""
 
 
 class Namespace:
@@ -39,12 +36,21 @@ class Namespace:
     def __enter__(self):
         Namespace.count += 1
         self.name = f"unsocket-e2e-{os.getpid()}-{Namespace.count}"
+        self.neighbour = None
         run("ip", "netns", "add", self.name)
         run("ip", "-n", self.name, "link", "set", "lo", "up")
         return self
 
     def __exit__(self, *_):
+        if self.neighbour:
+            self.neighbour.__exit__()
         subprocess.run(["ip", "netns", "delete", self.name], check=False, timeout=20)
+
+    def beside(self):
+        """A second namespace, made when it is first asked for and gone with this one."""
+        if not self.neighbour:
+            self.neighbour = Namespace().__enter__()
+        return self.neighbour
 
     def inside(self, *command):
         """The command line that runs `command` inside."""
@@ -56,33 +62,27 @@ class Namespace:
         return found.returncode == 0
 
 
-def run(*command):
-    """Runs a command that must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    if done.returncode != 0:
-        raise Failure(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
-
-
 class Server:
     """One `unsocket serve` process; it is killed when the `with` block ends, if it still runs then."""
 
     count = 0
+    backend = BACKENDS["tap"]  # what carries the frames, for all servers of a run
 
-    def __init__(self, binary, namespace, *options, app="echo", tap=None):
+    def __init__(self, binary, namespace, *options, app="echo", tap=None, queues=1):
         Server.count += 1
         self.tap = tap or f"ue{os.getpid() % 10_000_000}n{Server.count}"
         self.namespace = namespace
         self.log_path = CACHE / "logs" / f"serve-{Server.count}.log"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.backend.prepare(namespace, self.tap, queues)
         self.command = [
             str(binary),
             "serve",
-            *("--port", f"tap:{self.tap}"),
+            *self.backend.options(namespace, self.tap, queues),
             *("--ip", SERVER_ADDRESSES),
-            *("--host-ip", HOST_ADDRESSES),
-            *("--netns", namespace.name),
             *("--listen", "80"),
             *("--app", app),
+            *("--workers", str(queues)),
             *map(str, options),
         ]
         self.process = None
@@ -92,7 +92,7 @@ class Server:
         ready, ready_write = os.pipe()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [*self.command, "--ready-fd", str(ready_write)],
+                self.backend.inside(self.namespace, [*self.command, "--ready-fd", str(ready_write)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -114,6 +114,7 @@ class Server:
             state = f"exited with {code}" if code is not None else f"was not ready after {ready_seconds} s"
             self.kill()
             raise Failure(f"the server {state}; its log ends: {self.log_tail()}")
+        self.backend.connect(self.namespace, self.tap)
         self.wait_for_addresses()
         return self
 
@@ -135,7 +136,8 @@ class Server:
     def refused(self, seconds=20):
         """Starts a server that must refuse to start; returns its exit code and all it wrote."""
         try:
-            done = subprocess.run(self.command, capture_output=True, text=True, timeout=seconds)
+            command = self.backend.inside(self.namespace, self.command)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise Failure(f"expected an error and an exit, but it ran on for {seconds} s: {error.stdout}") from None
         self.log_path.write_text(done.stdout + done.stderr)

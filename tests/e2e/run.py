@@ -17,6 +17,7 @@ import tempfile
 
 import connections
 import lifecycle
+from backends import BACKENDS
 from harness import CACHE, HOST_ADDRESSES, ROOT, TESTS, Failure, Namespace, Program, Report, Server, die, url
 from harness import SERVER_IP
 
@@ -118,7 +119,7 @@ def chat(report, options):
 
 def workers(report, options):
     """Two workers on one multi-queue device: both must serve."""
-    with Namespace() as namespace, Server(options.binary, namespace, "--workers", 2) as server:
+    with Namespace() as namespace, Server(options.binary, namespace, queues=2) as server:
         server.start()
         for family in FAMILIES:
             report.run(f"workers/{family}", "both-serve", both_workers_serve, server, namespace, family)
@@ -181,6 +182,7 @@ SUITES = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "unsocket")
+    parser.add_argument("--backend", choices=BACKENDS, default="tap", help="what carries the frames [default: tap]")
     parser.add_argument("--full", action="store_true", help="full counts: 10,000 connections")
     parser.add_argument("--only", metavar="SUITE", action="append", choices=SUITES, help="only this suite; repeatable")
     parser.add_argument("--list", action="store_true", help="list the suites and end")
@@ -194,6 +196,7 @@ def main():
     if not options.binary.exists():
         die(f"{options.binary} does not exist: build it with `cargo build --release`")
     options.binary = options.binary.resolve()
+    Server.backend = BACKENDS[options.backend]
     raise_descriptor_limit(12_000 if options.full else 2_048)
     signal.signal(signal.SIGTERM, stop)
     report = Report()

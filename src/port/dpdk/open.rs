@@ -208,6 +208,7 @@ fn mempools(
         cache_mbufs: CACHE_MBUFS.min(config.frames / 2),
         data_bytes: data_bytes as u16,
         numa_node,
+        packed: config.device.bus() == Bus::Virtual,
     };
     let pools: Result<Vec<_>, _> = (0..queues).map(|_| Mempool::new(eal, pool)).collect();
     Ok(pools?)
