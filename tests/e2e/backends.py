@@ -6,13 +6,34 @@ import subprocess
 HOST_ADDRESSES = "10.73.0.1/24,fd73::1/64"
 
 
-class Tap:
-    """A TAP device of the server's own, whose kernel end it puts into the namespace itself."""
+class Backend:
+    """What one backend needs beside the server."""
 
-    name = "tap"
+    name = ""
+    # What the server says when it is started without privilege, and on a device that another one has.
+    privilege = ""
+    busy = "in use"
 
     def prepare(self, namespace, device, queues):
         """Makes what the server finds when it starts."""
+
+    def inside(self, namespace, command):
+        """The command line that runs `command`, the server's, where its device is."""
+        return namespace.inside(*command)
+
+    def connect(self, namespace, device):
+        """Gives the kernel's end its addresses, once the server is ready."""
+
+    def remains(self, namespace, device):
+        """What a server that has ended left behind on its device, in words; empty when all is as before."""
+        return f"the device {device}" if namespace.has_link(device) else ""
+
+
+class Tap(Backend):
+    """A TAP device of the server's own, whose kernel end it puts into the namespace itself."""
+
+    name = "tap"
+    privilege = "CAP_NET_ADMIN"
 
     def options(self, namespace, device, queues):
         """The options of `unsocket serve` that name the device and its kernel end."""
@@ -22,15 +43,11 @@ class Tap:
         """The command line that runs `command`, the server's, where its device is."""
         return command
 
-    def connect(self, namespace, device):
-        """Gives the kernel's end its addresses, once the server is ready."""
 
-
-class Dpdk:
+class Dpdk(Backend):
     """A DPDK device; memory is ordinary pages, or hugepages with `DPDK_MEMORY=huge`."""
 
-    def prepare(self, namespace, device, queues):
-        """Makes what the server finds when it starts."""
+    privilege = "CAP_NET_RAW"
 
     def memory(self):
         """The options for DPDK's memory and for its workers' way of waiting."""
@@ -60,10 +77,6 @@ class NetTap(Dpdk):
     def devargs(self, device, queues):
         return f"net_tap0,iface={device}"
 
-    def inside(self, namespace, command):
-        """The command line that runs `command`, the server's, where its device is."""
-        return namespace.inside(*command)
-
 
 class Veth(Dpdk):
     """One end of a veth pair is the server's, in a namespace beside; the other end is the kernel's."""
@@ -86,6 +99,17 @@ class Veth(Dpdk):
         """The command line that runs `command`, the server's, where its device is."""
         return namespace.beside().inside(*command)
 
+    def remains(self, namespace, device):
+        """What a server that has ended left behind on its device, in words; empty when all is as before."""
+        shown = subprocess.run(
+            ["ip", "-n", namespace.beside().name, "-details", "link", "show", device],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        ).stdout
+        marks = [mark for mark in ("xdp", "PROMISC", "ALLMULTI") if mark in shown]
+        return f"{', '.join(marks)} of the interface {device}" if marks or not shown else ""
+
 
 class AfPacket(Veth):
     """DPDK's net_af_packet on one end of a veth pair."""
@@ -100,10 +124,24 @@ class AfXdp(Veth):
     """DPDK's net_af_xdp on one end of a veth pair."""
 
     name = "af_xdp"
+    busy = "a queue that no other program has"
 
     def devargs(self, device, queues):
         return f"net_af_xdp0,iface={device},queue_count={queues}"
 
+
+OPTION_OF_TAP = "--netns is an option of TAP devices: this server is started inside a namespace"
+# Cases that mean nothing on a backend, and why; None stands for all cases of a suite.
+NOT_APPLICABLE = {
+    ("af_packet", "lifecycle", "refuses-a-device-that-is-busy"): "the kernel lets packet sockets share an interface",
+    ("net_tap", "lifecycle", "refuses-a-device-that-is-busy"): "the kernel gives a second process queues of the same device",
+    ("af_xdp", "workers", None): "the driver counts combined channels, and a veth has none: it has one queue",
+    **{
+        (backend, "lifecycle", case): OPTION_OF_TAP
+        for backend in ("af_packet", "af_xdp", "net_tap")
+        for case in ("refuses-a-missing-namespace", "refuses-a-namespace-without-privilege")
+    },
+}
 
 BACKENDS = {backend.name: backend for backend in (Tap(), AfPacket(), AfXdp(), NetTap())}
 

@@ -262,6 +262,7 @@ class Report:
     def __init__(self):
         self.passed = 0
         self.failed = []
+        self.meaningless = 0
         self.started = time.monotonic()
 
     def result(self, suite, case, ok, seconds, note=""):
@@ -272,6 +273,11 @@ class Report:
             self.passed += 1
         else:
             self.failed.append((suite, case, note))
+
+    def not_applicable(self, suite, case, reason):
+        """Names a case that means nothing on this run's backend."""
+        print(f"  n/a    {suite:<26} {case:<34}            {reason}", flush=True)
+        self.meaningless += 1
 
     def run(self, suite, case, function, *arguments):
         """Runs a case in this process: it passes by returning (a note, perhaps) and fails by raising."""
@@ -312,7 +318,8 @@ class Report:
     def summary(self):
         """Prints the verdict and returns the exit status."""
         seconds = time.monotonic() - self.started
-        print(f"\n{self.passed} cases passed, {len(self.failed)} failed, in {seconds:.0f} s")
+        meaningless = f", {self.meaningless} not applicable" if self.meaningless else ""
+        print(f"\n{self.passed} cases passed, {len(self.failed)} failed{meaningless}, in {seconds:.0f} s")
         for suite, case, note in self.failed:
             print(f"  FAILED {suite}: {case}: {note}")
         return 1 if self.failed or not self.passed else 0

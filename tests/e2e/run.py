@@ -17,7 +17,7 @@ import tempfile
 
 import connections
 import lifecycle
-from backends import BACKENDS
+from backends import BACKENDS, NOT_APPLICABLE
 from harness import CACHE, HOST_ADDRESSES, ROOT, TESTS, Failure, Namespace, Program, Report, Server, die, url
 from harness import SERVER_IP
 
@@ -202,6 +202,9 @@ def main():
     report = Report()
     for name in options.only or SUITES:
         print(f"{name}: {SUITES[name].__doc__}", flush=True)
+        if reason := NOT_APPLICABLE.get((options.backend, name, None)):
+            report.not_applicable(name, "all cases", reason)
+            continue
         try:
             SUITES[name](report, options)
         except Failure as error:

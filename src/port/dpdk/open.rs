@@ -111,7 +111,7 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     }
     let pools = mempools(&eal, config, queues, can.numa_node)?;
     let (wanted, symmetric) = port_config(config, queues, &can);
-    let (rx, tx) = port.start(&wanted, &pools)?;
+    let (rx, tx) = port.start(&wanted, &pools).map_err(|error| not_started(config, error))?;
     let summary = Arc::new(summarize(config, &port, symmetric));
     let in_use = &summary.in_use;
     if config.mtu > usize::from(in_use.mtu) {
@@ -145,6 +145,14 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
         eal: eal.clone(),
     });
     Ok(ports.collect())
+}
+
+/// Why the port does not start, where more can be said than DPDK does.
+fn not_started(config: &DpdkConfig, source: ::dpdk::Error) -> DpdkError {
+    if config.device.name().starts_with("net_af_xdp") {
+        return DpdkError::XdpSocket { device: config.device.to_string(), source };
+    }
+    source.into()
 }
 
 fn validate(config: &DpdkConfig) -> Result<(), DpdkError> {
