@@ -184,9 +184,20 @@ impl Config {
                 "both ends of the device have this address; give `port.host_ip` another one of the network";
             return Err(invalid("port.ip", cidr, reason));
         }
-        if port.ip.len() > ADDRESSES_MAX {
-            let reason = format!("at most {ADDRESSES_MAX} addresses are possible");
+        // The lease brings one more of each.
+        let by_dhcp = usize::from(port.dhcp);
+        if port.ip.len() > ADDRESSES_MAX - by_dhcp {
+            let reason = format!("at most {} addresses are possible", ADDRESSES_MAX - by_dhcp);
             return Err(invalid("port.ip", port.ip.len(), reason));
+        }
+        if port.dhcp {
+            let addresses = port.ip.iter().map(|cidr| ("port.ip", cidr.addr));
+            let routers = port.gateway.iter().map(|router| ("port.gateway", *router));
+            if let Some((key, addr)) = addresses.chain(routers).find(|(_, addr)| addr.is_ipv4()) {
+                let reason = "`port.dhcp` is on, and the lease brings the IPv4 address and the default router: leave \
+                              this one out, or turn DHCP off (IPv6 goes beside it)";
+                return Err(invalid(key, addr, reason));
+            }
         }
         let v6 = port.ip.iter().chain(&port.host_ip).find(|cidr| cidr.addr.is_ipv6());
         if let (Some(mtu @ ..IPV6_MTU_MIN), Some(cidr)) = (port.mtu, v6) {
@@ -266,7 +277,7 @@ impl Config {
             let text = format!("{} via {}", route.to, route.via);
             return Err(invalid("port.routes", text, "both must be IPv4 or both IPv6"));
         }
-        if port.routes.len() + port.gateway.len() > ROUTES_MAX {
+        if port.routes.len() + port.gateway.len() + usize::from(port.dhcp) > ROUTES_MAX {
             let reason = format!("at most {ROUTES_MAX} routes are possible, the default ones included");
             return Err(invalid("port.routes", port.routes.len(), reason));
         }
@@ -533,7 +544,8 @@ mod tests {
         for text in [
             "port.ip = ['10.0.0.0/31', '10.9.9.9/32', 'fd73::/64']",
             "port = { ip = ['10.0.0.2/24', 'fd73::2/64'], gateway = ['10.0.0.1', 'fe80::1'] }",
-            "port = { dhcp = true, gateway = ['10.0.0.1'] }",
+            "port = { dhcp = true, ip = ['fd73::2/64'], gateway = ['fd73::1'] }",
+            "port = { dhcp = true, routes = [{ to = '10.1.0.0/16', via = '10.0.0.3' }] }",
             "websocket = { idle_timeout_ms = 0, ping_interval_ms = 30000 }",
             "log.level = 'info,unsocket::engine=debug'",
         ] {

@@ -11,6 +11,9 @@ use crate::ws::CloseCode;
 
 /// Sessions that one burst of a drain goes through.
 const SESSIONS_PER_BURST: usize = 1024;
+/// How long a peer that has got everything, our FIN included, may take to send its own: an idle HTTP client, or one
+/// that never said a word, would keep the drain waiting until its deadline. Then it is reset.
+const LAST_FIN: Duration = Duration::from_millis(500);
 /// How long the last segments may take to leave after everything was cut off.
 const CUT_OFF_GRACE: Duration = Duration::from_millis(200);
 
@@ -63,6 +66,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.ending.heard == Wish::Run {
             self.local.draining = true;
             self.stack.stop_listening();
+            self.stack.hurry_closing(LAST_FIN);
             let until = Some(now + self.local.deadlines.drain);
             self.ending = Ending { heard: Wish::Drain, cursor: Some(0), until, told: false };
         }

@@ -255,7 +255,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// How long the owner may wait at most, because something can become possible that no descriptor tells of.
     pub fn wait_max(&self) -> Option<Duration> {
-        let must_look = self.port.wait_fd().is_none() || self.tx.pending() > 0;
+        let must_look = self.port.wait_fd().is_none() || self.tx.pending() > 0 || !self.tx.has_room();
         must_look.then(|| self.port.poll_interval())
     }
 
@@ -454,8 +454,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             .into_iter()
             .flatten()
             .min();
-        // While the device takes nothing, there is no use in trying to send what is due.
-        let stuck = self.tx.pending() > 0;
+        // While the device takes nothing, or gives no frame to fill, there is no use in trying to send what is due.
+        let stuck = self.tx.pending() > 0 || !self.tx.has_room();
         let retry = self.local.now + self.port.poll_interval();
         let deadline = deadline.map(|deadline| if stuck { deadline.max(retry) } else { deadline });
         Progress { busy, ended: self.has_ended(), deadline }

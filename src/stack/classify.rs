@@ -181,6 +181,8 @@ pub(crate) struct PathMtu {
     pub(crate) seq: u32,
     /// The next link's MTU, bytes; 0 from routers older than RFC 1191. Not checked for sense.
     pub(crate) mtu: u32,
+    /// Length of the packet that was dropped, bytes, as the quote says.
+    pub(crate) packet_bytes: u16,
     icmp_offset: u16,
     icmp_len: u16,
 }
@@ -471,6 +473,7 @@ fn icmpv4(message: &[u8], offset: usize, to_group: bool) -> Class {
         key: FlowKey::ipv4(local, remote, local_port, remote_port),
         seq,
         mtu: u32::from(u16::from_be_bytes([header[6], header[7]])),
+        packet_bytes: u16::from_be_bytes([packet[2], packet[3]]),
         icmp_offset: offset as u16,
         icmp_len: message.len() as u16,
     })
@@ -507,6 +510,7 @@ fn icmpv6(message: &[u8], offset: usize, to_group: bool) -> Class {
         key: FlowKey::ipv6(&local, &remote, local_port, remote_port),
         seq,
         mtu: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+        packet_bytes: u16::from_be_bytes([packet[4], packet[5]]).saturating_add(40),
         icmp_offset: offset as u16,
         icmp_len: message.len() as u16,
     })

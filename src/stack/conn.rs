@@ -7,7 +7,7 @@ use super::{CloseCause, ConnId, Status};
 use crate::time::Instant;
 use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, State};
-use smoltcp::time::Instant as StackInstant;
+use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 
 /// No slot: the end of a linked list.
 const NONE: u32 = u32::MAX;
@@ -92,6 +92,8 @@ pub(super) struct Slot {
     pub(super) rings_touched: bool,
     /// The interface it uses, by path MTU.
     pub(super) net: u8,
+    /// Keep-alive probes sent since the peer was last heard.
+    pub(super) probes: u32,
     /// When the peer was last heard, or we began to wait for it.
     pub(super) progress_at: Instant,
     /// When the owner wants to be called; far future for never.
@@ -126,6 +128,7 @@ impl Slot {
             awaits_neighbor: false,
             rings_touched: false,
             net: 0,
+            probes: 0,
             progress_at: Instant::ZERO,
             owner_deadline: Instant::FAR_FUTURE,
             closing_deadline: Instant::FAR_FUTURE,
@@ -181,6 +184,17 @@ impl Slot {
     /// A fast retransmission may overrun a small window; when a zero window opens after that, it stops its timer.
     pub(super) fn retransmission_is_forgotten(&self, wake_at: Option<StackInstant>) -> bool {
         wake_at.is_none() && self.phase == Phase::Live && self.socket().send_queue() > 0
+    }
+
+    /// Makes smoltcp send one keep-alive probe in the connection's next turn. Its own interval stays off: its probe
+    /// carries a byte that is not the stream's, at SND.NXT - 1, which a peer that lacks the bytes before it would keep
+    /// (RFC 9293 section 3.8.4). So one is asked for only when everything sent is acknowledged.
+    pub(super) fn ask_for_probe(&mut self) {
+        debug_assert!(!self.awaits_acknowledgement(), "a probe would lie within the stream");
+        let socket = self.socket_mut();
+        // Switched on, the timer stands at "now" and stays there; switched off, no further one follows.
+        socket.set_keep_alive(Some(StackDuration::ZERO));
+        socket.set_keep_alive(None);
     }
 
     /// Whether data or a FIN of ours is unacknowledged.
@@ -266,6 +280,7 @@ impl Slab {
         slot.write_blocked = false;
         slot.rings_touched = false;
         slot.net = 0;
+        slot.probes = 0;
         slot.owner_deadline = Instant::FAR_FUTURE;
         slot.closing_deadline = Instant::FAR_FUTURE;
         let rings = slot.rings.take();

@@ -71,10 +71,32 @@ impl Stack {
     /// A TCP segment, checksums right.
     fn ingress_segment<F: Frame>(&mut self, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
         if let Some(index) = self.flows.get(&segment.key) {
-            self.stats.rx_segments += 1;
-            self.feed(index, frame, segment, tx);
+            let slot = self.slab.slot(index);
+            if !segment.flags.is_opening() || slot.phase != Phase::Live {
+                self.stats.rx_segments += 1;
+                self.feed(index, frame, segment, tx);
+                return;
+            }
+            if slot.socket().state() != State::TimeWait {
+                self.stats.rx_segments += 1;
+                self.challenge(index, tx);
+                return;
+            }
+            // Over but for what its owner has not read or let go of yet: the record of TIME-WAIT decides, below.
+            self.ingress_new_segment(frame, segment, Some(index), tx);
             return;
         }
+        self.ingress_new_segment(frame, segment, None, tx);
+    }
+
+    /// A segment of no connection, or a SYN for one that is in TIME-WAIT while slot `in_time_wait` still holds it.
+    fn ingress_new_segment<F: Frame>(
+        &mut self,
+        frame: &[u8],
+        segment: &TcpInfo,
+        in_time_wait: Option<u32>,
+        tx: &mut TxQueue<F>,
+    ) {
         if !self.nets.owns(segment.key.local().ip()) {
             self.stats.rx_not_ours += 1;
             return;
@@ -99,6 +121,9 @@ impl Stack {
                 return;
             }
         };
+        if let Some(index) = in_time_wait {
+            self.close(index, CloseCause::Finished);
+        }
         let opens = segment.flags.is_opening();
         if opens && self.listening.contains(&segment.key.local().port()) {
             self.accept(frame, segment, isn_floor);
@@ -169,6 +194,19 @@ impl Stack {
         let net = self.nets.get(slot.net);
         let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
+    }
+
+    /// A SYN on a connection that is open: RFC 5961 section 4.2. smoltcp is silent about it, so that a peer that was
+    /// restarted and takes the same port again would wait for our idle deadline. It is shown what makes it acknowledge
+    /// (and limits how often): such a peer answers that with RST, anybody else's connection goes on.
+    fn challenge<F: Frame>(&mut self, index: u32, tx: &mut TxQueue<F>) {
+        let slot = self.slab.slot_mut(index);
+        let before = slot.expected_next().wrapping_sub(1);
+        let ack = BareAck::new(&slot.key, self.nets.mac(), before, slot.unacknowledged, slot.window);
+        let net = self.nets.get(slot.net);
+        let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
+        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
+        self.mark_dirty(index);
     }
 
     /// The rare rest of [`Stack::feed`]: handshakes and closings.
@@ -290,8 +328,7 @@ impl Stack {
         if ahead >= slot.socket().send_queue() {
             return;
         }
-        let (mtu, is_ipv6) = (too_big.mtu as usize, !too_big.key.is_ipv4());
-        if let Some(net) = self.nets.narrower(slot.net, mtu, is_ipv6, self.stack_now) {
+        if let Some(net) = self.nets.narrower(slot.net, too_big, self.stack_now) {
             slot.net = net;
             self.stats.paths_narrowed += 1;
             self.mark_dirty(index);

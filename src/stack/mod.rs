@@ -187,6 +187,12 @@ pub enum StackError {
         /// The address.
         addr: IpAddr,
     },
+    /// An IPv4 address or default route beside DHCP, which manages both.
+    #[error("{addr} beside DHCP (`dhcp`): the lease brings the IPv4 address and the default router")]
+    BesideDhcp {
+        /// The address or the router.
+        addr: IpAddr,
+    },
     /// A route whose router is of the other family.
     #[error("the route to {to} via {via} mixes IPv4 and IPv6 (`routes`)")]
     RouteFamilies {
@@ -198,6 +204,12 @@ pub enum StackError {
     /// An MTU outside 576..=9000.
     #[error("an MTU of {mtu} bytes is outside 576..=9000 (`mtu`)")]
     Mtu {
+        /// The MTU, bytes.
+        mtu: usize,
+    },
+    /// IPv6 on a link that is too narrow for it.
+    #[error("IPv6 needs an MTU of 1280 bytes or more (RFC 8200 section 5), not {mtu} (`mtu`)")]
+    Ipv6Mtu {
         /// The MTU, bytes.
         mtu: usize,
     },
@@ -304,6 +316,23 @@ impl Stack {
         while let Some(oldest) = self.slab.oldest_half_open() {
             self.stats.half_open_dropped += 1;
             self.remove(oldest);
+        }
+    }
+
+    /// From now on a connection whose FIN the peer has acknowledged waits for the peer's no longer than `timeout`, and
+    /// is then reset. For the end of a service: who has said all, and knows that it came, need not wait for silence.
+    pub fn hurry_closing(&mut self, timeout: Duration) {
+        self.tcp.fin_wait2_timeout = self.tcp.fin_wait2_timeout.min(timeout);
+        let deadline = self.now + self.tcp.fin_wait2_timeout;
+        let closing: Vec<u32> = self
+            .slab
+            .indices()
+            .filter(|&index| self.slab.slot(index).socket().state() == tcp::State::FinWait2)
+            .collect();
+        for index in closing {
+            let slot = self.slab.slot_mut(index);
+            slot.closing_deadline = slot.closing_deadline.min(deadline);
+            self.schedule(index, deadline);
         }
     }
 
@@ -555,7 +584,6 @@ impl Stack {
         let mut socket = tcp::Socket::new(recv, send);
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(Some(self.clock.stretch(self.tcp.ack_delay)));
-        socket.set_keep_alive(self.tcp.keep_alive.map(|interval| self.clock.stretch(interval)));
         socket.set_congestion_control(match self.tcp.congestion {
             CongestionControl::Cubic => tcp::CongestionControl::Cubic,
             CongestionControl::None => tcp::CongestionControl::None,

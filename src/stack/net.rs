@@ -3,6 +3,7 @@
 //! smoltcp takes the segment size from the interface, so a connection whose path turns out narrower (ICMP
 //! "fragmentation needed", RFC 1191; ICMPv6 "packet too big", RFC 8201) moves to an interface with a smaller MTU.
 
+use super::classify::PathMtu;
 use super::config::{Cidr, Route, StackConfig};
 use super::device::Listener;
 use super::{StackError, isn};
@@ -49,17 +50,29 @@ impl Nets {
             return Err(StackError::Mtu { mtu });
         }
         let addrs = with_link_local(&config.addrs, info.mac);
-        if addrs.len() > ADDRS_MAX {
-            return Err(StackError::TooManyAddresses { given: addrs.len(), max: ADDRS_MAX });
+        let (addrs_max, routes_max) = (ADDRS_MAX - by_dhcp(config), ROUTES_MAX - by_dhcp(config));
+        if addrs.len() > addrs_max {
+            return Err(StackError::TooManyAddresses { given: addrs.len(), max: addrs_max });
         }
-        if config.routes.len() > ROUTES_MAX {
-            return Err(StackError::TooManyRoutes { given: config.routes.len(), max: ROUTES_MAX });
+        if config.routes.len() > routes_max {
+            return Err(StackError::TooManyRoutes { given: config.routes.len(), max: routes_max });
+        }
+        if mtu < IPV6_MTU_MIN && addrs.iter().any(|cidr| cidr.addr.is_ipv6()) {
+            return Err(StackError::Ipv6Mtu { mtu });
         }
         if let Some(bad) = addrs.iter().find(|cidr| !is_host_address(cidr.addr)) {
             return Err(StackError::Address { addr: bad.addr });
         }
         if let Some(bad) = config.routes.iter().find(|route| route.to.addr.is_ipv4() != route.via.is_ipv4()) {
             return Err(StackError::RouteFamilies { to: bad.to, via: bad.via });
+        }
+        let default_routers =
+            config.routes.iter().filter(|route| route.to.prefix == 0).map(|route| route.via);
+        let mut managed = addrs.iter().map(|cidr| cidr.addr).chain(default_routers).filter(IpAddr::is_ipv4);
+        if config.dhcp
+            && let Some(addr) = managed.next()
+        {
+            return Err(StackError::BesideDhcp { addr });
         }
         let mut nets = Nets {
             nets: Vec::with_capacity(1),
@@ -124,17 +137,18 @@ impl Nets {
         self.routes.iter().map(|route| route.via)
     }
 
-    /// The index of an interface for a path that carries `mtu` bytes, made when there is none; `None` when the
+    /// The index of an interface for the path that a router reports, made when there is none; `None` when the
     /// path is not narrower than interface `current`, or narrower than IP permits (a forged message).
-    pub(super) fn narrower(
-        &mut self,
-        current: u8,
-        mtu: usize,
-        is_ipv6: bool,
-        now: StackInstant,
-    ) -> Option<u8> {
+    pub(super) fn narrower(&mut self, current: u8, too_big: &PathMtu, now: StackInstant) -> Option<u8> {
+        let (current_mtu, is_ipv6) = (self.nets[usize::from(current)].mtu, !too_big.key.is_ipv4());
+        let mtu = match too_big.mtu as usize {
+            // RFC 1191 section 5: an old router does not say how much it carries. The next plateau below what it
+            // dropped is tried; some count the header twice, so it is no more than we send.
+            0 if !is_ipv6 => usize::from(too_big.packet_bytes).min(current_mtu).saturating_sub(1),
+            mtu => mtu,
+        };
         let plateau = PATH_MTUS.into_iter().find(|plateau| *plateau <= mtu)?;
-        if mtu >= self.nets[usize::from(current)].mtu || (is_ipv6 && plateau < IPV6_MTU_MIN) {
+        if mtu >= current_mtu || (is_ipv6 && plateau < IPV6_MTU_MIN) {
             return None;
         }
         let found = self.nets.iter().position(|net| net.mtu == plateau);
@@ -206,6 +220,11 @@ impl Net {
         let mut device = Listener { rx: Some(frame), caps: &self.caps };
         self.iface.poll_ingress_single(now, &mut device, &mut nobody);
     }
+}
+
+/// Addresses, and routes, that a lease will bring.
+fn by_dhcp(config: &StackConfig) -> usize {
+    usize::from(config.dhcp)
 }
 
 /// Sets an interface's addresses and routes. What does not fit was refused when the stack was made.

@@ -6,6 +6,7 @@
 use super::conn::Phase;
 use super::{CloseCause, ConnId, Stack, lend};
 use crate::time::{Duration, Instant};
+use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant as StackInstant;
 
 /// A connection that was quiet for this long gives the pages of its rings back.
@@ -54,11 +55,17 @@ impl Stack {
         if slot.rings_touched {
             deadline = deadline.min(slot.progress_at + IDLE_RECLAIM_AFTER);
         }
+        if let Some(interval) = self.tcp.keep_alive
+            && slot.phase == Phase::Live
+        {
+            deadline =
+                deadline.min(slot.progress_at + interval.saturating_mul(slot.probes.saturating_add(1)));
+        }
         self.schedule(index, deadline);
     }
 
     /// Brings the wheel entry forward to `deadline`; never puts it off.
-    fn schedule(&mut self, index: u32, deadline: Instant) {
+    pub(super) fn schedule(&mut self, index: u32, deadline: Instant) {
         if deadline < Instant::FAR_FUTURE && self.wheel.scheduled(index).is_none_or(|at| at > deadline) {
             self.wheel.schedule(index, deadline);
         }
@@ -91,6 +98,7 @@ impl Stack {
             self.fail(index, CloseCause::TimedOut);
             return;
         }
+        self.probe_if_idle(index);
         let retry_reclaim = self.reclaim_if_idle(index, reclaims_left);
         let slot = self.slab.slot(index);
         let wake_at = self.nets.get(slot.net).iface.poll_at(self.stack_now, &slot.set);
@@ -111,6 +119,26 @@ impl Stack {
         let unanswered = slot.awaits_acknowledgement() && silent >= self.tcp.user_timeout;
         let unprobed = self.tcp.keep_alive.is_some_and(|interval| silent >= interval + self.tcp.user_timeout);
         unanswered || unprobed
+    }
+
+    /// RFC 9293 section 3.8.4: asks a peer that was silent for another keep-alive interval whether it is still there.
+    /// One that owes us an acknowledgement is asked by the retransmission.
+    fn probe_if_idle(&mut self, index: u32) {
+        let Some(interval) = self.tcp.keep_alive else { return };
+        let slot = self.slab.slot_mut(index);
+        if slot.phase != Phase::Live {
+            return;
+        }
+        // An answer moves `progress_at`, and this is looked at once more before the next interval is over: the count
+        // begins anew.
+        let silent = self.now - slot.progress_at;
+        let intervals = silent.as_nanos() / interval.as_nanos().max(1);
+        let intervals = u32::try_from(intervals).unwrap_or(u32::MAX);
+        let due = intervals > slot.probes;
+        slot.probes = intervals;
+        if due && !slot.awaits_acknowledgement() && slot.socket().state() != State::TimeWait {
+            slot.ask_for_probe();
+        }
     }
 
     /// Gives the pages of a quiet connection's rings back. Returns whether it was put off.

@@ -2,11 +2,14 @@
 
 use crate::app::{App, Happened};
 use crate::closing::frame;
-use crate::world::{RawWorld, World, server_config};
+use crate::world::{Host, RawHost, RawWorld, UPGRADE, World, server_addr, server_config, worker};
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
-use unsocket::engine::{Cause, Deadlines, EngineConfig, Limits, SendOutcome, SlowReader};
-use unsocket::time::Duration;
+use unsocket::engine::{Cause, Deadlines, EngineConfig, Limits, SendOutcome, SlowReader, Worker};
+use unsocket::port::wire::{self, WireConfig, WirePort};
+use unsocket::port::{Port, PortInfo, PortStats};
+use unsocket::time::{Duration, Instant};
 use unsocket::ws::Message;
 
 fn limited(overflow_bytes_max: usize, slow_reader: SlowReader) -> EngineConfig {
@@ -296,4 +299,75 @@ fn memory_for_plain_http_is_bounded_too() {
     // A request head that comes in pieces finds no memory either.
     let conn = world.open();
     assert!(world.ask(conn, "GET /big HTTP/1.1\r\nX: ").starts_with("HTTP/1.1 503 "));
+}
+
+/// A port that runs out of frames to fill.
+struct Dry {
+    port: WirePort,
+    is_dry: Rc<Cell<bool>>,
+}
+
+impl Port for Dry {
+    type Frame = <WirePort as Port>::Frame;
+    fn info(&self) -> &PortInfo {
+        self.port.info()
+    }
+    fn rx_burst(&mut self, burst: &mut VecDeque<Self::Frame>, max: usize) -> usize {
+        self.port.rx_burst(burst, max)
+    }
+    fn alloc(&mut self) -> Option<Self::Frame> {
+        if self.is_dry.get() { None } else { self.port.alloc() }
+    }
+    fn tx_burst(&mut self, burst: &mut VecDeque<Self::Frame>) -> usize {
+        self.port.tx_burst(burst)
+    }
+    fn release(&mut self, frame: Self::Frame) {
+        self.port.release(frame);
+    }
+    fn stats(&self) -> PortStats {
+        self.port.stats()
+    }
+}
+
+#[test]
+fn a_worker_without_a_frame_to_fill_sleeps_and_goes_on_when_there_is_one() {
+    let (a, b) = wire::pair(&WireConfig::default()).unwrap();
+    let is_dry = Rc::new(Cell::new(false));
+    let mut config = server_config();
+    config.burst.tx_frames = 4;
+    let now = Instant::from_millis(1_000);
+    let app = App::new().on_message(|conn, _| {
+        conn.send_binary(&[7; 40_000]);
+    });
+    let (_, mut server) = worker(&config, 1, Dry { port: a, is_dry: is_dry.clone() }, app, now);
+    let mut raw = RawHost::new(b, now);
+    let conn = raw.connect(server_addr());
+    let mut received = Vec::new();
+    let mut go = |server: &mut Worker<Dry, App>, raw: &mut RawHost, at: &mut Instant, rounds: usize| {
+        for _ in 0..rounds {
+            server.poll(*at);
+            raw.poll(*at);
+            received.extend(raw.receive(conn));
+            *at += Duration::from_micros(5);
+        }
+        received.len()
+    };
+    let mut at = now;
+    go(&mut server, &mut raw, &mut at, 20);
+    raw.send(conn, UPGRADE.as_bytes());
+    let upgraded = go(&mut server, &mut raw, &mut at, 20);
+    raw.send(conn, &frame(0x82, b"go"));
+    raw.poll(at);
+    is_dry.set(true);
+    // A few frames were at hand; the rest of the answer waits for more.
+    let before = go(&mut server, &mut raw, &mut at, 50);
+    assert!(before < upgraded + 40_000, "{before} bytes without frames");
+    let progress = server.poll(at);
+    assert!(!progress.busy, "a busy worker spins");
+    let sleep = progress.deadline.expect("it has something to send") - at;
+    assert!(sleep >= Duration::from_micros(50), "woken after {sleep:?}: it would spin");
+    assert_eq!(server.wait_max(), Some(Duration::from_micros(50)), "no descriptor tells of a free frame");
+    is_dry.set(false);
+    let after = go(&mut server, &mut raw, &mut at, 1_000);
+    assert_eq!(after, upgraded + 40_000 + 4);
 }

@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::closing::frame;
 use crate::world::{RawWorld, UPGRADE, World, server_config};
 use unsocket::engine::{Cause, ConnRef, Deadlines, EngineConfig, HandleError, Limits};
-use unsocket::stack::Status;
+use unsocket::stack::{CloseCause, Status};
 use unsocket::time::Duration;
 use unsocket::ws::{CloseCode, Message};
 
@@ -53,6 +53,33 @@ fn while_draining_nobody_is_accepted_and_half_requests_end() {
     let late = world.raw.connect(crate::world::server_addr());
     world.run_for(MS(5));
     assert!(matches!(world.raw.status(late), Some(Status::Closed(_))), "refused");
+}
+
+#[test]
+fn a_drain_does_not_wait_for_who_has_nothing_to_say() {
+    let mut world = RawWorld::new(server_config(), App::new());
+    // One was answered and kept alive, one never said a word, one has done its closing handshake but not its FIN,
+    // and one got its FIN before the drain began.
+    let (answered, silent, closed, left) = (world.open(), world.open(), world.upgraded(), world.open());
+    assert!(world.ask(answered, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 4"));
+    world.ask(left, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    world.handle.drain();
+    world.run_for(MS(5));
+    for conn in [answered, silent, left] {
+        assert_eq!(world.raw.status(conn), Some(Status::PeerFinished), "FIN at once");
+    }
+    assert!(world.exchange(closed, &frame(0x88, b"\x03\xe9")).starts_with(b"\x88\x13\x03\xe9"));
+    // A polite peer has its half second.
+    world.run_for(MS(300));
+    world.raw.finish(silent);
+    world.run_for(MS(5));
+    assert_eq!(world.raw.status(silent), Some(Status::Closed(CloseCause::Finished)));
+    assert!(!world.server.poll(world.now).ended);
+    world.run_for(MS(300));
+    assert!(world.server.poll(world.now).ended, "{:?}", world.server.report());
+    for conn in [answered, closed, left] {
+        assert_eq!(world.raw.status(conn), Some(Status::Closed(CloseCause::Reset)));
+    }
 }
 
 #[test]

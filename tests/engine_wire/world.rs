@@ -147,13 +147,13 @@ fn last(log: &[crate::app::Happened]) -> &[crate::app::Happened] {
 }
 
 /// One worker by itself.
-pub(crate) fn worker(
+pub(crate) fn worker<P: Port>(
     config: &EngineConfig,
     secret: u8,
-    port: WirePort,
+    port: P,
     app: App,
     now: Instant,
-) -> (Handle, Worker<WirePort, App>) {
+) -> (Handle, Worker<P, App>) {
     let wakers: Vec<Arc<dyn Wake>> = vec![Arc::new(NoWake)];
     let (handle, seats) = seats(config, 1500, [secret; 32], wakers).unwrap();
     let seat = seats.into_iter().next().unwrap();

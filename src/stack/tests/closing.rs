@@ -131,6 +131,66 @@ fn time_wait_does_not_give_way_to_an_old_syn() {
 }
 
 #[test]
+fn time_wait_gives_way_although_its_owner_has_not_let_go() {
+    // The peer's FIN and its new SYN come in one burst: smoltcp's socket is still there, and would say nothing.
+    for later in [true, false] {
+        let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+        host.stack.listen(80);
+        host.burst(Instant::ZERO, &[arp_of_raw()]);
+        let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
+        let ours = answer[0].seq.wrapping_add(1);
+        let segment = |control, seq, ack| Raw { control, seq, ack: Some(ack), ..Raw::syn(5000, 0) };
+        host.burst(Instant::from_millis(2), &[segment(TcpControl::None, 100, ours).frame()]);
+        let id = host.ready[0];
+        host.stack.finish(id);
+        assert!(segments(&host.burst(Instant::from_millis(3), &[]))[0].fin);
+        let fin = segment(TcpControl::Fin, 100, ours.wrapping_add(1)).frame();
+        let syn = Raw::syn(5000, if later { 5_000 } else { 50 }).frame();
+        let answers = segments(&host.burst(Instant::from_millis(4), &[fin, syn]));
+        assert_eq!(host.stack.status(id), Some(Status::Closed(CloseCause::Finished)));
+        let opened = answers.iter().find(|segment| segment.syn);
+        // RFC 6191: only a later number is surely no old duplicate.
+        assert_eq!(opened.is_some(), later, "{answers:?}");
+        if let Some(opened) = opened {
+            assert!((opened.seq.wrapping_sub(ours) as i32) > 0, "the new numbers are above the old ones");
+            let done = segment(TcpControl::None, 5_001, opened.seq.wrapping_add(1)).frame();
+            host.burst(Instant::from_millis(5), &[done]);
+            let again = *host.ready.last().unwrap();
+            assert_eq!(host.stack.status(again), Some(Status::Open));
+            assert_eq!(host.stack.connections(), 2);
+        }
+        host.stack.release(id);
+        host.burst(Instant::from_millis(6), &[]);
+        assert_eq!(host.stack.connections(), usize::from(later));
+    }
+}
+
+#[test]
+fn a_peer_that_was_restarted_is_challenged_and_comes_in() {
+    // RFC 5961 section 4.2: whoever still has the connection is not disturbed, whoever lost it says so with RST.
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
+    let ours = answer[0].seq.wrapping_add(1);
+    let segment = |control, seq, ack| Raw { control, seq, ack, ..Raw::syn(5000, 0) };
+    host.burst(Instant::from_millis(2), &[segment(TcpControl::None, 100, Some(ours)).frame()]);
+    let id = host.ready[0];
+    host.burst(Instant::from_millis(500), &[]);
+    let syn = Raw::syn(5000, 70_000).frame();
+    let challenge = segments(&host.burst(Instant::from_millis(1_000), &[syn.clone(), syn.clone()]));
+    assert_eq!(challenge.len(), 1, "challenges are limited (RFC 5961 section 7): {challenge:?}");
+    assert_eq!((challenge[0].seq, challenge[0].ack), (ours, 100));
+    assert!(!challenge[0].rst && !challenge[0].syn);
+    assert_eq!(host.stack.status(id), Some(Status::Open));
+    // RFC 9293 section 3.10.7.3: in SYN-SENT an unacceptable acknowledgement is answered with RST at its number.
+    host.burst(Instant::from_millis(1_001), &[segment(TcpControl::Rst, 100, None).frame()]);
+    assert_eq!(host.stack.status(id), Some(Status::Closed(CloseCause::Reset)));
+    let answer = segments(&host.burst(Instant::from_millis(2_000), &[syn]));
+    assert!(answer.iter().any(|segment| segment.syn && segment.ack == 70_001), "{answer:?}");
+}
+
+#[test]
 fn fin_wait_2_has_a_deadline() {
     let mut pair = Pair::on_link();
     let (client, server) = pair.connect("10.0.0.2:80");

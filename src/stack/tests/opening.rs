@@ -228,4 +228,11 @@ fn configuration_errors_name_the_setting() {
     assert!(matches!(make(config(&["224.0.0.1/24"])), Some(StackError::Address { .. })));
     let narrow = crate::stack::StackConfig { mtu: Some(500), ..config(&["10.0.0.1/24"]) };
     assert!(matches!(make(narrow), Some(StackError::Mtu { mtu: 500 })));
+    let narrow = crate::stack::StackConfig { mtu: Some(1279), ..config(&["10.0.0.1/24", "fd00::1/64"]) };
+    assert!(matches!(make(narrow), Some(StackError::Ipv6Mtu { mtu: 1279 })));
+    // A lease would silently take the place of what is configured.
+    let beside = |addrs: &[&str]| crate::stack::StackConfig { dhcp: true, ..config(addrs) };
+    assert!(matches!(make(beside(&["10.0.0.1/24"])), Some(StackError::BesideDhcp { .. })));
+    assert!(make(beside(&["fd00::1/64"])).is_none());
+    assert!(matches!(make(beside(&many[..7])), Some(StackError::TooManyAddresses { given: 8, max: 7 })));
 }

@@ -8,6 +8,8 @@ use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
     Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl,
 };
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// `a` on 10.0.0.0/24 reaches `b` on 10.9.0.0/24 through 10.0.0.2, which is `b` in truth: the router never appears
 /// as a source address.
@@ -155,10 +157,38 @@ fn absurd_path_reports_change_nothing() {
     let (client, _) = pair.connect("10.0.0.2:80");
     pair.a.send(client, &[3; 3000]);
     let sent = pair.a.burst(pair.now, &[]);
-    for mtu in [0, 1, 68, 500, 1500, 9000, u16::MAX] {
+    for mtu in [1, 68, 500, 1500, 9000, u16::MAX] {
         pair.a.burst(pair.now, &[too_big(&sent[0], mtu)]);
     }
     assert_eq!(pair.a.stack.stats().paths_narrowed, 0);
+}
+
+#[test]
+fn a_router_that_does_not_say_how_much_it_carries_is_tried_plateau_by_plateau() {
+    // RFC 1191 section 5: next-hop MTU 0.
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    let dropped = Rc::new(RefCell::new(None));
+    let router = dropped.clone();
+    pair.filter = Box::new(move |frame| {
+        let fits = frame.len() <= 14 + 1300;
+        if !fits {
+            *router.borrow_mut() = Some(frame.to_vec());
+        }
+        fits
+    });
+    let data = vec![3; 20_000];
+    pair.a.send(client, &data);
+    for segment_bytes in [1460, 1452, 1360] {
+        // The timeout has grown to at most 12 s.
+        pair.run(Duration::from_secs(13));
+        let frame: Vec<u8> = dropped.take().expect("a segment that does not fit");
+        assert_eq!(seen(&frame).unwrap().payload, segment_bytes);
+        pair.a.burst(pair.now, &[too_big(&frame, 0)]);
+    }
+    pair.run(Duration::from_secs(13));
+    assert_eq!(pair.b.receive(server).len(), data.len());
+    assert_eq!(pair.a.stack.stats().paths_narrowed, 3);
 }
 
 #[test]

@@ -352,8 +352,49 @@ fn an_acknowledgement_counts_although_its_segment_is_old() {
 }
 
 #[test]
+fn keep_alive_probes_come_once_an_interval_and_lie_before_the_stream() {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.keep_alive = Some(Duration::from_secs(2));
+    let mut host = Host::new(2, &config);
+    host.stack.listen(80);
+    let at = Instant::from_millis;
+    host.burst(at(1), &[arp_of_raw()]);
+    let answer = segments(&host.burst(at(1), &[Raw::syn(5000, 99).frame()]));
+    let ours = answer[0].seq.wrapping_add(1);
+    let ack = |ack| Raw { control: TcpControl::None, ack: Some(ack), ..Raw::syn(5000, 100) }.frame();
+    host.burst(at(2), &[ack(ours)]);
+    let mut probes = Vec::new();
+    for ms in (10..9_000).step_by(10) {
+        for probe in segments(&host.burst(at(ms), &[])) {
+            assert_eq!(probe.seq, ours.wrapping_sub(1), "{probe:?}");
+            probes.push(ms);
+        }
+    }
+    assert_eq!(probes, [2010, 4010, 6010, 8010]);
+    // An answer begins the count anew, and what is unacknowledged is sent again instead of probed for.
+    host.burst(at(9_000), &[ack(ours)]);
+    assert!(host.burst(at(10_990), &[]).is_empty());
+    assert_eq!(segments(&host.burst(at(11_010), &[])).len(), 1);
+    let id = host.ready[0];
+    host.send(id, b"lost");
+    for ms in (11_020..20_000).step_by(10) {
+        for sent in segments(&host.burst(at(ms), &[])) {
+            assert_eq!((sent.seq, sent.payload), (ours, 4), "{sent:?}");
+        }
+    }
+}
+
+#[test]
 fn what_smoltcp_forgets_to_retransmit_is_sent_again() {
-    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    for keep_alive in [None, Some(Duration::from_millis(1_000)), Some(Duration::from_secs(60))] {
+        forgotten_retransmission(keep_alive);
+    }
+}
+
+fn forgotten_retransmission(keep_alive: Option<Duration>) {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.keep_alive = keep_alive;
+    let mut host = Host::new(2, &config);
     host.stack.listen(80);
     let mut now = Instant::from_millis(1);
     host.burst(now, &[arp_of_raw()]);
