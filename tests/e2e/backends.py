@@ -124,7 +124,6 @@ class AfXdp(Veth):
     """DPDK's net_af_xdp on one end of a veth pair."""
 
     name = "af_xdp"
-    busy = "a queue that no other program has"
 
     def devargs(self, device, queues):
         return f"net_af_xdp0,iface={device},queue_count={queues}"

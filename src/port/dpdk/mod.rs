@@ -16,6 +16,7 @@
 //! its queues and reported by the first; frames that can never be received or sent are [`PortStats::rx_errors`] and
 //! [`PortStats::tx_errors`].
 
+mod claim;
 mod config;
 mod error;
 mod open;
@@ -30,6 +31,7 @@ use super::{Frame, Port, PortInfo, PortStats, RxChecksum};
 use ::dpdk::{Eal, Mbuf, Mempool, RegisteredThread, RxQueue, TxQueue};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const ETHERNET_HEADER_BYTES: usize = 14;
@@ -84,6 +86,8 @@ pub struct DpdkPort {
     /// All queues' device; its counters are asked for by the first queue.
     device: Arc<Mutex<::dpdk::Port>>,
     summary: Arc<Summary>,
+    /// The device's interface is ours, where it can be only one process's.
+    _claim: Option<Arc<UnixDatagram>>,
     eal: Eal,
 }
 

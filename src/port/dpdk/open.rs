@@ -1,6 +1,6 @@
 //! Opening a device: DPDK's runtime, mempools, the port, and one [`DpdkPort`] per queue pair.
 
-use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, stale};
+use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, claim, stale};
 use crate::port::{MTU_MAX, MTU_MIN, PortInfo, PortStats};
 use ::dpdk::{
     Bus, Capabilities, Device, Eal, EalArgs, InUse, Link, Mempool, MempoolConfig, Offloads, PortConfig,
@@ -90,6 +90,7 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     validate(config)?;
     let config = &DpdkConfig { device: whole_frames(config)?, ..config.clone() };
     stale::remove_socket(&config.device);
+    let claim = claim::interface(&config.device)?.map(Arc::new);
     let eal = match Eal::running() {
         Some(eal) => {
             eal.attach(&config.device)?;
@@ -142,6 +143,7 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
         registered: false,
         device: Arc::clone(&device),
         summary: Arc::clone(&summary),
+        _claim: claim.clone(),
         eal: eal.clone(),
     });
     Ok(ports.collect())
