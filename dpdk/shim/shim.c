@@ -11,6 +11,7 @@
 #include <rte_interrupts.h>
 #include <rte_mbuf_pool_ops.h>
 #include <rte_net.h>
+#include <rte_telemetry.h>
 
 /* ---- Layouts: Rust's view of an mbuf against DPDK's, and the few of DPDK's structures that Rust uses as they are. */
 
@@ -240,6 +241,28 @@ int shim_port_stats(uint16_t port, struct shim_port_stats *stats)
 	stats->tx_bytes = now.obytes;
 	stats->tx_errors = now.oerrors;
 	return 0;
+}
+
+/* ---- Telemetry */
+
+static void add_pool(struct rte_mempool *pool, void *answer)
+{
+	rte_tel_data_add_dict_int(answer, pool->name, (int)rte_mempool_in_use_count(pool));
+}
+
+static int mbufs_in_use(const char *command, const char *parameters, struct rte_tel_data *answer)
+{
+	(void)command;
+	(void)parameters;
+	rte_tel_data_start_dict(answer);
+	rte_mempool_walk(add_pool, answer);
+	return 0;
+}
+
+int shim_telemetry_open(void)
+{
+	return rte_telemetry_register_cmd("/unsocket/mbufs_in_use", mbufs_in_use,
+					  "Returns the mbufs of each mempool that are not in it. Takes no parameters.");
 }
 
 /* ---- Mbufs */

@@ -77,7 +77,7 @@ impl Mempool {
     pub fn new(eal: &Eal, config: MempoolConfig) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let room = check_size(&config)?;
-        let name = c_string(&format!("mbufs-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))?;
+        let name = c_string(&format!("mbufs_{}", NUMBER.fetch_add(1, Ordering::Relaxed)))?;
         let node = config.numa_node.map_or(-1, |node| i32::try_from(node).unwrap_or(i32::MAX));
         log::forget();
         // SAFETY: EAL runs (we hold it), the name outlives the call, and the sizes have been checked.

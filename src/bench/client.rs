@@ -13,7 +13,7 @@ use crate::port::Port;
 use crate::stack::CloseCause;
 use crate::time::{Duration, Instant};
 use crate::ws::{CloseCode, Message};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Most connections that one worker opens at the same time.
 const OPENING_MAX: u32 = 256;
@@ -33,6 +33,36 @@ pub struct Destination {
     pub host: String,
     /// Path and query.
     pub target: String,
+    /// Our addresses, taken in turn; none for the stack's choice.
+    pub sources: Vec<IpAddr>,
+}
+
+impl Destination {
+    /// What to ask the engine for, as connection number `turn`, known by `token`.
+    pub fn connect(&self, turn: usize, token: u32) -> Connect {
+        let in_turn = turn % self.remotes.len().max(1);
+        Connect {
+            host: self.host.clone(),
+            token: u64::from(token),
+            source: self.sources.get(turn % self.sources.len().max(1)).copied(),
+            ..Connect::new(self.remotes[in_turn], self.target.clone())
+        }
+    }
+}
+
+/// A load that [`drive`] carries out.
+pub trait Driven: Handler + Sized {
+    /// How often it is given a turn.
+    const INTERVAL: Duration;
+
+    /// Opens connections; looks at every connection, too, when it is time to `sweep`.
+    fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool);
+
+    /// Whether nothing is left to do but to close connections.
+    fn is_done(&self) -> bool;
+
+    /// Ends the load and hands out what was counted.
+    fn finish(&mut self) -> (Tally, Usage);
 }
 
 /// The connections of one generator worker.
@@ -44,6 +74,7 @@ pub struct Client {
     begun: u32,
     opening: u32,
     live: u32,
+    started: bool,
     scratch: Vec<u8>,
 }
 
@@ -59,7 +90,7 @@ impl Client {
         let mut rows = Vec::new();
         rows.resize_with(connections as usize, || None);
         let scratch = Vec::with_capacity(generator.message_bytes());
-        Client { generator, destination, rows, begun: 0, opening: 0, live: 0, scratch }
+        Client { generator, destination, rows, begun: 0, opening: 0, live: 0, started: false, scratch }
     }
 
     /// Opens connections, as many as may be under way.
@@ -68,12 +99,7 @@ impl Client {
             && self.opening < OPENING_MAX
             && !self.generator.is_over()
         {
-            let remotes = &self.destination.remotes;
-            context.connect(Connect {
-                host: self.destination.host.clone(),
-                token: u64::from(self.begun),
-                ..Connect::new(remotes[self.begun as usize % remotes.len()], self.destination.target.clone())
-            });
+            context.connect(self.destination.connect(self.begun as usize, self.begun));
             self.begun += 1;
             self.opening += 1;
         }
@@ -97,12 +123,6 @@ impl Client {
             *row = None;
             self.live -= 1;
         }
-    }
-
-    /// Whether every connection has been opened and is over.
-    fn is_done(&self) -> bool {
-        let begun = self.begun == self.generator.share().connections || self.generator.is_over();
-        begun && self.opening == 0 && self.live == 0
     }
 
     fn tick(&mut self, now: Instant) {
@@ -206,8 +226,31 @@ impl Handler for Client {
     }
 }
 
+impl Driven for Client {
+    const INTERVAL: Duration = START_INTERVAL;
+
+    fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool) {
+        self.tick(now);
+        self.open(context);
+        let starts = !self.started && self.generator.has_started();
+        self.started |= starts;
+        if starts || sweep {
+            self.sweep(context);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let begun = self.begun == self.generator.share().connections || self.generator.is_over();
+        begun && self.opening == 0 && self.live == 0
+    }
+
+    fn finish(&mut self) -> (Tally, Usage) {
+        self.generator.finish()
+    }
+}
+
 /// What the end of an open connection means.
-fn close_failure(closed: &Closed<'_>) -> Failure {
+pub(super) fn close_failure(closed: &Closed<'_>) -> Failure {
     match closed.cause {
         engine::Cause::Protocol(error) => Failure::new(Cause::Protocol, error.to_string()),
         engine::Cause::Transport(CloseCause::TimedOut) => {
@@ -226,7 +269,7 @@ fn close_failure(closed: &Closed<'_>) -> Failure {
 }
 
 /// What it means that a connection did not come to be.
-fn connect_failure(failure: &ConnectFailure) -> Failure {
+pub(super) fn connect_failure(failure: &ConnectFailure) -> Failure {
     let cause = match failure {
         ConnectFailure::Transport(CloseCause::Refused) => Cause::Refused,
         ConnectFailure::Transport(CloseCause::TimedOut) | ConnectFailure::NoAnswer => Cause::Timeout,
@@ -237,31 +280,26 @@ fn connect_failure(failure: &ConnectFailure) -> Failure {
 }
 
 /// Polls `worker` until its load is over and its connections are closed; `after` each burst is told what it came to.
-pub fn drive<P: Port>(
-    worker: &mut Worker<P, Client>,
+pub fn drive<P: Port, L: Driven>(
+    worker: &mut Worker<P, L>,
     clock: Clock,
-    mut after: impl FnMut(&mut Worker<P, Client>, Instant, engine::Progress),
+    mut after: impl FnMut(&mut Worker<P, L>, Instant, engine::Progress),
 ) -> (Tally, Usage) {
-    let (mut next_open, mut next_sweep, mut started) = (Instant::ZERO, Instant::ZERO, false);
+    let (mut next_turn, mut next_sweep) = (Instant::ZERO, Instant::ZERO);
     let mut give_up_at = Instant::FAR_FUTURE;
     loop {
         let now = clock.now();
-        if now >= next_open {
-            next_open = now + START_INTERVAL;
-            worker.with_context(|client, context| {
-                client.tick(now);
-                client.open(context);
-                let starts = !started && client.generator.has_started();
-                started |= starts;
-                if starts || now >= next_sweep {
-                    next_sweep = now + SWEEP_INTERVAL;
-                    client.sweep(context);
-                }
-            });
+        if now >= next_turn {
+            next_turn = now + L::INTERVAL;
+            let sweep = now >= next_sweep;
+            if sweep {
+                next_sweep = now + SWEEP_INTERVAL;
+            }
+            worker.with_context(|load, context| load.advance(now, context, sweep));
             if worker.handler().is_done() {
                 give_up_at = give_up_at.min(now + CLOSE_TIMEOUT);
                 if worker.report().engine.sessions == 0 || now >= give_up_at {
-                    return worker.handler_mut().generator.finish();
+                    return worker.handler_mut().finish();
                 }
             }
         }

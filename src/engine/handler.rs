@@ -5,7 +5,7 @@ use crate::http::RequestHead;
 use crate::stack::{CloseCause, ConnectError};
 use crate::ws::handshake::{HeadFieldError, ResponseError};
 use crate::ws::{CloseCode, Message, ProtocolError, handshake};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// An application: one value per worker, made on the worker's own thread and called by nobody else, so that it
 /// needs neither `Send` nor locks. A callback runs to completion before the next frame is looked at: work that
@@ -165,6 +165,8 @@ impl<S> Upgrade<S> {
 pub struct Connect {
     /// Where the server is.
     pub remote: SocketAddr,
+    /// Which address of ours it comes from; `None` for the one on the way there.
+    pub source: Option<IpAddr>,
     /// The `Host` header: host, with the port when it is not 80.
     pub host: String,
     /// Path and query.
@@ -188,7 +190,15 @@ impl Connect {
         } else {
             remote.to_string()
         };
-        Connect { remote, host, target: target.into(), protocols: Vec::new(), headers: Vec::new(), token: 0 }
+        Connect {
+            remote,
+            source: None,
+            host,
+            target: target.into(),
+            protocols: Vec::new(),
+            headers: Vec::new(),
+            token: 0,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ from harness import SERVER_IP
 
 INSIDE = TESTS / "inside"
 CLIENTS = ROOT / "target" / "clients" / "release"
-FAMILIES = ("ipv4", "ipv6")
+FAMILIES = ["ipv4", "ipv6"]  # or the one that --family names
 HOST_IP = dict(zip(FAMILIES, (address.split("/")[0] for address in HOST_ADDRESSES.split(","))))
 SCREENSHOTS = CACHE / "screenshots"
 
@@ -185,6 +185,7 @@ def main():
     parser.add_argument("--backend", choices=BACKENDS, default="tap", help="what carries the frames [default: tap]")
     parser.add_argument("--full", action="store_true", help="full counts: 10,000 connections")
     parser.add_argument("--only", metavar="SUITE", action="append", choices=SUITES, help="only this suite; repeatable")
+    parser.add_argument("--family", choices=FAMILIES, help="only this family of addresses [default: both]")
     parser.add_argument("--list", action="store_true", help="list the suites and end")
     options = parser.parse_args()
     if options.list:
@@ -197,6 +198,8 @@ def main():
         die(f"{options.binary} does not exist: build it with `cargo build --release`")
     options.binary = options.binary.resolve()
     Server.backend = BACKENDS[options.backend]
+    if options.family:
+        FAMILIES[:] = [options.family]
     raise_descriptor_limit(12_000 if options.full else 2_048)
     signal.signal(signal.SIGTERM, stop)
     report = Report()
