@@ -279,29 +279,46 @@ pub(super) fn connect_failure(failure: &ConnectFailure) -> Failure {
     Failure::new(cause, failure.to_string())
 }
 
+/// What the owner of a load's worker does between its polls.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    next_turn: Instant,
+    next_sweep: Instant,
+    give_up_at: Option<Instant>,
+}
+
+impl Rounds {
+    /// Opens connections and looks at all of them, each as often as it is due at `now`; returns whether the load is
+    /// over and its connections are closed. To be called before each poll.
+    pub fn go<P: Port, L: Driven>(&mut self, worker: &mut Worker<P, L>, now: Instant) -> bool {
+        if now < self.next_turn {
+            return false;
+        }
+        self.next_turn = now + L::INTERVAL;
+        let sweep = now >= self.next_sweep;
+        if sweep {
+            self.next_sweep = now + SWEEP_INTERVAL;
+        }
+        worker.with_context(|load, context| load.advance(now, context, sweep));
+        if !worker.handler().is_done() {
+            return false;
+        }
+        let give_up_at = *self.give_up_at.get_or_insert(now + CLOSE_TIMEOUT);
+        worker.report().engine.sessions == 0 || now >= give_up_at
+    }
+}
+
 /// Polls `worker` until its load is over and its connections are closed; `after` each burst is told what it came to.
 pub fn drive<P: Port, L: Driven>(
     worker: &mut Worker<P, L>,
     clock: Clock,
     mut after: impl FnMut(&mut Worker<P, L>, Instant, engine::Progress),
 ) -> (Tally, Usage) {
-    let (mut next_turn, mut next_sweep) = (Instant::ZERO, Instant::ZERO);
-    let mut give_up_at = Instant::FAR_FUTURE;
+    let mut rounds = Rounds::default();
     loop {
         let now = clock.now();
-        if now >= next_turn {
-            next_turn = now + L::INTERVAL;
-            let sweep = now >= next_sweep;
-            if sweep {
-                next_sweep = now + SWEEP_INTERVAL;
-            }
-            worker.with_context(|load, context| load.advance(now, context, sweep));
-            if worker.handler().is_done() {
-                give_up_at = give_up_at.min(now + CLOSE_TIMEOUT);
-                if worker.report().engine.sessions == 0 || now >= give_up_at {
-                    return worker.handler_mut().finish();
-                }
-            }
+        if rounds.go(worker, now) {
+            return worker.handler_mut().finish();
         }
         let progress = worker.poll(now);
         after(worker, now, progress);

@@ -14,14 +14,14 @@ class Backend:
     privilege = ""
     busy = "in use"
 
-    def prepare(self, namespace, device, queues):
+    def prepare(self, server):
         """Makes what the server finds when it starts."""
 
-    def inside(self, namespace, command):
+    def inside(self, server, command):
         """The command line that runs `command`, the server's, where its device is."""
-        return namespace.inside(*command)
+        return server.namespace.inside(*command)
 
-    def connect(self, namespace, device):
+    def connect(self, server):
         """Gives the kernel's end its addresses, once the server is ready."""
 
     def remains(self, namespace, device):
@@ -35,11 +35,11 @@ class Tap(Backend):
     name = "tap"
     privilege = "CAP_NET_ADMIN"
 
-    def options(self, namespace, device, queues):
+    def options(self, server):
         """The options of `unsocket serve` that name the device and its kernel end."""
-        return ["--port", f"tap:{device}", "--host-ip", HOST_ADDRESSES, "--netns", namespace.name]
+        return ["--port", f"tap:{server.tap}", "--host-ip", server.host_addresses, "--netns", server.namespace.name]
 
-    def inside(self, namespace, command):
+    def inside(self, server, command):
         """The command line that runs `command`, the server's, where its device is."""
         return command
 
@@ -56,17 +56,17 @@ class Dpdk(Backend):
             raise ValueError(f"DPDK_MEMORY={kind}: it is `huge` or `ordinary`")
         return ["--no-huge"] if kind == "ordinary" else []
 
-    def options(self, namespace, device, queues):
+    def options(self, server):
         """The options of `unsocket serve` that name the device."""
         # Workers that spin would take every core of a small machine from the clients.
-        waiting = ["--poll", "adaptive"] if queues > 1 else []
-        return ["--port", f"dpdk:{self.devargs(device, queues)}", *self.memory(), *waiting]
+        waiting = ["--poll", "adaptive"] if server.workers > 1 else []
+        return ["--port", f"dpdk:{self.devargs(server)}", *self.memory(), *waiting]
 
-    def connect(self, namespace, device):
+    def connect(self, server):
         """Gives the kernel's end its addresses, once the server is ready."""
-        for address in HOST_ADDRESSES.split(","):
-            run("ip", "-n", namespace.name, "addr", "replace", address, "dev", device)
-        run("ip", "-n", namespace.name, "link", "set", device, "up")
+        for address in server.host_addresses.split(","):
+            server.namespace.ip("addr", "replace", address, "dev", server.tap)
+        server.namespace.ip("link", "set", server.tap, "up")
 
 
 class NetTap(Dpdk):
@@ -74,30 +74,29 @@ class NetTap(Dpdk):
 
     name = "net_tap"
 
-    def devargs(self, device, queues):
-        return f"net_tap0,iface={device}"
+    def devargs(self, server):
+        return f"net_tap0,iface={server.tap}"
 
 
 class Veth(Dpdk):
     """One end of a veth pair is the server's, in a namespace beside; the other end is the kernel's."""
 
-    def prepare(self, namespace, device, queues):
+    def prepare(self, server):
         """Makes the pair, unless an earlier server has left it, as it must."""
+        namespace, device = server.namespace, server.tap
         if namespace.has_link(device):
             return
         beside = namespace.beside()
-        rings = ["numrxqueues", str(queues), "numtxqueues", str(queues)]
-        peer = ["peer", "name", device, *rings, "netns", beside.name]
-        run("ip", "-n", namespace.name, "link", "add", device, *rings, "type", "veth", *peer)
+        namespace.ip("link", "add", device, "type", "veth", "peer", "name", device, "netns", beside.name)
         # The kernel leaves checksums and segmentation to a veth's other end, where it expects itself.
-        run(*namespace.inside("ethtool", "-K", device, "tx", "off"))
-        run(*beside.inside("sysctl", "-qw", f"net.ipv6.conf.{device}.disable_ipv6=1"))
-        run("ip", "-n", beside.name, "link", "set", device, "up")
-        self.connect(namespace, device)
+        namespace.run("ethtool", "-K", device, "tx", "off")
+        beside.run("sysctl", "-qw", f"net.ipv6.conf.{device}.disable_ipv6=1")
+        beside.ip("link", "set", device, "up")
+        self.connect(server)
 
-    def inside(self, namespace, command):
+    def inside(self, server, command):
         """The command line that runs `command`, the server's, where its device is."""
-        return namespace.beside().inside(*command)
+        return server.namespace.beside().inside(*command)
 
     def remains(self, namespace, device):
         """What a server that has ended left behind on its device, in words; empty when all is as before."""
@@ -116,8 +115,8 @@ class AfPacket(Veth):
 
     name = "af_packet"
 
-    def devargs(self, device, queues):
-        return f"net_af_packet0,iface={device},qpairs={queues}"
+    def devargs(self, server):
+        return f"net_af_packet0,iface={server.tap},qpairs={server.workers}"
 
 
 class AfXdp(Veth):
@@ -125,8 +124,8 @@ class AfXdp(Veth):
 
     name = "af_xdp"
 
-    def devargs(self, device, queues):
-        return f"net_af_xdp0,iface={device},queue_count={queues}"
+    def devargs(self, server):
+        return f"net_af_xdp0,iface={server.tap}"
 
 
 OPTION_OF_TAP = "--netns is an option of TAP devices: this server is started inside a namespace"
@@ -134,7 +133,10 @@ OPTION_OF_TAP = "--netns is an option of TAP devices: this server is started ins
 NOT_APPLICABLE = {
     ("af_packet", "lifecycle", "refuses-a-device-that-is-busy"): "the kernel lets packet sockets share an interface",
     ("net_tap", "lifecycle", "refuses-a-device-that-is-busy"): "the kernel gives a second process queues of the same device",
-    ("af_xdp", "workers", None): "the driver counts combined channels, and a veth has none: it has one queue",
+    **{
+        (backend, "links", None): "its driver's buffers end at 2 or 4 KiB: links of every MTU are laid with TAP devices"
+        for backend in ("af_packet", "af_xdp", "net_tap")
+    },
     **{
         (backend, "lifecycle", case): OPTION_OF_TAP
         for backend in ("af_packet", "af_xdp", "net_tap")
@@ -154,3 +156,4 @@ def run(*command):
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     if done.returncode != 0:
         raise Failure(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+    return done.stdout

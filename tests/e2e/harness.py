@@ -17,6 +17,7 @@ from backends import BACKENDS, HOST_ADDRESSES, Failure, run
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests" / "e2e"
 CACHE = ROOT / "target" / "e2e"
+CLIENTS = ROOT / "target" / "clients" / "release"
 
 SERVER_IP = {"ipv4": "10.73.0.2", "ipv6": "fd73::2"}
 SERVER_ADDRESSES = "10.73.0.2/24,fd73::2/64"
@@ -56,6 +57,30 @@ class Namespace:
         """The command line that runs `command` inside."""
         return ["ip", "netns", "exec", self.name, *map(str, command)]
 
+    def run(self, *command):
+        """Runs a command inside that must succeed, and returns what it printed."""
+        return run(*self.inside(*command))
+
+    def ip(self, *arguments):
+        """Runs `ip` on the namespace."""
+        run("ip", "-n", self.name, *map(str, arguments))
+
+    def join(self, other, names, addresses, mtu=1500):
+        """A cable to another namespace: an interface of the first of `names` here and one of the second there, each
+        with its list of `addresses`."""
+        here, there = names
+        self.ip("link", "add", here, "mtu", mtu, "type", "veth", "peer", "name", there, "mtu", mtu, "netns", other.name)
+        for namespace, name, own in ((self, here, addresses[0]), (other, there, addresses[1])):
+            for address in own:
+                # Without duplicate detection the address can be used at once.
+                namespace.ip("addr", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
+            namespace.ip("link", "set", name, "up")
+
+    def forward(self):
+        """Makes a router of it."""
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            self.run("sh", "-c", f"echo 1 >/proc/sys/net/{switch}")
+
     def has_link(self, name):
         """Whether a device of that name exists inside."""
         found = subprocess.run(["ip", "-n", self.name, "link", "show", name], capture_output=True, timeout=20)
@@ -68,31 +93,46 @@ class Server:
     count = 0
     backend = BACKENDS["tap"]  # what carries the frames, for all servers of a run
 
-    def __init__(self, binary, namespace, *options, app="echo", tap=None, queues=1):
+    def __init__(
+        self,
+        binary,
+        namespace,
+        *options,
+        app="echo",
+        tap=None,
+        addresses=SERVER_ADDRESSES,
+        host_addresses=HOST_ADDRESSES,
+    ):
         Server.count += 1
         self.tap = tap or f"ue{os.getpid() % 10_000_000}n{Server.count}"
         self.namespace = namespace
         self.log_path = CACHE / "logs" / f"serve-{Server.count}.log"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self.backend.prepare(namespace, self.tap, queues)
+        self.host_addresses = host_addresses
+        self.workers = self.option(options, "--workers", 1)
+        self.backend.prepare(self)
         self.command = [
             str(binary),
             "serve",
-            *self.backend.options(namespace, self.tap, queues),
-            *("--ip", SERVER_ADDRESSES),
+            *self.backend.options(self),
+            *(("--ip", addresses) if addresses else ()),
             *("--listen", "80"),
             *("--app", app),
-            *("--workers", str(queues)),
             *map(str, options),
         ]
         self.process = None
+
+    @staticmethod
+    def option(options, name, default):
+        """The number that follows an option, or `default`."""
+        return int(options[options.index(name) + 1]) if name in options else default
 
     def start(self, ready_seconds=20):
         """Starts the process and returns when it has said on `--ready-fd` that it serves."""
         ready, ready_write = os.pipe()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                self.backend.inside(self.namespace, [*self.command, "--ready-fd", str(ready_write)]),
+                self.backend.inside(self, [*self.command, "--ready-fd", str(ready_write)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -114,7 +154,7 @@ class Server:
             state = f"exited with {code}" if code is not None else f"was not ready after {ready_seconds} s"
             self.kill()
             raise Failure(f"the server {state}; its log ends: {self.log_tail()}")
-        self.backend.connect(self.namespace, self.tap)
+        self.backend.connect(self)
         self.wait_for_addresses()
         return self
 
@@ -136,7 +176,7 @@ class Server:
     def refused(self, seconds=20):
         """Starts a server that must refuse to start; returns its exit code and all it wrote."""
         try:
-            command = self.backend.inside(self.namespace, self.command)
+            command = self.backend.inside(self, self.command)
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise Failure(f"expected an error and an exit, but it ran on for {seconds} s: {error.stdout}") from None
@@ -174,6 +214,14 @@ class Server:
     def log_tail(self, lines=12):
         """The last lines that the server wrote, on one line."""
         return " | ".join(re.sub(r"\x1b\[[0-9;]*m", "", self.log()).splitlines()[-lines:]) or "(empty)"
+
+    def cores(self):
+        """The cores that each of the process's threads may run on, as the kernel lists them, by the thread's name."""
+        found = {}
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            status = (task / "status").read_text()
+            found[(task / "comm").read_text().strip()] = re.search(r"^Cpus_allowed_list:\s+(\S+)", status, re.M).group(1)
+        return found
 
     def threads(self):
         """The process's threads: name and CPU seconds used so far, by thread id."""
@@ -329,3 +377,27 @@ def die(message):
     """Ends the run with an error that says how to mend it."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def both_workers_serve(server, namespace, target):
+    """128 connections on ports of the kernel's choice echo; each worker's thread must have worked for them."""
+    count, rounds = 128, 200
+    with Program(namespace, [CLIENTS / "many", target, count, 64], f"workers {target}") as program:
+        before = server.threads()
+        for command in (None, f"echo {rounds}", "close"):
+            if command:
+                program.tell(command)
+            line = program.next(60)
+            if not line or line["errors"] or line["connections"] != count:
+                raise Failure(f"expected {count} connections without an error, the client says {line}")
+        after = server.threads()
+    busy = {
+        name: seconds - before[thread][1]
+        for thread, (name, seconds) in after.items()
+        if thread in before and re.fullmatch(r"unsocket-\d+", name)
+    }
+    if len(busy) != 2:
+        raise Failure(f"expected two threads named unsocket-N, found {sorted(after.values())}")
+    if min(busy.values()) < 0.1 * max(busy.values()):
+        raise Failure(f"one worker did nearly all the work: {busy}")
+    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in sorted(busy.items()))
