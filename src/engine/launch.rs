@@ -6,6 +6,7 @@ use super::handler::{Connect, Handler};
 use super::mailbox::Wake;
 use super::placement::{Cause, Finding};
 use super::reload::{CertificateWatch, reload};
+use super::stats::WorkerReport;
 use super::worker::{Seat, Worker, WorkerError, seats};
 use crate::port::Port;
 use crate::stack::Lease;
@@ -186,7 +187,9 @@ impl<P: Port + Send + 'static> Server<P> {
                     let made = Worker::new(&config, seat, port, factory(worker), clock.now());
                     let mut made = made.map_err(|source| LaunchError::Worker { worker, source })?;
                     let _ = sender.send(Event::Ready);
-                    run(&mut made, config.idle, &waker, clock)
+                    let end = run(&mut made, config.idle, &waker, clock);
+                    sum_up(&made.report());
+                    end
                 });
                 let end = catch_unwind(run)
                     .unwrap_or_else(|panic| Err(LaunchError::Panicked { worker, message: text_of(&*panic) }));
@@ -508,6 +511,26 @@ fn announce<P: Port>(config: &EngineConfig, ports: &[P]) {
         steering,
         idle = ?config.idle,
         "starting"
+    );
+}
+
+/// One line that says what a worker has done, at its end.
+fn sum_up(report: &WorkerReport) {
+    let WorkerReport { worker, engine, stack, port } = report;
+    tracing::info!(
+        worker,
+        rx_frames = port.rx_frames,
+        tx_frames = port.tx_frames,
+        rx_dropped = port.rx_dropped,
+        accepted = stack.rx_syn_accepted,
+        no_flow = stack.rx_no_flow + stack.rx_rst_sent,
+        bad_checksum = stack.rx_bad_checksum,
+        handed_over = engine.handed_over,
+        taken_over = engine.taken_over,
+        opened = engine.opened,
+        messages_in = engine.messages_in,
+        messages_out = engine.messages_out,
+        "worker ended"
     );
 }
 

@@ -248,9 +248,11 @@ fn check(
         None,
     );
     match verified {
-        Err(error @ (webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. })) => {
-            Err(unusable(error))
-        }
+        Err(
+            error @ (webpki::Error::CertExpired { .. }
+            | webpki::Error::CertNotValidYet { .. }
+            | webpki::Error::InvalidCertValidity),
+        ) => Err(unusable(error)),
         _ => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ import connections
 import dhcp
 import lifecycle
 import networks
+import tls
 from backends import BACKENDS, NOT_APPLICABLE
 from harness import CACHE, CLIENTS, HOST_ADDRESSES, ROOT, SERVER_IP, TESTS
 from harness import Failure, Namespace, Report, Server, both_workers_serve, die, url
@@ -45,22 +46,35 @@ CLIENT_CASES = [
 DEADLINE_SECONDS_MAX = 6  # for the deadlines of 2 s that the HTTP suite configures
 
 
+def client_commands():
+    """The clients that have all of `CLIENT_CASES`, without the URL."""
+    return (
+        ("websockets", [sys.executable, INSIDE / "websockets_client.py"]),
+        ("ws", ["node", INSIDE / "ws_client.cjs"]),
+        ("tungstenite", [CLIENTS / "tungstenite_client"]),
+    )
+
+
 def clients(report, options):
     """The same cases by three clients that nobody here wrote, and by sockets that keep no rule."""
-    python = sys.executable
     with Namespace() as namespace, Server(options.binary, namespace) as server:
         server.start()
         for family in FAMILIES:
-            for name, command in (
-                ("websockets", [python, INSIDE / "websockets_client.py"]),
-                ("ws", ["node", INSIDE / "ws_client.cjs"]),
-                ("tungstenite", [CLIENTS / "tungstenite_client"]),
-            ):
+            for name, command in client_commands():
                 program = [*command, url(family)]
                 report.run_program(f"{name}/{family}", namespace, program, 300, CLIENT_CASES)
-            protocol = [python, INSIDE / "protocol_client.py", url(family)]
+            protocol = [sys.executable, INSIDE / "protocol_client.py", url(family)]
             report.run_program(f"protocol/{family}", namespace, protocol, 120)
         report.run("clients", "clean-stop", server.stop)
+
+
+def wss(report, options):
+    """TLS: the same clients over wss://, openssl, curl, sslyze, Chromium, certificates exchanged and refused."""
+    tls.protocol(report, options.binary, FAMILIES)
+    tls.clients(report, options.binary, FAMILIES, client_commands(), CLIENT_CASES)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    tls.browser(report, options.binary, FAMILIES, find_chromium(), SCREENSHOTS)
+    tls.scan(report, options.binary)
 
 
 def http(report, options):
@@ -175,6 +189,7 @@ SUITES = {
     "http": http,
     "lifecycle": start_and_stop,
     "clients": clients,
+    "wss": wss,
     "chat": chat,
     "workers": workers,
     "browser": browser,
