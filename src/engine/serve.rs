@@ -62,7 +62,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let opened = match (self.local.draining, full) {
             (true, _) => Err(ConnectFailure::Drain),
             (false, true) => Err(ConnectError::Full.into()),
-            (false, false) => self.stack.connect(connect.remote).map_err(ConnectFailure::Connect),
+            (false, false) => {
+                let opened = match connect.source {
+                    None => self.stack.connect(connect.remote),
+                    Some(source) => self.stack.connect_from(source, connect.remote),
+                };
+                opened.map_err(ConnectFailure::Connect)
+            }
         };
         match opened {
             Ok(id) => {
