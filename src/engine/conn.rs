@@ -229,6 +229,17 @@ impl<H: Handler> Context<'_, H> {
         }
     }
 
+    /// Pings one of this worker's connections, like [`Conn::ping`].
+    pub fn ping(&mut self, conn: ConnRef, payload: &[u8]) -> SendOutcome {
+        if conn.worker != self.local.worker || self.local.session(conn.id).is_none() {
+            return SendOutcome::Closed;
+        }
+        match self.stack.sender(conn.id) {
+            Some(mut half) => self.local.ping(conn.id.index, &mut half, payload),
+            None => SendOutcome::Closed,
+        }
+    }
+
     /// Sends a message to all subscribers of a topic, on all workers.
     pub fn publish(&mut self, topic: &str, message: Message<'_>) -> PublishOutcome {
         self.local.publish(self.stack, topic, message, None)

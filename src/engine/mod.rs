@@ -17,6 +17,7 @@
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `exception` | frames for nobody, to the kernel and back |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `backoff` | waits before a connection is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
@@ -26,6 +27,7 @@
 //! * Bytes reach a send ring in the order in which their messages were accepted; a message is accepted whole or not.
 //! * Memory beyond the rings is counted in [`WorkerStats::memory_bytes`] and bounded by [`Limits::memory_bytes_max`].
 
+mod backoff;
 mod compression;
 mod config;
 mod conn;
@@ -53,6 +55,7 @@ mod steering;
 mod topics;
 mod worker;
 
+pub use backoff::Backoff;
 pub use config::{
     Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, RateLimits, RatePolicy, SlowReader, Steering,
 };

@@ -79,16 +79,16 @@ struct LoadArgs {
     #[arg(long)]
     text: bool,
     /// How long to measure, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = super::seconds)]
     duration: Duration,
     /// Stop after this many messages over all connections (with --scenario connect, so many openings), not after a duration [default: none]
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     messages: Option<u64>,
     /// How long to run before measuring, in seconds [default: 0.5, with --messages 0]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
     warmup: Option<Duration>,
     /// How long a reply, or the opening of a connection, may take before it is an error, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::seconds)]
     timeout: Duration,
     /// Generator threads, the connections divided between them; in one process also as many server threads
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -382,13 +382,4 @@ impl PathArgs {
             Some(Congestion::None) => CongestionControl::None,
         }
     }
-}
-
-/// A number of seconds, with a fraction if wanted.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "wanted a number of seconds, like 5 or 0.5".to_owned())?;
-    if !(0.0..=1e6).contains(&seconds) {
-        return Err("wanted 0 to 1000000 seconds".to_owned());
-    }
-    Ok(Duration::from_secs_f64(seconds))
 }
