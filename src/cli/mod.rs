@@ -4,6 +4,8 @@ mod bench;
 mod connect;
 mod doctor;
 mod logging;
+#[cfg(feature = "dpdk")]
+mod numa;
 mod port_args;
 mod ready;
 mod serve;

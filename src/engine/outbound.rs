@@ -26,10 +26,24 @@ pub(super) struct OutFrame<'a> {
 impl<'a> OutFrame<'a> {
     /// A frame; `mask` is the fresh key of a client's frame (RFC 6455 section 5.3), `None` for a server's.
     pub(super) fn new(opcode: Opcode, fin: bool, payload: &'a [u8], mask: Option<[u8; 4]>) -> Self {
-        let header = FrameHeader { fin, rsv1: false, opcode, mask, payload_bytes: payload.len() as u64 };
+        Self::with_header(
+            FrameHeader { fin, rsv1: false, opcode, mask, payload_bytes: payload.len() as u64 },
+            payload,
+        )
+    }
+
+    /// The only frame of a compressed message (RFC 7692 section 6).
+    pub(super) fn compressed(opcode: Opcode, payload: &'a [u8], mask: Option<[u8; 4]>) -> Self {
+        Self::with_header(
+            FrameHeader { fin: true, rsv1: true, opcode, mask, payload_bytes: payload.len() as u64 },
+            payload,
+        )
+    }
+
+    fn with_header(header: FrameHeader, payload: &'a [u8]) -> Self {
         let mut head = [0; HEADER_BYTES_MAX];
         let head_bytes = header.encode(&mut head);
-        OutFrame { head, head_bytes, payload, mask }
+        OutFrame { head, head_bytes, payload, mask: header.mask }
     }
 
     /// Length on the wire, bytes.

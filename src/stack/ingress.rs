@@ -1,6 +1,6 @@
 //! Frames in: to the connection that owns them, to the interface, or to nobody.
 
-use super::classify::{Class, PathMtu, TcpInfo};
+use super::classify::{Class, PathMtu, TcpInfo, Unsupported};
 use super::conn::{Phase, Received, Slot};
 use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::{self, BareAck};
@@ -44,11 +44,16 @@ impl Stack {
             Class::Dhcp if self.share.as_ref().is_some_and(|share| share.worker != 0) => {
                 return Onward::First;
             }
+            Class::Dhcp if self.dhcp.is_none() && self.has_exception_path => return self.leave_to_kernel(),
             Class::Dhcp => {
                 self.stats.rx_control += 1;
                 self.ingress_dhcp(frame);
             }
+            Class::Icmp if self.has_exception_path => return self.leave_to_kernel(),
             Class::Icmp => self.ingress_control(frame, tx),
+            Class::Unsupported(reason) if self.has_exception_path && !is_tcp_fragment(reason, frame) => {
+                return self.leave_to_kernel();
+            }
             Class::NotOurs => self.stats.rx_not_ours += 1,
             Class::Malformed(_) => self.stats.rx_malformed += 1,
             Class::Unsupported(_) => self.stats.rx_unsupported += 1,
@@ -56,8 +61,9 @@ impl Stack {
         Onward::Done
     }
 
-    /// Feeds a frame that another worker received: one that is ours alone is taken, and from one that it answered we learn.
-    pub fn take_over<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) {
+    /// Feeds a frame that another worker received: one that is ours alone is taken, or left to the kernel, and from one that it
+    /// answered we learn.
+    pub fn take_over<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) -> Onward {
         match super::classify::classify(frame, self.nets.mac()) {
             Class::Arp | Class::Ndp => {
                 let now = self.stack_now;
@@ -70,11 +76,10 @@ impl Stack {
                     self.narrow_path(&too_big);
                 }
             }
-            // All workers know one rule: what comes to us by it does not go on.
-            _ => {
-                let _ = self.ingress(frame, checksum, tx);
-            }
+            // All workers know one rule: what comes to us by it goes to no other worker.
+            _ => return self.ingress(frame, checksum, tx),
         }
+        Onward::Done
     }
 
     /// A TCP segment. The flow table first: it costs one that is in it nothing that there are other workers.
@@ -99,7 +104,7 @@ impl Stack {
             return Onward::Done;
         }
         match flow {
-            None => self.ingress_new_segment(frame, segment, None, tx),
+            None => return self.ingress_new_segment(frame, segment, None, tx),
             Some(index) => self.ingress_known(index, frame, segment, tx),
         }
         Onward::Done
@@ -120,7 +125,7 @@ impl Stack {
             self.challenge(index, tx);
         } else {
             // Over but for what its owner has not read or let go of yet: the record of TIME-WAIT decides.
-            self.ingress_new_segment(frame, segment, Some(index), tx);
+            let _ = self.ingress_new_segment(frame, segment, Some(index), tx);
         }
     }
 
@@ -131,40 +136,50 @@ impl Stack {
         segment: &TcpInfo,
         in_time_wait: Option<u32>,
         tx: &mut TxQueue<F>,
-    ) {
-        if !self.nets.owns(segment.key.local().ip()) {
+    ) -> Onward {
+        let is_ours = self.nets.owns(segment.key.local().ip());
+        let listens = is_ours && self.listening.contains(&segment.key.local().port());
+        if self.has_exception_path && !listens && !self.time_wait.contains(self.now, &segment.key) {
+            return self.leave_to_kernel();
+        }
+        if !is_ours {
             self.stats.rx_not_ours += 1;
-            return;
+            return Onward::Done;
         }
         // smoltcp's listener would answer them: it knows none of our networks when a SYN is fed to it.
         if !self.nets.may_be_a_peer(segment.key.remote().ip()) {
             self.stats.rx_malformed += 1;
-            return;
+            return Onward::Done;
         }
         let isn_floor = match self.time_wait.on_segment(self.now, segment) {
             None => None,
             Some(Verdict::Reuse { isn_floor }) => Some(isn_floor),
             Some(Verdict::Drop) => {
                 self.stats.rx_time_wait += 1;
-                return;
+                return Onward::Done;
             }
             Some(Verdict::Acknowledge(reply)) => {
                 self.stats.rx_time_wait += 1;
                 if self.rst_rate.take(self.now) {
                     tx.push(reply.frame_bytes(), |out| reply.emit(frame, out));
                 }
-                return;
+                return Onward::Done;
             }
         };
         if let Some(index) = in_time_wait {
             self.close(index, CloseCause::Finished);
         }
-        let opens = segment.flags.is_opening();
-        if opens && self.listening.contains(&segment.key.local().port()) {
+        if listens && segment.flags.is_opening() {
             self.accept(frame, segment, isn_floor);
         } else {
             self.refuse(frame, segment, tx);
         }
+        Onward::Done
+    }
+
+    fn leave_to_kernel(&mut self) -> Onward {
+        self.stats.rx_to_kernel += 1;
+        Onward::Kernel
     }
 
     /// Hands a segment to its connection and looks at what changed.
@@ -389,4 +404,12 @@ fn show_late_ack<F: Frame>(
     let ack = BareAck::new(&segment.key, mac, slot.expected_next(), segment.ack, segment.window);
     let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
     net.iface.poll_ingress_single(now, &mut device, &mut slot.set);
+}
+
+/// Whether a frame is an IPv4 fragment of TCP. The kernel does not get those: it would put them together and answer what is a
+/// connection's of ours with RST.
+fn is_tcp_fragment(reason: Unsupported, frame: &[u8]) -> bool {
+    const PROTOCOL_AT: usize = 23;
+    const PROTOCOL_TCP: u8 = 6;
+    reason == Unsupported::Ipv4Fragment && frame.get(PROTOCOL_AT) == Some(&PROTOCOL_TCP)
 }

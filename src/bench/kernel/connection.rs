@@ -394,7 +394,14 @@ fn seal(tls: &mut Tls, output: &mut Vec<u8>, sealed: &mut Vec<u8>) {
 
 /// The upgrade request with this nonce.
 fn request(nonce: [u8; 16], url: &WsUrl) -> ClientRequest<'_> {
-    ClientRequest { host: url.authority(), target: url.target(), nonce, protocols: &[], headers: &[] }
+    ClientRequest {
+        host: url.authority(),
+        target: url.target(),
+        nonce,
+        protocols: &[],
+        headers: &[],
+        deflate: None,
+    }
 }
 
 /// Decodes `bytes` and acts on every event; answers go to the thread's output.
@@ -414,7 +421,8 @@ fn on_frames(
         match decoded.event {
             Some(Event::Message(message)) => wires.generator.reply(load, message)?,
             Some(Event::Ping(payload)) if may_pong => wires.write_control(Opcode::Pong, payload),
-            Some(Event::Ping(_) | Event::Pong(_)) | None => {}
+            // Compression was not offered.
+            Some(Event::Compressed(_) | Event::Ping(_) | Event::Pong(_)) | None => {}
             Some(Event::Close(close)) => return Err(closed(close)),
         }
     }

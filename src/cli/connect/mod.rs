@@ -177,7 +177,7 @@ pub(super) fn run(args: &ConnectArgs) -> Result<ExitCode, CliError> {
     }
     #[cfg(feature = "dpdk")]
     if let Some(dpdk) = config.dpdk() {
-        let ports = super::dpdk_ports::open(&dpdk)?;
+        let ports = crate::port::dpdk::open(&dpdk)?;
         return args.talk(over_port::EnginePort::new(target, config.stack(), ports, spin)?);
     }
     Err(CliError::Unreachable)

@@ -117,6 +117,7 @@ impl KernelSocket {
             nonce,
             protocols: &protocols,
             headers: &headers,
+            deflate: None,
         };
         let mut bytes = Vec::new();
         request.write(&mut bytes).map_err(|error| Ended::NoConnection(error.to_string()))?;
@@ -185,7 +186,8 @@ impl KernelSocket {
             let consumed = decoded.consumed;
             let mut pong = None;
             match decoded.event {
-                None => {}
+                // Nothing is compressed where compression was not offered.
+                None | Some(Frame::Compressed(_)) => {}
                 // What comes after our close frame is discarded.
                 Some(Frame::Message(_) | Frame::Ping(_) | Frame::Pong(_)) if live.close_sent => {}
                 Some(Frame::Message(Message::Text(text))) => self.events.push_back(Event::Text(text.into())),
