@@ -149,9 +149,9 @@ impl<H: Handler> Conn<'_, H> {
         self.half.queued_bytes()
     }
 
-    /// The peer's address.
+    /// The peer's address: the client's, when a proxy that is listed told of it.
     pub fn peer(&self) -> SocketAddr {
-        self.half.peer()
+        self.local.told_peer(self.id.index).unwrap_or_else(|| self.half.peer())
     }
 
     /// Our address.

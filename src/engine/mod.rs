@@ -10,7 +10,8 @@
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
 //! | `secure` | TLS between the rings and all of the above, for `wss://` |
 //! | `compression` | messages on their way out that are compressed |
-//! | `opening` | the opening handshake of both roles, and plain HTTP beside it |
+//! | `opening`, [`guards`], `proxied` | the opening handshake of both roles, and plain HTTP beside it; who may; clients behind a proxy |
+//! | `rates`, `peers` | how fast one connection may send; how many connections one peer may have |
 //! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
@@ -30,6 +31,7 @@ mod config;
 mod conn;
 mod drain;
 mod exception;
+pub mod guards;
 mod handle;
 mod handler;
 mod launch;
@@ -37,7 +39,10 @@ mod local;
 mod mailbox;
 mod opening;
 mod outbound;
+mod peers;
 mod placement;
+mod proxied;
+mod rates;
 mod read;
 mod reload;
 mod secure;
@@ -48,10 +53,12 @@ mod steering;
 mod topics;
 mod worker;
 
-pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, SlowReader, Steering};
+pub use config::{
+    Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, RateLimits, RatePolicy, SlowReader, Steering,
+};
 pub use conn::{Compress, Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
-pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Request, Upgrade};
+pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Refusal, Request, Upgrade};
 pub use launch::{Client, LaunchError, Running, Server};
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};
