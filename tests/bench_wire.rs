@@ -31,6 +31,7 @@ fn wiring() -> Wiring {
         checksums: false,
         congestion: CongestionControl::Cubic,
         faults: None,
+        tls: false,
         server_cores: Vec::new(),
     }
 }
@@ -56,6 +57,15 @@ fn messages_of_every_size_come_back_whole() {
     for (size, text) in [(0, false), (1, true), (125, false), (126, true), (65_536, false), (1 << 20, true)] {
         let report = run(&Plan { size, text, ..plan(2, 2, 8) }, &wiring());
         assert_eq!((report.messages, report.errors), (8, 0), "size {size}, text {text}: {report}");
+    }
+}
+
+#[test]
+fn messages_come_back_whole_through_tls() {
+    for size in [0, 20, 70_000] {
+        let wiring = Wiring { tls: true, ..wiring() };
+        let report = run(&Plan { size, ..plan(4, 4, 200) }, &wiring);
+        assert_eq!((report.messages, report.errors, report.tls), (200, 0, true), "size {size}: {report}");
     }
 }
 

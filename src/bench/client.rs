@@ -7,7 +7,7 @@ use super::generator::{Failure, Generator, Load};
 use super::tally::{Cause, Tally};
 use super::usage::Usage;
 use crate::engine::{
-    self, Closed, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, SendOutcome, Worker,
+    self, Closed, Conn, ConnRef, Connect, ConnectFailure, ConnectTls, Context, Handler, SendOutcome, Worker,
 };
 use crate::port::Port;
 use crate::stack::CloseCause;
@@ -35,6 +35,8 @@ pub struct Destination {
     pub target: String,
     /// Our addresses, taken in turn; none for the stack's choice.
     pub sources: Vec<IpAddr>,
+    /// With TLS, and how.
+    pub tls: Option<ConnectTls>,
 }
 
 impl Destination {
@@ -43,6 +45,7 @@ impl Destination {
         let in_turn = turn % self.remotes.len().max(1);
         Connect {
             host: self.host.clone(),
+            tls: self.tls.clone(),
             token: u64::from(token),
             source: self.sources.get(turn % self.sources.len().max(1)).copied(),
             ..Connect::new(self.remotes[in_turn], self.target.clone())

@@ -10,7 +10,7 @@
 //! | [`kernel`] | transport: ordinary kernel sockets |
 //! | [`client`], [`churn`], [`engine_setup`] | transport: the engine's own client; that with connections that come and go |
 //! | [`in_process`], [`over_port`] | that with the server in this process; that over a device |
-//! | [`url`], [`usage`], [`cache_line`], [`report`] | where to, on what machine, with what result |
+//! | [`usage`], [`cache_line`], [`report`] | on what machine, with what result |
 
 pub mod cache_line;
 pub mod churn;
@@ -25,13 +25,11 @@ pub mod pattern;
 pub mod plan;
 pub mod report;
 pub mod tally;
-pub mod url;
 pub mod usage;
 
 pub use crew::{Phase, Progress};
 pub use plan::{Plan, Scenario, Stop};
 pub use report::Report;
-pub use url::WsUrl;
 
 use crate::config::ConfigError;
 use crate::engine::WorkerError;
@@ -39,7 +37,10 @@ use crate::port::fault::FaultError;
 use crate::port::tap::TapError;
 use crate::port::wire::WireError;
 use crate::time::{Duration, Instant};
+use crate::tls::{ClientTls, FileError};
+use crate::ws::WsUrl;
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 /// The monotonic clock of one run; its epoch is the moment it was made.
@@ -62,6 +63,32 @@ impl Clock {
 
     fn elapsed(&self) -> Duration {
         self.epoch.elapsed()
+    }
+}
+
+/// The server that is loaded.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Where it is.
+    pub url: WsUrl,
+    /// Whom to believe; used where the URL says `wss://`.
+    pub tls: Option<ClientTls>,
+}
+
+impl Target {
+    /// The addresses it stands for, in the resolver's order of preference; at least one.
+    fn resolve(&self) -> Result<Vec<SocketAddr>, BenchError> {
+        let error = |source| BenchError::Resolve { url: self.url.clone(), source };
+        let addrs: Vec<_> = (self.url.host(), self.url.port()).to_socket_addrs().map_err(error)?.collect();
+        if addrs.is_empty() {
+            return Err(error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+        }
+        Ok(addrs)
+    }
+
+    /// The TLS of a connection to it; `None` without TLS.
+    fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref().filter(|_| self.url.is_secure())
     }
 }
 
@@ -183,6 +210,15 @@ pub enum BenchError {
     /// The faults cannot be put on the path.
     #[error(transparent)]
     Fault(#[from] FaultError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] FileError),
+    /// An option of TLS without it.
+    #[error("{option} is about TLS: give a wss:// URL, or leave {option} out")]
+    OptionNeedsTls {
+        /// The option.
+        option: &'static str,
+    },
     /// A worker cannot be set up.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -205,6 +241,8 @@ impl BenchError {
                 | BenchError::WireToUrl
                 | BenchError::OptionNeedsPort { .. }
                 | BenchError::OptionNeedsEngine { .. }
+                | BenchError::OptionNeedsTls { .. }
+                | BenchError::Tls(_)
                 | BenchError::ScenarioNeedsEngine
                 | BenchError::OptionOfOtherScenario { .. }
                 | BenchError::Dhcp

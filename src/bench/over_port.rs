@@ -8,10 +8,9 @@ use super::generator::Generator;
 use super::plan::{Plan, Scenario};
 use super::report::{Faults, Mode, Report};
 use super::tally::Tally;
-use super::url::WsUrl;
 use super::usage::Usage;
-use super::{BenchError, Clock, engine_setup};
-use crate::engine::{EngineConfig, Seat, Worker};
+use super::{BenchError, Clock, Target, engine_setup};
+use crate::engine::{ConnectTls, EngineConfig, Seat, Worker};
 use crate::port::Port;
 use crate::port::fault::FaultPort;
 use crate::stack::StackConfig;
@@ -36,19 +35,20 @@ pub struct Site {
     pub spin: bool,
 }
 
-/// Carries out `plan` against the server at `url` over `ports`, one for each of the plan's shares.
+/// Carries out `plan` against the server at `target` over `ports`, one for each of the plan's shares.
 ///
 /// # Errors
 /// When the run could not begin; errors of its connections are in the report.
 pub fn run<P: Port + Send>(
     plan: &Plan,
-    url: &WsUrl,
+    target: &Target,
     site: &Site,
     ports: Vec<P>,
     interrupted: &AtomicBool,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Report, BenchError> {
-    let remote = choose_address(url, &site.stack)?;
+    let remote = choose_address(target, &site.stack)?;
+    let url = &target.url;
     crew::check_cores(&plan.cores)?;
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
@@ -59,6 +59,9 @@ pub fn run<P: Port + Send>(
         remotes: vec![remote],
         host: url.authority().to_owned(),
         target: url.target().to_owned(),
+        tls: target
+            .tls()
+            .map(|config| ConnectTls { config: config.clone(), server_name: url.host().to_owned() }),
         sources: site
             .stack
             .addrs
@@ -108,15 +111,16 @@ pub fn run<P: Port + Send>(
     .to_owned();
     report.congestion = engine_setup::congestion_name(site.stack.tcp.congestion).to_owned();
     report.mtu = Some(site.stack.mtu.unwrap_or(info.mtu));
+    report.tls = url.is_secure();
     report.faults = site.faults;
     Ok(report)
 }
 
 /// The first of the name's addresses in whose family we have one.
-fn choose_address(url: &WsUrl, stack: &StackConfig) -> Result<SocketAddr, BenchError> {
-    let addrs = url.resolve().map_err(|source| BenchError::Resolve { url: url.clone(), source })?;
+fn choose_address(target: &Target, stack: &StackConfig) -> Result<SocketAddr, BenchError> {
+    let addrs = target.resolve()?;
     let reachable = |addr: &&SocketAddr| stack.addrs.iter().any(|ours| ours.addr.is_ipv4() == addr.is_ipv4());
-    addrs.iter().find(reachable).copied().ok_or_else(|| BenchError::NoFamily { url: url.clone() })
+    addrs.iter().find(reachable).copied().ok_or_else(|| BenchError::NoFamily { url: target.url.clone() })
 }
 
 fn load<P: Port>(

@@ -47,6 +47,8 @@ pub struct Report {
     pub checksum: String,
     /// The generator's congestion control.
     pub congestion: String,
+    /// With TLS.
+    pub tls: bool,
     /// Largest IP packet, bytes; none over kernel sockets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<usize>,
@@ -238,6 +240,7 @@ impl Report {
             checksum: String::new(),
             congestion: String::new(),
             mtu: None,
+            tls: false,
             faults: None,
             seconds: round(seconds, 6),
             messages: tally.messages,

@@ -23,6 +23,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+/// How often a worker is told the wall clock, which may have been set.
+const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// A server: workers on ports, one thread each.
 ///
 /// ```no_run
@@ -76,6 +79,14 @@ pub enum LaunchError {
     /// No port was given.
     #[error("a server needs at least one port: each worker owns one queue of a device")]
     NoPorts,
+    /// The exception path has not one port for each worker.
+    #[error("the exception path has {given} ports, and {workers} workers need one each")]
+    ExceptionPorts {
+        /// Ports that were given.
+        given: usize,
+        /// Workers.
+        workers: usize,
+    },
     /// A worker could not be made.
     #[error("worker {worker}: {source}")]
     Worker {
@@ -128,6 +139,23 @@ impl<P: Port + Send + 'static> Server<P> {
         let (handle, seats) =
             seats(&config, mtu, secret, wakers.iter().map(as_wake).collect()).map_err(LaunchError::Seats)?;
         Ok(Server { config, ports, seats, wakers, handle })
+    }
+
+    /// Hands frames for nobody to the kernel, and sends what it answers: `ports` have it at their other end (the queues of a
+    /// TAP device), one for each worker.
+    ///
+    /// # Errors
+    /// When there is not one for each worker.
+    pub fn exception_path<Q>(mut self, ports: Vec<Q>) -> Result<Self, LaunchError>
+    where
+        Q: Port<Frame: Send> + Send + 'static,
+    {
+        if ports.len() != self.seats.len() {
+            return Err(LaunchError::ExceptionPorts { given: ports.len(), workers: self.seats.len() });
+        }
+        self.seats =
+            self.seats.into_iter().zip(ports).map(|(seat, port)| seat.with_exception_path(port)).collect();
+        Ok(self)
     }
 
     /// Reaches the workers from any thread; also before they run.
@@ -390,8 +418,15 @@ fn run<P: Port, H: Handler>(
 ) -> Result<(), LaunchError> {
     let mut busy_at = clock.now();
     let mut lease = None;
+    let mut told_time_at = None;
     loop {
         let now = clock.now();
+        if told_time_at.is_none_or(|at| now >= at + WALL_CLOCK_INTERVAL) {
+            told_time_at = Some(now);
+            if let Ok(unix) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+                worker.set_unix_time(now, unix);
+            }
+        }
         let progress = worker.poll(now);
         if worker.stack().lease() != lease {
             lease = worker.stack().lease();
@@ -525,6 +560,7 @@ fn sum_up(report: &WorkerReport) {
         accepted = stack.rx_syn_accepted,
         no_flow = stack.rx_no_flow + stack.rx_rst_sent,
         bad_checksum = stack.rx_bad_checksum,
+        misplaced = engine.misplaced,
         handed_over = engine.handed_over,
         taken_over = engine.taken_over,
         opened = engine.opened,

@@ -1,9 +1,12 @@
 //! The opening handshake and plain HTTP, both ends: what is decided from one request or response head.
 
 use super::config::EngineConfig;
+use super::guards::{Guard, Origins};
 use super::handler::{Connect, Handler, Refusal, Request, Upgrade};
 use crate::http::{RequestHead, Routes, write_plain};
+use crate::time::{Duration, Instant};
 use crate::tls::Agreed;
+use crate::ws::deflate::{self, Agreement, DeflateConfig};
 use crate::ws::handshake::{
     self, Accepted, ClientRequest, HandshakeError, HeadFieldError, RESPONSE_HEAD_BYTES_MAX, ResponseError,
 };
@@ -13,7 +16,21 @@ use std::sync::Arc;
 /// What a server's answers depend on beside the request.
 pub(super) struct Site {
     routes: Arc<Routes>,
-    allowed_origins: Vec<String>,
+    origins: Origins,
+    guards: Vec<Arc<dyn Guard>>,
+    /// Compression to agree to, or to offer.
+    pub(super) deflate: Option<DeflateConfig>,
+    /// Time since 1970 at an instant of the worker's.
+    pub(super) unix: Option<(Instant, Duration)>,
+}
+
+/// Who asks, whom, over what, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) tls: Option<&'a Agreed>,
+    pub(super) now: Instant,
 }
 
 /// What became of a request.
@@ -23,13 +40,19 @@ pub(super) enum Answered<S> {
         /// Whether one may.
         keep_alive: bool,
     },
-    /// Frames follow.
-    Upgraded(S),
+    /// Frames follow; compressed ones, too, where that was agreed on.
+    Upgraded(S, Option<Agreement>),
 }
 
 impl Site {
     pub(super) fn new(config: &EngineConfig) -> Self {
-        Site { routes: config.routes.clone(), allowed_origins: config.allowed_origins.clone() }
+        Site {
+            routes: config.routes.clone(),
+            origins: config.origins.clone(),
+            guards: config.guards.clone(),
+            unix: None,
+            deflate: config.deflate,
+        }
     }
 
     /// Appends the answer to a request that came whole.
@@ -37,16 +60,16 @@ impl Site {
         &self,
         handler: &mut H,
         head: &RequestHead<'_, '_>,
-        [peer, local]: [SocketAddr; 2],
-        tls: Option<&Agreed>,
+        asked: Asked<'_>,
         out: &mut Vec<u8>,
     ) -> Answered<H::Session> {
         if !handshake::wants_websocket(head.headers) || !self.routes.takes_upgrade(head.path) {
             self.routes.respond(head, out);
             return Answered::Http { keep_alive: head.keep_alive };
         }
-        match self.upgrade(handler, &Request { head, peer, local, tls }, out) {
-            Ok(session) => Answered::Upgraded(session),
+        let Asked { peer, local, tls, now } = asked;
+        match self.upgrade(handler, Request { head, peer, local, tls, claims: None }, now, out) {
+            Ok((session, deflate)) => Answered::Upgraded(session, deflate),
             Err(Refusal { status, headers, body }) => {
                 write_plain(out, status, &headers, &body, false);
                 Answered::Http { keep_alive: false }
@@ -62,9 +85,10 @@ impl Site {
     fn upgrade<H: Handler>(
         &self,
         handler: &mut H,
-        request: &Request<'_>,
+        request: Request<'_>,
+        now: Instant,
         out: &mut Vec<u8>,
-    ) -> Result<H::Session, Refusal> {
+    ) -> Result<(H::Session, Option<Agreement>), Refusal> {
         let head = request.head;
         let checked = handshake::check_request(head.method, head.minor_version, head.headers)
             .map_err(|error| Refusal::of_handshake(&error))?;
@@ -72,10 +96,19 @@ impl Site {
             // What follows the head must be frames: a body would be taken for them, or they for a body.
             return Err(Refusal::new(400, "an upgrade request must not have a body"));
         }
-        if !self.origin_is_allowed(head) {
+        let origins = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Origin"));
+        // RFC 6455 section 10.2.
+        if !self.origins.allow(origins.map(|header| header.value), head.host) {
             return Err(Refusal::new(403, "this origin may not open a WebSocket here"));
         }
-        let Upgrade { answer, protocol, headers } = handler.on_upgrade(request);
+        let unix = self.unix.map(|(at, unix)| unix + (now - at));
+        let mut claims = None;
+        for guard in &self.guards {
+            let seen = Request { claims: claims.as_ref(), ..request };
+            claims = guard.check(&seen, unix)?.or(claims);
+        }
+        let request = Request { claims: claims.as_ref(), ..request };
+        let Upgrade { answer, protocol, headers } = handler.on_upgrade(&request);
         let session = answer.map_err(|refusal| Refusal { headers: headers.clone(), ..refusal })?;
         if let Some(chosen) = &protocol
             && !handshake::offered_protocols(head.headers).any(|offered| offered == chosen)
@@ -83,25 +116,12 @@ impl Site {
             // RFC 6455 section 4.2.2: the server may only choose what the client offered.
             return Err(Refusal::new(500, "the application chose a subprotocol that was not offered"));
         }
-        handshake::write_accept(out, checked.key, protocol.as_deref(), &headers)
+        // The grammar has been checked: there is nothing left that could fail.
+        let chosen = self.deflate.and_then(|config| deflate::choose(head.headers, &config).ok().flatten());
+        let (agreed, extensions) = chosen.unzip();
+        handshake::write_accept(out, checked.key, protocol.as_deref(), extensions.as_deref(), &headers)
             .map_err(|_| Refusal::new(500, "the application's answer cannot be sent"))?;
-        Ok(session)
-    }
-
-    /// RFC 6455 section 10.2. A browser sends exactly one `Origin`; whoever is no browser need not send any.
-    fn origin_is_allowed(&self, head: &RequestHead<'_, '_>) -> bool {
-        let mut origins = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Origin"));
-        match (origins.next(), origins.next()) {
-            (None, _) => true,
-            (Some(_), Some(_)) => false,
-            (Some(origin), None) => {
-                self.allowed_origins.is_empty()
-                    || self
-                        .allowed_origins
-                        .iter()
-                        .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.value))
-            }
-        }
+        Ok((session, agreed))
     }
 }
 
@@ -122,10 +142,6 @@ pub(super) fn answer_timeout(out: &mut Vec<u8>) {
 }
 
 impl Refusal {
-    fn new(status: u16, what: &str) -> Self {
-        Refusal { status, headers: Vec::new(), body: format!("{status}: {what}\n") }
-    }
-
     fn of_handshake(error: &HandshakeError) -> Self {
         let mut refusal = Refusal::new(error.status(), &error.to_string());
         if refusal.status == 426 {
@@ -144,6 +160,7 @@ impl Refusal {
 pub(super) struct ClientHandshake {
     pub(super) connect: Connect,
     nonce: [u8; 16],
+    deflate: Option<DeflateConfig>,
     buffer: Vec<u8>,
 }
 
@@ -157,14 +174,16 @@ pub(super) enum Response {
         used: usize,
         /// The subprotocol it chose.
         protocol: Option<String>,
+        /// How messages may be compressed.
+        deflate: Option<Agreement>,
     },
     /// It does not.
     Refused(ResponseError),
 }
 
 impl ClientHandshake {
-    pub(super) fn new(connect: Connect, nonce: [u8; 16]) -> Self {
-        ClientHandshake { connect, nonce, buffer: Vec::new() }
+    pub(super) fn new(connect: Connect, nonce: [u8; 16], deflate: Option<DeflateConfig>) -> Self {
+        ClientHandshake { connect, nonce, deflate, buffer: Vec::new() }
     }
 
     /// Appends the request.
@@ -187,9 +206,10 @@ impl ClientHandshake {
             return Response::Partial;
         }
         match self.request().check_response(&self.buffer) {
-            Ok(Some(Accepted { consumed, protocol })) => Response::Accepted {
+            Ok(Some(Accepted { consumed, protocol, deflate })) => Response::Accepted {
                 used: consumed.saturating_sub(before),
                 protocol: protocol.map(str::to_owned),
+                deflate,
             },
             Ok(None) => Response::Partial,
             Err(error) => Response::Refused(error),
@@ -207,6 +227,7 @@ impl ClientHandshake {
             nonce: self.nonce,
             protocols: &self.connect.protocols,
             headers: &self.connect.headers,
+            deflate: self.deflate.as_ref(),
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use super::conn::Conn;
 use super::handler::{Cause, Closed, Handler};
-use super::opening::{self, Answered, Response, ends_head};
+use super::opening::{self, Answered, Asked, Response, ends_head};
+use super::rates::Verdict;
 use super::serve::{conclude, lend};
 use super::session::{Inbound, Phase};
 use super::worker::Worker;
 use crate::http::{HEADERS_MAX, parse_head};
 use crate::port::Port;
 use crate::stack::ConnId;
+use crate::ws::deflate::{Agreement, Outgoing};
 use crate::ws::{Close, CloseCode, Decoder, Event, ProtocolError, Role};
 
 /// What is left of a connection's share of this burst.
@@ -29,7 +31,7 @@ enum HeadStep<S> {
     Body,
     Busy,
     Answered { keep_alive: bool, body_bytes: usize },
-    Upgraded(S),
+    Upgraded(S, Option<Agreement>),
 }
 
 impl<P: Port, H: Handler> Worker<P, H> {
@@ -38,12 +40,16 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let mut share =
             Share { bytes: self.burst.connection_bytes, messages: self.burst.connection_messages };
         let mut more = self.has_input(id);
-        while more && self.local.may_read(id.index) && !share.is_used_up() {
+        while more && !share.is_used_up() && self.local.may_read(id.index) {
             let before = share.bytes;
             match self.inbound.get(id.index as usize) {
                 Some(Inbound::Head { .. }) => self.read_head(id, &mut share),
                 Some(Inbound::Response(_)) => self.read_response(id, &mut share),
-                Some(Inbound::Frames(_)) => self.read_frames(id, &mut share),
+                Some(Inbound::Frames { .. }) => {
+                    self.read_frames(id, &mut share);
+                    self.police(id, before - share.bytes);
+                }
+                Some(Inbound::Proxy(_)) => share.bytes = share.bytes.saturating_sub(self.read_proxy(id)),
                 Some(Inbound::Idle) | None => self.discard(id, &mut share),
             }
             self.bytes_left = self.bytes_left.saturating_sub(before - share.bytes);
@@ -58,8 +64,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Frames: decoded where they lie, and lent to the handler from there.
     fn read_frames(&mut self, id: ConnId, share: &mut Share) {
-        let Worker { stack, inbound, local, handler, .. } = self;
-        let Some(Inbound::Frames(decoder)) = inbound.get_mut(id.index as usize) else { return };
+        let Worker { stack, inbound, inflater, local, handler, .. } = self;
+        let Some(Inbound::Frames { decoder, history }) = inbound.get_mut(id.index as usize) else { return };
+        let message_bytes_max = local.limits.message.message_bytes_max;
         let mut input = local.take_input(id.index);
         let ended = input.lend(stack, id, |bytes, half| {
             let mut conn = Conn { id, half: half.reborrow(), local };
@@ -70,8 +77,20 @@ impl<P: Port, H: Handler> Worker<P, H> {
                     Ok(decoded) => {
                         used += decoded.consumed;
                         share.bytes = share.bytes.saturating_sub(decoded.consumed);
-                        let Some(event) = decoded.event else { continue };
+                        let Some(mut event) = decoded.event else { continue };
                         share.messages -= 1;
+                        if let Event::Compressed(compressed) = event {
+                            match inflater.inflate(compressed, history.as_deref_mut(), message_bytes_max) {
+                                Ok(message) => {
+                                    share.bytes = share.bytes.saturating_sub(message.as_bytes().len());
+                                    event = Event::Message(message);
+                                }
+                                Err(error) => {
+                                    ended = Some(Err(error));
+                                    break;
+                                }
+                            }
+                        }
                         if deliver(handler, &mut conn, event) {
                             ended = Some(Ok(()));
                             break;
@@ -94,6 +113,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
+    /// Counts what was read, for the limit on bytes.
+    fn police(&mut self, id: ConnId, bytes: usize) {
+        if self.local.police_bytes(id.index, bytes) == Verdict::Close
+            && let Some(mut conn) = lend::<H>(&mut self.stack, &mut self.local, id)
+        {
+            conn.close_for_rate();
+        }
+    }
+
     fn violated(&mut self, id: ConnId, error: ProtocolError) {
         self.local.stats.protocol_errors += 1;
         self.fail(id, error.close_code(), &error.to_string(), Cause::Protocol(error));
@@ -102,13 +130,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Counts the heap that the receiving side holds; whoever brings it over the worker's bound must go.
     fn settle_memory(&mut self, id: ConnId) {
         let Some(inbound) = self.inbound.get_mut(id.index as usize) else { return };
-        if let Inbound::Frames(decoder) = inbound {
+        if let Inbound::Frames { decoder, .. } = inbound {
             decoder.reclaim();
         }
+        let begun_bytes = inbound.begun_bytes();
         let heap_bytes = inbound.heap_bytes();
         let (secure_bytes, held_bytes) = self.local.secure_heap(id.index);
         self.local.account_in(id.index, heap_bytes + secure_bytes);
-        if heap_bytes + held_bytes > 0 && self.local.is_short_of_memory() {
+        if begun_bytes + held_bytes > 0 && self.local.is_short_of_memory() {
             match self.phase(id) {
                 Some(Phase::Open | Phase::CloseSent) => {
                     self.fail(id, CloseCode::TRY_AGAIN_LATER, "out of memory", Cause::MemoryShort);
@@ -131,6 +160,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// A request head, and the body that may follow it.
     fn read_head(&mut self, id: ConnId, share: &mut Share) {
         let (Some(peer), Some(ours)) = (self.stack.peer(id), self.stack.local(id)) else { return };
+        let peer = self.local.told_peer(id.index).unwrap_or(peer);
+        let now = self.local.now;
         let Worker { stack, inbound, local, handler, site, scratch, .. } = self;
         let Some(Inbound::Head { buffer, body_bytes }) = inbound.get_mut(id.index as usize) else { return };
         let mut input = local.take_input(id.index);
@@ -169,9 +200,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
                         opening::answer_busy(scratch);
                         return (used, (used, HeadStep::Busy));
                     }
-                    let step = match site.answer(handler, &head, [peer, ours], tls, scratch) {
+                    let asked = Asked { peer, local: ours, tls, now };
+                    let step = match site.answer(handler, &head, asked, scratch) {
                         Answered::Http { keep_alive } => HeadStep::Answered { keep_alive, body_bytes },
-                        Answered::Upgraded(user) => HeadStep::Upgraded(user),
+                        Answered::Upgraded(user, deflate) => HeadStep::Upgraded(user, deflate),
                     };
                     (used, (used, step))
                 }
@@ -199,7 +231,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 return;
             }
             HeadStep::Body => return,
-            HeadStep::Busy | HeadStep::Answered { .. } | HeadStep::Upgraded(_) => {}
+            HeadStep::Busy | HeadStep::Answered { .. } | HeadStep::Upgraded(..) => {}
         }
         share.messages -= 1;
         *buffer = Vec::new();
@@ -213,7 +245,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             local.push_bytes(id.index, &mut half, scratch);
         }
         match step {
-            HeadStep::Upgraded(user) => self.open(id, user),
+            HeadStep::Upgraded(user, deflate) => self.open(id, user, deflate),
             HeadStep::Answered { keep_alive: true, .. } => {}
             _ => self.linger(id),
         }
@@ -236,23 +268,31 @@ impl<P: Port, H: Handler> Worker<P, H> {
         local.put_input(id.index, input);
         match response {
             None | Some(Response::Partial) => {}
-            Some(Response::Accepted { protocol, .. }) => {
+            Some(Response::Accepted { protocol, deflate, .. }) => {
                 share.messages -= 1;
                 let user = handler.on_connect(&handshake.connect, protocol.as_deref());
-                self.open(id, user);
+                self.open(id, user, deflate);
             }
             Some(Response::Refused(error)) => self.fail_connect(id, error.into()),
         }
     }
 
     /// The opening handshake is done.
-    fn open(&mut self, id: ConnId, user: H::Session) {
+    fn open(&mut self, id: ConnId, user: H::Session, deflate: Option<Agreement>) {
         let limits = self.local.limits.message;
         let Some(session) = self.local.session(id) else { return };
         session.phase = Phase::Open;
         session.user = user;
-        let role = session.role;
-        self.inbound[id.index as usize] = Inbound::Frames(Decoder::new(role, limits));
+        session.deflate = deflate.map(|agreed| Box::new(Outgoing::new(agreed.send)));
+        let decoder = Decoder::new(session.role, limits);
+        self.inbound[id.index as usize] = match deflate {
+            None => Inbound::Frames { decoder, history: None },
+            Some(agreed) => Inbound::Frames {
+                decoder: decoder.with_compression(),
+                history: agreed.receive.history().map(Box::new),
+            },
+        };
+        self.local.begin_terms(id.index);
         self.local.stats.open += 1;
         self.local.stats.opened += 1;
         if let Some(mut conn) = lend(&mut self.stack, &mut self.local, id) {
@@ -273,8 +313,19 @@ impl<P: Port, H: Handler> Worker<P, H> {
 fn deliver<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, event: Event<'_>) -> bool {
     let Some(session) = conn.local.session(conn.id) else { return true };
     let open = session.phase == Phase::Open;
+    if open && matches!(event, Event::Ping(_) | Event::Pong(_)) && conn.police_control() {
+        return false;
+    }
     match event {
         Event::Message(message) if open => {
+            match conn.local.police_message(conn.id.index, message.as_bytes().len()) {
+                Verdict::Deliver => {}
+                Verdict::Drop => return false,
+                Verdict::Close => {
+                    conn.close_for_rate();
+                    return false;
+                }
+            }
             let stats = &mut conn.local.stats;
             stats.messages_in += 1;
             stats.message_bytes_in += message.as_bytes().len() as u64;
@@ -286,7 +337,7 @@ fn deliver<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, event: Event<'_>
         }
         Event::Pong(payload) if open => handler.on_pong(conn, payload),
         // We have sent our close frame: what comes until the peer's is discarded.
-        Event::Message(_) | Event::Ping(_) | Event::Pong(_) => {}
+        Event::Message(_) | Event::Compressed(_) | Event::Ping(_) | Event::Pong(_) => {}
         Event::Close(close) => {
             conclude_handshake(handler, conn, close);
             return true;
@@ -307,5 +358,22 @@ fn conclude_handshake<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, close
             conn.local.push_close(conn.id.index, &mut conn.half, code, reason);
             conclude(handler, conn, &Closed { code, reason, clean: true, cause: Cause::Peer }, finish);
         }
+    }
+}
+
+impl<H: Handler> Conn<'_, H> {
+    /// The client sends too fast, and the policy is to close.
+    fn close_for_rate(&mut self) {
+        let (code, reason) = (CloseCode::POLICY, "too fast");
+        self.local.start_close(self.id.index, &mut self.half, code, reason, Cause::RateLimit);
+    }
+
+    /// Counts a control frame of the peer's; `true` when it was one too many, and the connection closes.
+    fn police_control(&mut self) -> bool {
+        let too_many = self.local.police_control(self.id.index) == Verdict::Close;
+        if too_many {
+            self.close_for_rate();
+        }
+        too_many
     }
 }

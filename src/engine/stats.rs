@@ -21,6 +21,13 @@ pub struct WorkerStats {
     /// Frames lost on the way to another worker because the link was full. TCP sends them again.
     pub hand_over_dropped: u64,
 
+    /// Frames for nobody handed to the kernel, and copies of what it learns from.
+    pub to_kernel: u64,
+    /// Frames of the kernel's sent out of the port.
+    pub from_kernel: u64,
+    /// Frames lost on the exception path: more than a burst moves, too long, or no room.
+    pub exception_dropped: u64,
+
     /// Sessions just now: every connection that was not yet given back to the stack.
     pub sessions: u64,
     /// WebSockets just now.
@@ -35,6 +42,10 @@ pub struct WorkerStats {
     pub http_requests: u64,
     /// Requests answered with 503: too many connections, too little memory, or a drain.
     pub refused_busy: u64,
+    /// Connections reset because their peer had as many as it may.
+    pub refused_peer: u64,
+    /// Connections from a proxy that did not begin with a PROXY header.
+    pub refused_proxy: u64,
     /// Outgoing connections that came to nothing.
     pub connects_failed: u64,
 
@@ -51,8 +62,12 @@ pub struct WorkerStats {
     pub message_bytes_in: u64,
     /// Messages accepted for sending (a fragment counts as one).
     pub messages_out: u64,
-    /// Their payload bytes.
+    /// Their payload bytes, as they were sent.
     pub message_bytes_out: u64,
+    /// Of the messages accepted, those that were compressed.
+    pub messages_deflated: u64,
+    /// Bytes that compressing them saved.
+    pub deflated_bytes_saved: u64,
     /// Of them, those that had to wait for room in the send ring.
     pub messages_queued: u64,
     /// Pings received.
@@ -62,6 +77,8 @@ pub struct WorkerStats {
 
     /// Messages dropped because their connection had too much waiting.
     pub dropped_slow_reader: u64,
+    /// Messages dropped because their connection sent too fast.
+    pub dropped_rate: u64,
     /// Messages dropped because the worker's memory was used up.
     pub dropped_memory: u64,
     /// Messages from the mailbox for connections that were closed by then.
@@ -69,7 +86,7 @@ pub struct WorkerStats {
     /// Publishes that another worker's full mailbox did not take.
     pub publishes_not_forwarded: u64,
 
-    /// Heap in use for messages being assembled and for overflow queues, bytes.
+    /// Heap in use for messages being assembled, for overflow queues and for the contexts of compression, bytes.
     pub memory_bytes: u64,
 }
 

@@ -8,10 +8,13 @@ mod world;
 
 mod backpressure;
 mod closing;
+mod compression;
 mod deadlines;
 mod echo;
 mod ending;
+mod guards;
 mod http;
+mod limits;
 mod random;
 mod steering;
 mod tls;
