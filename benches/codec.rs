@@ -27,7 +27,7 @@ fn header(c: &mut Criterion) {
     for payload_bytes in [20, 1024, 128 * 1024] {
         let frame = masked_frame(Opcode::Binary, &vec![0; payload_bytes]);
         group.bench_function(BenchmarkId::new("decode", payload_bytes), |b| {
-            b.iter(|| FrameHeader::decode(black_box(&frame), Role::Server));
+            b.iter(|| FrameHeader::decode(black_box(&frame), Role::Server, false));
         });
         let header = FrameHeader {
             fin: true,
@@ -106,7 +106,7 @@ fn handshake(c: &mut Criterion) {
         b.iter(|| {
             out.clear();
             let upgrade = check_request("GET", 1, black_box(&headers)).map_err(|_| "request refused")?;
-            write_accept(&mut out, upgrade.key, None, &[]).map_err(|_| "answer refused")?;
+            write_accept(&mut out, upgrade.key, None, None, &[]).map_err(|_| "answer refused")?;
             Ok::<_, &str>(out.len())
         });
     });

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Message, WebSocket, accept_with_config};
-use unsocket::bench::{Plan, Report, Stop, WsUrl, kernel};
+use unsocket::bench::{Plan, Report, Scenario, Stop, Target, kernel};
 
 fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
     Plan {
+        scenario: Scenario::Echo,
         connections,
         in_flight,
         size: 20,
@@ -26,8 +27,12 @@ fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
 }
 
 fn load(plan: &Plan, url: &str) -> Report {
-    let url: WsUrl = url.parse().unwrap();
-    kernel::run(plan, &url, false, &AtomicBool::new(false), &mut |_| {}).unwrap()
+    let target = Target { url: url.parse().unwrap(), tls: None };
+    load_target(plan, &target)
+}
+
+fn load_target(plan: &Plan, target: &Target) -> Report {
+    kernel::run(plan, target, false, &AtomicBool::new(false), &mut |_| {}).unwrap()
 }
 
 /// A server that treats each connection as `serve` says; its URL. It ends with the test process.
@@ -274,4 +279,61 @@ fn pings_are_answered_within_a_load() {
     });
     let report = load(&plan(2, 1, 50), &url);
     assert_eq!((report.messages, report.errors), (50, 0), "{report}");
+}
+
+/// A server of rustls and tungstenite that sends each message back, and whom to believe.
+fn secure_echo() -> Target {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let config =
+        rustls::ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+    let config = std::sync::Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let authority = folder.join(format!("bench-kernel-{}.pem", listener.local_addr().unwrap().port()));
+    std::fs::write(&authority, made.cert.pem()).unwrap();
+    let url = format!("wss://{}/echo", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let config = config.clone();
+            thread::spawn(move || {
+                let tls = rustls::ServerConnection::new(config).unwrap();
+                let stream = rustls::StreamOwned::new(tls, stream.unwrap());
+                let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+                let Ok(mut socket) = accept_with_config(stream, Some(config)) else { return };
+                while let Ok(message) = socket.read() {
+                    if message.is_close() || socket.send(message).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let trust = unsocket::tls::Trust::File(authority);
+    let tls = unsocket::tls::ClientTls::load(&trust, None).unwrap();
+    Target { url: url.parse().unwrap(), tls: Some(tls) }
+}
+
+#[test]
+fn a_load_goes_over_tls() {
+    let target = secure_echo();
+    for size in [0, 20, 100_000] {
+        let plan = Plan { size, ..plan(4, 8, 400) };
+        let report = load_target(&plan, &target);
+        assert_eq!((report.messages, report.errors), (400, 0), "{report}");
+        assert!(report.tls);
+    }
+}
+
+#[test]
+fn a_certificate_that_is_not_believed_is_an_error_of_tls() {
+    let stranger = secure_echo();
+    let target = Target { tls: Some(unsocket::tls::pair("x.test").unwrap().1), ..stranger };
+    let report = load_target(&plan(1, 1, 1), &target);
+    assert_eq!(report.errors_by_cause["tls"].count, 1, "{report}");
 }

@@ -5,6 +5,8 @@
 
 #[path = "port_dpdk/engine.rs"]
 mod engine;
+#[path = "port_dpdk/exception.rs"]
+mod exception;
 #[path = "port_tap/frames.rs"]
 #[allow(dead_code)] // Shared with the TAP tests, which use all of it.
 mod frames;
@@ -17,8 +19,12 @@ mod memif;
 mod runner;
 #[path = "port_dpdk/setup.rs"]
 mod setup;
+#[path = "port_dpdk/sleep.rs"]
+mod sleep;
 #[path = "port_dpdk/steering.rs"]
 mod steering;
+#[path = "port_dpdk/vlan.rs"]
+mod vlan;
 
 use runner::Scenario;
 use std::process::ExitCode;
@@ -49,6 +55,12 @@ const SCENARIOS: &[Scenario] = &[
     ("peer_with_fewer_vhost_queues_is_served_by_all", steering::fewer_vhost_queues),
     ("several_workers_share_one_queue", steering::shared_queue),
     ("several_workers_behind_the_kernels_steering", steering::kernel_steers),
+    ("tags_of_a_vlan_go_on_and_come_off", vlan::tags),
+    ("other_vlans_stay_out", vlan::others_stay_out),
+    ("messages_in_a_vlan", vlan::engines),
+    ("idle_workers_are_woken_by_interrupts", sleep::woken_by_interrupts),
+    ("idle_workers_without_interrupts_look_every_so_often", sleep::looking_every_so_often),
+    ("exception_path_leaves_ssh_and_ping_to_the_kernel", exception::ssh_and_ping),
 ];
 
 const PEERS: &[Scenario] = &[
@@ -56,6 +68,7 @@ const PEERS: &[Scenario] = &[
     ("count", steering::count_peer),
     ("echo", memif::echo_peer),
     ("shout", memif::shout_peer),
+    ("tag", vlan::tag_peer),
 ];
 
 fn main() -> ExitCode {

@@ -5,7 +5,7 @@ use std::path::Path;
 use unsocket::ws::ProtocolError::{self, *};
 use unsocket::ws::handshake::HandshakeError;
 
-const ERRORS: [ProtocolError; 17] = [
+const ERRORS: [ProtocolError; 18] = [
     ReservedBits,
     ReservedOpcode { opcode: 3 },
     ControlFragmented,
@@ -17,6 +17,7 @@ const ERRORS: [ProtocolError; 17] = [
     ContinuationUnexpected,
     ContinuationExpected,
     TextNotUtf8,
+    NotDeflate,
     CloseCodeCut,
     CloseCodeForbidden { code: 1006 },
     CloseReasonNotUtf8,
@@ -25,7 +26,7 @@ const ERRORS: [ProtocolError; 17] = [
     TooManyFragments { limit: 1 },
 ];
 
-const REFUSALS: [HandshakeError; 10] = [
+const REFUSALS: [HandshakeError; 11] = [
     HandshakeError::Method,
     HandshakeError::HttpVersion,
     HandshakeError::Host,
@@ -36,6 +37,7 @@ const REFUSALS: [HandshakeError; 10] = [
     HandshakeError::Key,
     HandshakeError::KeyTwice,
     HandshakeError::Protocol,
+    HandshakeError::Extensions,
 ];
 
 fn read(path: &str) -> String {
@@ -93,6 +95,9 @@ fn every_test_that_is_named_exists() {
         "src/ws/decoder.rs",
         "src/ws/assembly.rs",
         "src/ws/close.rs",
+        "src/ws/deflate/mod.rs",
+        "src/ws/deflate/parameters.rs",
+        "src/ws/deflate/negotiate.rs",
         "src/ws/handshake/mod.rs",
         "src/ws/handshake/server.rs",
         "src/ws/handshake/client.rs",

@@ -152,7 +152,7 @@ proptest! {
     fn every_single_cut_gives_the_same_events((reader, bytes, heard) in stream()) {
         for cut in 0..=bytes.len() {
             let (front, back) = bytes.split_at(cut);
-            let events = decode_pieces(reader, Limits::default(), [front, back].into_iter());
+            let events = decode_pieces(reader, Limits::default(), false, [front, back].into_iter());
             prop_assert_eq!(&events, &heard, "cut at {}", cut);
         }
     }
@@ -160,9 +160,9 @@ proptest! {
     #[test]
     fn many_cuts_give_the_same_events((reader, bytes, heard) in stream(), cuts in vec(any::<u16>(), 0..60)) {
         let pieces = cut_at(&bytes, &cuts);
-        let events = decode_pieces(reader, Limits::default(), pieces.iter().map(Vec::as_slice));
+        let events = decode_pieces(reader, Limits::default(), false, pieces.iter().map(Vec::as_slice));
         prop_assert_eq!(&events, &heard);
-        prop_assert_eq!(&decode_pieces(reader, Limits::default(), bytes.chunks(1)), &heard);
+        prop_assert_eq!(&decode_pieces(reader, Limits::default(), false, bytes.chunks(1)), &heard);
     }
 
     #[test]
@@ -174,10 +174,10 @@ proptest! {
         if let Some(place) = bytes.len().checked_sub(1).map(|last| place.index(last + 1)) {
             bytes[place] ^= flip;
         }
-        let whole = decode_pieces(reader, Limits::default(), [&bytes[..]].into_iter());
+        let whole = decode_pieces(reader, Limits::default(), false, [&bytes[..]].into_iter());
         for cut in 0..=bytes.len() {
             let (front, back) = bytes.split_at(cut);
-            let events = decode_pieces(reader, Limits::default(), [front, back].into_iter());
+            let events = decode_pieces(reader, Limits::default(), false, [front, back].into_iter());
             prop_assert_eq!(&events, &whole, "cut at {}", cut);
         }
     }
@@ -191,7 +191,7 @@ fn a_big_message_in_segments_of_every_usual_size() {
     append_frame(&mut bytes, Opcode::Ping, true, Some([5, 6, 7, 8]), b"after");
     let expected = [Heard::Binary(payload), Heard::Ping(b"after".to_vec())];
     for piece_bytes in [536, 1220, 1448, 1460, 8948, 65_535, 300_013, 300_014, 300_015] {
-        let heard = decode_pieces(Role::Server, Limits::default(), bytes.chunks(piece_bytes));
+        let heard = decode_pieces(Role::Server, Limits::default(), false, bytes.chunks(piece_bytes));
         assert!(heard == expected, "pieces of {piece_bytes}");
     }
 }

@@ -81,7 +81,7 @@ fn theirs(reader: Role, limits: Limits, bytes: &[u8]) -> (Vec<Heard>, End) {
 
 /// What our decoder hears.
 fn ours(reader: Role, limits: Limits, bytes: &[u8], piece_bytes: usize) -> (Vec<Heard>, End) {
-    let mut heard = decode_pieces(reader, limits, bytes.chunks(piece_bytes));
+    let mut heard = decode_pieces(reader, limits, false, bytes.chunks(piece_bytes));
     match heard.pop() {
         Some(Heard::Failed(_)) => (heard, End::Refused),
         Some(last) => {
@@ -249,7 +249,7 @@ fn our_server_opens_a_connection_with_their_client() {
     let upgrade = check_request(parsed.method.unwrap(), parsed.version.unwrap(), parsed.headers).unwrap();
     assert_eq!(offered_protocols(parsed.headers).collect::<Vec<_>>(), ["chat", "superchat"]);
     let mut answer = Vec::new();
-    write_accept(&mut answer, upgrade.key, Some("superchat"), &[]).unwrap();
+    write_accept(&mut answer, upgrade.key, Some("superchat"), None, &[]).unwrap();
     stream.read = Cursor::new(answer);
 
     let (_, response) = pending.handshake().unwrap();
@@ -261,8 +261,14 @@ fn our_client_opens_a_connection_with_their_server() {
     let protocols = ["chat".to_owned()];
     let headers = [("Origin".to_owned(), "http://a.example".to_owned())];
     let nonce = *b"0123456789abcdef";
-    let request =
-        ClientRequest { host: "a.example", target: "/x?y", nonce, protocols: &protocols, headers: &headers };
+    let request = ClientRequest {
+        host: "a.example",
+        target: "/x?y",
+        nonce,
+        protocols: &protocols,
+        headers: &headers,
+        deflate: None,
+    };
     let mut bytes = Vec::new();
     request.write(&mut bytes).unwrap();
     let mut half = Half { read: Cursor::new(bytes), written: Vec::new() };

@@ -3,26 +3,31 @@
 //! Each generator worker has a server worker of its own at the other end of a wire of its own, as each queue of
 //! a NIC has; every worker is a thread that never sleeps.
 
-use super::client::{self, Client, Destination};
+use super::churn::Churn;
+use super::client::{self, Client, Destination, Driven};
 use super::crew::{self, Bounds, Crew, Outcome, Progress, Window};
 use super::generator::Generator;
-use super::plan::Plan;
+use super::plan::{Plan, Scenario};
 use super::report::{Faults, Mode, Report, ThreadReport};
 use super::tally::Tally;
 use super::usage::{SchedStat, Usage};
 use super::{BenchError, Clock, cache_line, engine_setup};
 use crate::apps::Echo;
-use crate::engine::{EngineConfig, Seat, Worker};
+use crate::engine::{ConnectTls, EngineConfig, Seat, Worker};
 use crate::port::Port;
 use crate::port::fault::FaultPort;
 use crate::port::wire::{self, WireConfig, WirePort};
 use crate::stack::{Cidr, CongestionControl, StackConfig, TcpConfig};
 use crate::time::Duration;
+use crate::tls;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// What the server's certificate is for.
+const SERVER_NAME: &str = "bench.test";
 const PREFIX_BITS: u8 = 24;
 /// The first TCP port that a server worker listens on.
 const PORT: u16 = 8000;
@@ -40,6 +45,8 @@ pub struct Wiring {
     pub congestion: CongestionControl,
     /// Faults on the path, each way.
     pub faults: Option<Faults>,
+    /// With TLS, with certificates of the moment.
+    pub tls: bool,
     /// Cores to pin the server threads to, in turn; empty for none.
     pub server_cores: Vec<usize>,
 }
@@ -64,8 +71,14 @@ pub fn run(
     let count = generators.len();
     let (server_ports, client_ports) = wire::queues(count, &wiring.wire())?;
     let client_config = engine_setup::config(plan, wiring.stack(CLIENT));
+    let tls = wiring.tls.then(|| tls::pair(SERVER_NAME)).transpose()?;
+    let listen: Vec<_> = ports(plan.connections).collect();
+    let (plain, secure) = if wiring.tls { (Vec::new(), listen) } else { (listen, Vec::new()) };
+    let (server_tls, client_tls) = tls.unzip();
     let server_config = EngineConfig {
-        listen: ports(plan.connections).collect(),
+        listen: plain,
+        listen_tls: secure,
+        tls: server_tls.map(Arc::new),
         ..engine_setup::config(plan, wiring.stack(SERVER))
     };
     let server_seats = engine_setup::seats(&server_config, wiring.mtu, count)?;
@@ -94,13 +107,16 @@ pub fn run(
             .enumerate()
             .map(|(index, ((port, seat), generator))| {
                 let (config, core) = (&client_config, crew::in_turn(&plan.cores, index));
+                let tls = client_tls
+                    .clone()
+                    .map(|config| ConnectTls { config, server_name: SERVER_NAME.to_owned() });
                 crew::spawn(scope, format!("generator-{index}"), move || {
                     crew::pin_to(core)?;
                     match wiring.faults {
-                        None => load(config, port, seat, generator, crowded, clock),
+                        None => load(config, port, seat, generator, tls, crowded, clock),
                         Some(faults) => {
                             let port = FaultPort::new(port, &faults.config(index as u64))?;
-                            load(config, port, seat, generator, crowded, clock)
+                            load(config, port, seat, generator, tls, crowded, clock)
                         }
                     }
                 })
@@ -124,6 +140,7 @@ pub fn run(
     report.checksum = if wiring.checksums { "software" } else { "trust" }.to_owned();
     report.congestion = engine_setup::congestion_name(wiring.congestion).to_owned();
     report.mtu = Some(wiring.mtu);
+    report.tls = wiring.tls;
     report.faults = wiring.faults;
     report.set_server_busy(servers.iter().map(|server| server.busy).sum());
     report.servers = servers.iter().map(|server| ThreadReport::new(server.usage, measured)).collect();
@@ -203,6 +220,7 @@ fn load<P: Port>(
     port: P,
     seat: Seat,
     generator: Generator,
+    tls: Option<ConnectTls>,
     crowded: bool,
     clock: Clock,
 ) -> Result<(Tally, Usage), BenchError> {
@@ -210,8 +228,26 @@ fn load<P: Port>(
         remotes: ports(generator.share().connections).map(|port| SocketAddr::from((SERVER, port))).collect(),
         host: SERVER.to_string(),
         target: "/".to_owned(),
+        tls,
+        sources: Vec::new(),
     };
-    let mut worker = Worker::new(config, seat, port, Client::new(generator, destination), clock.now())?;
+    match generator.scenario() {
+        Scenario::Echo => carry(config, port, seat, Client::new(generator, destination), crowded, clock),
+        Scenario::Connect { echoes } => {
+            carry(config, port, seat, Churn::new(generator, destination, echoes), crowded, clock)
+        }
+    }
+}
+
+fn carry<P: Port, L: Driven>(
+    config: &EngineConfig,
+    port: P,
+    seat: Seat,
+    load: L,
+    crowded: bool,
+    clock: Clock,
+) -> Result<(Tally, Usage), BenchError> {
+    let mut worker = Worker::new(config, seat, port, load, clock.now())?;
     Ok(client::drive(&mut worker, clock, |_, _, progress| {
         if !progress.busy {
             rest(crowded);

@@ -8,11 +8,12 @@
 //! | [`tally`] | replies, round-trip times, errors by cause |
 //! | [`crew`] | the threads, when measuring begins and ends, progress |
 //! | [`kernel`] | transport: ordinary kernel sockets |
-//! | [`client`], [`engine_setup`] | transport: the engine's own client |
+//! | [`client`], [`churn`], [`engine_setup`] | transport: the engine's own client; that with connections that come and go |
 //! | [`in_process`], [`over_port`] | that with the server in this process; that over a device |
-//! | [`url`], [`usage`], [`cache_line`], [`report`] | where to, on what machine, with what result |
+//! | [`usage`], [`cache_line`], [`report`] | on what machine, with what result |
 
 pub mod cache_line;
+pub mod churn;
 pub mod client;
 pub mod crew;
 pub mod engine_setup;
@@ -24,13 +25,11 @@ pub mod pattern;
 pub mod plan;
 pub mod report;
 pub mod tally;
-pub mod url;
 pub mod usage;
 
 pub use crew::{Phase, Progress};
-pub use plan::{Plan, Stop};
+pub use plan::{Plan, Scenario, Stop};
 pub use report::Report;
-pub use url::WsUrl;
 
 use crate::config::ConfigError;
 use crate::engine::WorkerError;
@@ -38,7 +37,10 @@ use crate::port::fault::FaultError;
 use crate::port::tap::TapError;
 use crate::port::wire::WireError;
 use crate::time::{Duration, Instant};
+use crate::tls::{ClientTls, FileError};
+use crate::ws::WsUrl;
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 /// The monotonic clock of one run; its epoch is the moment it was made.
@@ -61,6 +63,32 @@ impl Clock {
 
     fn elapsed(&self) -> Duration {
         self.epoch.elapsed()
+    }
+}
+
+/// The server that is loaded.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Where it is.
+    pub url: WsUrl,
+    /// Whom to believe; used where the URL says `wss://`.
+    pub tls: Option<ClientTls>,
+}
+
+impl Target {
+    /// The addresses it stands for, in the resolver's order of preference; at least one.
+    fn resolve(&self) -> Result<Vec<SocketAddr>, BenchError> {
+        let error = |source| BenchError::Resolve { url: self.url.clone(), source };
+        let addrs: Vec<_> = (self.url.host(), self.url.port()).to_socket_addrs().map_err(error)?.collect();
+        if addrs.is_empty() {
+            return Err(error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+        }
+        Ok(addrs)
+    }
+
+    /// The TLS of a connection to it; `None` without TLS.
+    fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref().filter(|_| self.url.is_secure())
     }
 }
 
@@ -138,6 +166,19 @@ pub enum BenchError {
         /// The option.
         option: &'static str,
     },
+    /// A scenario that kernel sockets do not carry.
+    #[error(
+        "--scenario connect is carried out by the engine's own client: give --port, or no URL for a run in one process"
+    )]
+    ScenarioNeedsEngine,
+    /// An option of another scenario.
+    #[error("{option} means nothing in --scenario {scenario}: leave it out")]
+    OptionOfOtherScenario {
+        /// The option.
+        option: &'static str,
+        /// The scenario asked for.
+        scenario: &'static str,
+    },
     /// Addresses by DHCP.
     #[error("a load needs its addresses from the start: give --ip instead of --dhcp")]
     Dhcp,
@@ -169,6 +210,15 @@ pub enum BenchError {
     /// The faults cannot be put on the path.
     #[error(transparent)]
     Fault(#[from] FaultError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] FileError),
+    /// An option of TLS without it.
+    #[error("{option} is about TLS: give a wss:// URL, or leave {option} out")]
+    OptionNeedsTls {
+        /// The option.
+        option: &'static str,
+    },
     /// A worker cannot be set up.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -191,6 +241,10 @@ impl BenchError {
                 | BenchError::WireToUrl
                 | BenchError::OptionNeedsPort { .. }
                 | BenchError::OptionNeedsEngine { .. }
+                | BenchError::OptionNeedsTls { .. }
+                | BenchError::Tls(_)
+                | BenchError::ScenarioNeedsEngine
+                | BenchError::OptionOfOtherScenario { .. }
                 | BenchError::Dhcp
                 | BenchError::Config(_)
                 | BenchError::NoFamily { .. }

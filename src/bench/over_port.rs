@@ -1,16 +1,16 @@
 //! The engine's own client over a device's ports, one generator worker to a port: any server that can be reached
 //! there.
 
-use super::client::{self, Client, Destination};
+use super::churn::Churn;
+use super::client::{self, Client, Destination, Driven};
 use super::crew::{self, Crew, Outcome, Progress};
 use super::generator::Generator;
-use super::plan::Plan;
+use super::plan::{Plan, Scenario};
 use super::report::{Faults, Mode, Report};
 use super::tally::Tally;
-use super::url::WsUrl;
 use super::usage::Usage;
-use super::{BenchError, Clock, engine_setup};
-use crate::engine::{EngineConfig, Seat, Worker};
+use super::{BenchError, Clock, Target, engine_setup};
+use crate::engine::{ConnectTls, EngineConfig, Seat, Worker};
 use crate::port::Port;
 use crate::port::fault::FaultPort;
 use crate::stack::StackConfig;
@@ -35,19 +35,20 @@ pub struct Site {
     pub spin: bool,
 }
 
-/// Carries out `plan` against the server at `url` over `ports`, one for each of the plan's shares.
+/// Carries out `plan` against the server at `target` over `ports`, one for each of the plan's shares.
 ///
 /// # Errors
 /// When the run could not begin; errors of its connections are in the report.
 pub fn run<P: Port + Send>(
     plan: &Plan,
-    url: &WsUrl,
+    target: &Target,
     site: &Site,
     ports: Vec<P>,
     interrupted: &AtomicBool,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Report, BenchError> {
-    let remote = choose_address(url, &site.stack)?;
+    let remote = choose_address(target, &site.stack)?;
+    let url = &target.url;
     crew::check_cores(&plan.cores)?;
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
@@ -58,6 +59,16 @@ pub fn run<P: Port + Send>(
         remotes: vec![remote],
         host: url.authority().to_owned(),
         target: url.target().to_owned(),
+        tls: target
+            .tls()
+            .map(|config| ConnectTls { config: config.clone(), server_name: url.host().to_owned() }),
+        sources: site
+            .stack
+            .addrs
+            .iter()
+            .map(|cidr| cidr.addr)
+            .filter(|addr| addr.is_ipv4() == remote.is_ipv4())
+            .collect(),
     };
     let outcome = std::thread::scope(|scope| {
         let threads = ports
@@ -100,15 +111,16 @@ pub fn run<P: Port + Send>(
     .to_owned();
     report.congestion = engine_setup::congestion_name(site.stack.tcp.congestion).to_owned();
     report.mtu = Some(site.stack.mtu.unwrap_or(info.mtu));
+    report.tls = url.is_secure();
     report.faults = site.faults;
     Ok(report)
 }
 
 /// The first of the name's addresses in whose family we have one.
-fn choose_address(url: &WsUrl, stack: &StackConfig) -> Result<SocketAddr, BenchError> {
-    let addrs = url.resolve().map_err(|source| BenchError::Resolve { url: url.clone(), source })?;
+fn choose_address(target: &Target, stack: &StackConfig) -> Result<SocketAddr, BenchError> {
+    let addrs = target.resolve()?;
     let reachable = |addr: &&SocketAddr| stack.addrs.iter().any(|ours| ours.addr.is_ipv4() == addr.is_ipv4());
-    addrs.iter().find(reachable).copied().ok_or_else(|| BenchError::NoFamily { url: url.clone() })
+    addrs.iter().find(reachable).copied().ok_or_else(|| BenchError::NoFamily { url: target.url.clone() })
 }
 
 fn load<P: Port>(
@@ -120,7 +132,23 @@ fn load<P: Port>(
     spin: bool,
     clock: Clock,
 ) -> Result<(Tally, Usage), BenchError> {
-    let mut worker = Worker::new(config, seat, port, Client::new(generator, destination), clock.now())?;
+    match generator.scenario() {
+        Scenario::Echo => carry(config, port, seat, Client::new(generator, destination), spin, clock),
+        Scenario::Connect { echoes } => {
+            carry(config, port, seat, Churn::new(generator, destination, echoes), spin, clock)
+        }
+    }
+}
+
+fn carry<P: Port, L: Driven>(
+    config: &EngineConfig,
+    port: P,
+    seat: Seat,
+    load: L,
+    spin: bool,
+    clock: Clock,
+) -> Result<(Tally, Usage), BenchError> {
+    let mut worker = Worker::new(config, seat, port, load, clock.now())?;
     let mut quiet_since = Instant::ZERO;
     Ok(client::drive(&mut worker, clock, |worker, now, progress| {
         if progress.busy || spin {
@@ -133,7 +161,7 @@ fn load<P: Port>(
 }
 
 /// Sleeps until frames are waiting, for `at_most` if none come.
-fn sleep<P: Port>(worker: &mut Worker<P, Client>, at_most: Duration) {
+fn sleep<P: Port, L: Driven>(worker: &mut Worker<P, L>, at_most: Duration) {
     if !worker.prepare_sleep() {
         return;
     }

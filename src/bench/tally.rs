@@ -19,6 +19,8 @@ pub enum Cause {
     Refused,
     /// The connection could not be opened for another reason.
     Connect,
+    /// TLS failed.
+    Tls,
     /// The answer to the upgrade request was not the 101 that RFC 6455 section 4.1 asks for.
     Upgrade,
     /// The peer closed the connection before we did.
@@ -45,9 +47,10 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, in the order of their declaration.
-    pub const ALL: [Cause; 13] = [
+    pub const ALL: [Cause; 14] = [
         Cause::Refused,
         Cause::Connect,
+        Cause::Tls,
         Cause::Upgrade,
         Cause::Closed,
         Cause::Reset,
@@ -66,6 +69,7 @@ impl Cause {
         match self {
             Cause::Refused => "refused",
             Cause::Connect => "connect",
+            Cause::Tls => "tls",
             Cause::Upgrade => "upgrade",
             Cause::Closed => "closed",
             Cause::Reset => "reset",

@@ -28,6 +28,10 @@ pub(super) struct ServeArgs {
     set: Vec<String>,
     #[command(flatten)]
     port: PortArgs,
+    /// TAP device by which frames for nobody go to the kernel and its answers come back, so that ssh and ping on the same
+    /// addresses go on; it is made [default: none, such frames are dropped or answered with RST]
+    #[arg(long, value_name = "NAME", help_heading = "Device")]
+    exception_path: Option<String>,
     /// TCP ports to accept connections on [default: 80]
     #[arg(long, value_name = "PORT,..", value_delimiter = ',', help_heading = "Service")]
     listen: Vec<u16>,
@@ -49,6 +53,9 @@ pub(super) struct ServeArgs {
     /// Application to run [default: echo]
     #[arg(long, help_heading = "Service")]
     app: Option<App>,
+    /// Agree to compression (permessage-deflate) with clients that offer it; see [compression] in docs/configuration.md
+    #[arg(long, help_heading = "Service")]
+    deflate: bool,
     /// Worker threads, each with its own queue and connections, 1..=256 [default: 1]
     #[arg(long, value_name = "N", help_heading = "Workers")]
     workers: Option<usize>,
@@ -82,6 +89,9 @@ impl ServeArgs {
             config.set(assignment)?;
         }
         self.port.apply(&mut config);
+        if self.exception_path.is_some() {
+            config.port.exception_path.clone_from(&self.exception_path);
+        }
         replace_list(&mut config.server.listen, &self.listen);
         replace_list(&mut config.tls.listen, &self.listen_tls);
         replace_list(&mut config.tls.certs, &self.cert);
@@ -92,6 +102,7 @@ impl ServeArgs {
         }
         replace_list(&mut config.workers.cores, &self.cores);
         config.server.app = self.app.unwrap_or(config.server.app);
+        config.compression.enabled |= self.deflate;
         config.workers.count = self.workers.unwrap_or(config.workers.count);
         config.workers.poll = self.poll.or(config.workers.poll);
         config.log.format = self.log_format.unwrap_or(config.log.format);
@@ -116,7 +127,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
     #[cfg(feature = "dpdk")]
     if let Some(dpdk) = config.dpdk() {
         let ports = crate::port::dpdk::open(&dpdk)?;
-        ports.iter().take(1).for_each(|port| tracing::info!("{}", port.summary()));
+        if let Some(port) = ports.first() {
+            tracing::info!("{}", port.summary());
+            if let Some(advice) = super::numa::advice_for(port.summary(), &config.workers.cores) {
+                tracing::warn!("{advice}");
+            }
+        }
         return start(&config, tls, ports, ready);
     }
     Err(CliError::Unreachable)
@@ -131,7 +147,12 @@ fn start<P: Port + Send + 'static>(
 ) -> Result<ExitCode, CliError> {
     let engine =
         EngineConfig { guards: config.guards()?, tls: tls.map(Arc::new), ..config.engine(routes(config)) };
-    let server = Server::with_ports(engine, ports)?;
+    let mac = ports.first().map(|port| port.info().mac);
+    let mut server = Server::with_ports(engine, ports)?;
+    if let Some(tap) = mac.and_then(|mac| config.exception_tap(mac)) {
+        server = server.exception_path(tap::open(&tap)?)?;
+        tracing::info!(tap = tap.name, "frames for nobody go to the kernel, and its own go out of the port");
+    }
     let running = match config.server.app {
         App::Echo => server.start(|_worker| Echo)?,
         App::Chat => server.start(Chat::new)?,

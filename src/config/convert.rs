@@ -3,7 +3,8 @@
 #[cfg(feature = "dpdk")]
 use super::Checksum;
 use super::{
-    ClientCertificates, Config, Congestion, Poll, PortSpec, RatePolicy, SlowConsumer, Steering, TcpSettings,
+    ClientCertificates, CompressionConfig, Config, Congestion, Poll, PortSpec, RatePolicy, SlowConsumer,
+    Steering, TcpSettings,
 };
 use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
 use crate::http::Routes;
@@ -13,7 +14,7 @@ use crate::port::tap::TapConfig;
 use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 use crate::time::Duration;
 use crate::tls::{ClientAuth, Identity, ServerOptions};
-use crate::ws;
+use crate::ws::{self, deflate::DeflateConfig};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -102,6 +103,7 @@ impl Config {
                 drain: Duration::from_millis(self.drain.deadline_ms),
                 ..defaults.deadlines
             },
+            deflate: self.compression.enabled.then(|| self.compression.deflate_config()),
             slow_reader: match ws.slow_consumer {
                 SlowConsumer::Drop => SlowReader::Drop,
                 SlowConsumer::Close => SlowReader::Close,
@@ -160,6 +162,22 @@ impl Config {
         })
     }
 
+    /// How the TAP device of the exception path is opened, beside a port with this MAC address; `None` without one. The
+    /// kernel's end has our addresses.
+    pub fn exception_tap(&self, mac: [u8; 6]) -> Option<TapConfig> {
+        let name = self.port.exception_path.as_ref()?;
+        let defaults = TapConfig::new(name);
+        Some(TapConfig {
+            queues: self.workers.count,
+            mtu: self.port.mtu.unwrap_or(defaults.mtu),
+            host_mac: Some(mac),
+            host_addresses: self.port.ip.iter().map(|cidr| (cidr.addr, cidr.prefix)).collect(),
+            // What comes from it goes out of the port as it is.
+            offload: false,
+            ..defaults
+        })
+    }
+
     /// How the DPDK device is opened; `None` when the port is another one.
     #[cfg(feature = "dpdk")]
     pub fn dpdk(&self) -> Option<DpdkConfig> {
@@ -199,6 +217,19 @@ impl Config {
             Some(PortSpec::Dpdk { .. }) => Poll::Spin,
             Some(PortSpec::Tap { .. } | PortSpec::Wire) | None => Poll::Adaptive,
         })
+    }
+}
+
+impl CompressionConfig {
+    fn deflate_config(&self) -> DeflateConfig {
+        DeflateConfig {
+            level: self.level,
+            threshold_bytes: self.threshold_bytes,
+            send_takeover: self.send_takeover,
+            receive_takeover: self.receive_takeover,
+            send_window_bits: self.send_window_bits,
+            receive_window_bits: self.receive_window_bits,
+        }
     }
 }
 
@@ -259,6 +290,8 @@ mod tests {
         let (ours, theirs) = (Config::default().engine(Routes::default()), EngineConfig::default());
         assert_eq!(ours.limits, theirs.limits);
         assert_eq!(ours.deadlines, theirs.deadlines);
+        assert_eq!(ours.deflate, theirs.deflate);
+        assert_eq!(Config::default().compression.deflate_config(), DeflateConfig::default());
         assert_eq!(ours.burst, theirs.burst);
         assert_eq!(
             (ours.slow_reader, ours.idle, ours.steering),

@@ -35,6 +35,8 @@ pub struct Config {
     pub tcp: TcpSettings,
     /// WebSocket and HTTP: limits of one connection and deadlines.
     pub websocket: WebSocketConfig,
+    /// Compression of messages.
+    pub compression: CompressionConfig,
     /// Bounds of one worker.
     pub limits: LimitsConfig,
     /// Threads and how they wait.
@@ -140,6 +142,8 @@ pub struct PortConfig {
     pub hugepages: bool,
     /// More arguments for DPDK's EAL.
     pub eal: Vec<String>,
+    /// The TAP device by which frames for nobody go to the kernel.
+    pub exception_path: Option<String>,
     /// Default routers, at most one of each family.
     pub gateway: Vec<IpAddr>,
     /// Static routes.
@@ -263,6 +267,26 @@ pub enum SlowConsumer {
     Drop,
     /// The connection is closed with 1013.
     Close,
+}
+
+/// `[compression]`: permessage-deflate, RFC 7692.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompressionConfig {
+    /// Whether it is agreed to, by clients that offer it.
+    pub enabled: bool,
+    /// From fast to small.
+    pub level: u8,
+    /// Shorter messages are sent as they are.
+    pub threshold_bytes: usize,
+    /// Whether messages that we send may refer to earlier ones.
+    pub send_takeover: bool,
+    /// Whether messages that we receive may refer to earlier ones.
+    pub receive_takeover: bool,
+    /// How far back what we send may refer: 2 to this power, bytes.
+    pub send_window_bits: u8,
+    /// How far back what we receive may refer to earlier messages: 2 to this power, bytes.
+    pub receive_window_bits: u8,
 }
 
 /// What happens when a client sends too fast.
@@ -425,6 +449,7 @@ impl Default for PortConfig {
             checksum: Checksum::Verify,
             hugepages: true,
             eal: Vec::new(),
+            exception_path: None,
             gateway: Vec::new(),
             routes: Vec::new(),
             dhcp: false,
@@ -473,6 +498,20 @@ impl Default for WebSocketConfig {
             messages_per_second_max: 0,
             control_frames_per_second_max: 100,
             rate_policy: RatePolicy::Delay,
+        }
+    }
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        CompressionConfig {
+            enabled: false,
+            level: 1,
+            threshold_bytes: 256,
+            send_takeover: false,
+            receive_takeover: false,
+            send_window_bits: 12,
+            receive_window_bits: 12,
         }
     }
 }

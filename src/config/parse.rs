@@ -73,7 +73,7 @@ impl Config {
 }
 
 /// The tables and the keys of each, as the structs have them.
-fn tables() -> [(&'static str, &'static [&'static str]); 11] {
+fn tables() -> [(&'static str, &'static [&'static str]); 12] {
     [
         ("server", fields::<super::ServerConfig>()),
         ("guards", fields::<super::GuardsConfig>()),
@@ -81,6 +81,7 @@ fn tables() -> [(&'static str, &'static [&'static str]); 11] {
         ("tls", fields::<super::TlsSettings>()),
         ("tcp", fields::<super::TcpSettings>()),
         ("websocket", fields::<super::WebSocketConfig>()),
+        ("compression", fields::<super::CompressionConfig>()),
         ("limits", fields::<super::LimitsConfig>()),
         ("workers", fields::<super::WorkersConfig>()),
         ("burst", fields::<super::BurstConfig>()),

@@ -73,7 +73,7 @@ impl Config {
     /// Each number with its range.
     #[rustfmt::skip]
     fn ranges(&self) -> Vec<Range> {
-        let Config { tcp, websocket: ws, limits, workers, burst, .. } = self;
+        let Config { tcp, websocket: ws, compression, limits, workers, burst, .. } = self;
         let range = |key, value: u64, min, max| Range { key, value, min, max, zero_is_off: false };
         let size = |key, value: usize, min, max| range(key, value as u64, min, max);
         let or_off = |key, value: u64, min, max| Range { key, value, min, max, zero_is_off: true };
@@ -123,6 +123,11 @@ impl Config {
             or_off("websocket.messages_per_second_max", ws.messages_per_second_max, 1, 1_000_000_000),
             or_off("websocket.control_frames_per_second_max", ws.control_frames_per_second_max, 1, 1_000_000_000),
 
+            range("compression.level", compression.level.into(), 1, 9),
+            size("compression.threshold_bytes", compression.threshold_bytes, 1, GIB),
+            // With 8 bits zlib does not compress, and with more than 15 nobody does (RFC 7692 section 7.1.2.1).
+            range("compression.send_window_bits", compression.send_window_bits.into(), 9, 15),
+            range("compression.receive_window_bits", compression.receive_window_bits.into(), 9, 15),
             range("guards.jwt_leeway_ms", self.guards.jwt_leeway_ms, 0, HOUR_MS),
 
             size("limits.connections_max", limits.connections_max, 1, 1 << 24),
@@ -274,6 +279,20 @@ impl Config {
         let for_tap_alone = "on other ports it stays `true`: it is for tap:NAME ports only";
         if !port.offload && !tap {
             return Err(invalid("port.offload", false, for_tap_alone));
+        }
+        if port.exception_path.is_some() && port.checksum == Checksum::Trust {
+            let reason =
+                "`port.exception_path` is set, and the kernel needs checksums: use `verify` at both ends";
+            return Err(invalid("port.checksum", "trust", reason));
+        }
+        if let (Some(name), Some(PortSpec::Tap { name: of_port })) = (&port.exception_path, &port.spec)
+            && name == of_port
+        {
+            return Err(invalid(
+                "port.exception_path",
+                name,
+                "it is the port itself: name another TAP device",
+            ));
         }
         self.validate_dpdk()?;
         if let Some(netns) = port
@@ -589,6 +608,8 @@ mod tests {
             ("port.netns = 'a/b'", "port.netns"),
             ("port = { spec = 'wire', offload = false }", "port.offload"),
             ("port = { spec = 'tap:t', queues = 2 }", "port.queues"),
+            ("port = { spec = 'tap:t', exception_path = 't' }", "port.exception_path"),
+            ("port = { checksum = 'trust', exception_path = 't' }", "port.checksum"),
             ("port = { spec = 'tap:t', vlan = 2 }", "port.vlan"),
             ("port = { spec = 'tap:t', checksum = 'trust' }", "port.checksum"),
             ("port = { spec = 'tap:t', hugepages = false }", "port.hugepages"),

@@ -5,7 +5,7 @@ use crate::http::Routes;
 use crate::stack::{Cidr, StackConfig};
 use crate::time::Duration;
 use crate::tls::ServerTls;
-use crate::ws;
+use crate::ws::{self, deflate::DeflateConfig};
 use std::sync::Arc;
 
 /// Everything the workers of one server or client are configured with.
@@ -36,6 +36,8 @@ pub struct EngineConfig {
     pub limits: Limits,
     /// How long things may take.
     pub deadlines: Deadlines,
+    /// Compression (RFC 7692) to agree to as a server and to offer as a client; `None` for neither.
+    pub deflate: Option<DeflateConfig>,
     /// What happens to a message for a connection that does not read what it was sent.
     pub slow_reader: SlowReader,
     /// How much work one burst does.
@@ -66,6 +68,7 @@ impl Default for EngineConfig {
             proxies: Vec::new(),
             limits: Limits::default(),
             deadlines: Deadlines::default(),
+            deflate: None,
             slow_reader: SlowReader::Drop,
             burst: Burst::default(),
             idle: Idle::default(),

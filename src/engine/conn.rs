@@ -19,6 +19,19 @@ pub struct ConnRef {
     pub id: ConnId,
 }
 
+/// Whether a message is compressed, where that was negotiated; one that would not become shorter never is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compress {
+    /// From [`DeflateConfig::threshold_bytes`](crate::ws::deflate::DeflateConfig::threshold_bytes) on.
+    #[default]
+    Auto,
+    /// However short it is.
+    Yes,
+    /// Not at all: it does not shrink, or it holds a secret beside what a stranger can choose, whose length would
+    /// tell of it.
+    No,
+}
+
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
@@ -61,7 +74,12 @@ pub struct Conn<'a, H: Handler> {
 impl<H: Handler> Conn<'_, H> {
     /// Sends a message.
     pub fn send(&mut self, message: Message<'_>) -> SendOutcome {
-        self.local.send(self.id.index, &mut self.half, message)
+        self.send_with(message, Compress::Auto)
+    }
+
+    /// Sends a message, compressed or not.
+    pub fn send_with(&mut self, message: Message<'_>, compress: Compress) -> SendOutcome {
+        self.local.send(self.id.index, &mut self.half, message, compress)
     }
 
     /// Sends a text message.
@@ -76,7 +94,8 @@ impl<H: Handler> Conn<'_, H> {
 
     /// Sends one part of a message, the last one with `fin`; the first part's kind is the message's. A text may be
     /// cut at any character. A part that is [`SendOutcome::Dropped`] was not taken, and neither counted nor a reason
-    /// to close: send the same again from [`Handler::on_drain`]. Whole messages sent meanwhile follow the last part.
+    /// to close: send the same again from [`Handler::on_drain`]. Whole messages sent meanwhile follow the last part. Parts
+    /// are never compressed.
     pub fn send_fragment(&mut self, part: Message<'_>, fin: bool) -> SendOutcome {
         self.local.send_fragment(self.id.index, &mut self.half, part, fin)
     }
@@ -205,7 +224,18 @@ impl<H: Handler> Context<'_, H> {
             return SendOutcome::Closed;
         }
         match self.stack.sender(conn.id) {
-            Some(mut half) => self.local.send(conn.id.index, &mut half, message),
+            Some(mut half) => self.local.send(conn.id.index, &mut half, message, Compress::Auto),
+            None => SendOutcome::Closed,
+        }
+    }
+
+    /// Pings one of this worker's connections, like [`Conn::ping`].
+    pub fn ping(&mut self, conn: ConnRef, payload: &[u8]) -> SendOutcome {
+        if conn.worker != self.local.worker || self.local.session(conn.id).is_none() {
+            return SendOutcome::Closed;
+        }
+        match self.stack.sender(conn.id) {
+            Some(mut half) => self.local.ping(conn.id.index, &mut half, payload),
             None => SendOutcome::Closed,
         }
     }

@@ -7,7 +7,7 @@ use crate::stack::{CloseCause, ConnectError};
 use crate::tls::{Agreed, ClientTls, TlsError, Violation};
 use crate::ws::handshake::{HeadFieldError, ResponseError};
 use crate::ws::{CloseCode, Message, ProtocolError, handshake};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// An application: one value per worker, made on the worker's own thread and called by nobody else, so that it
 /// needs neither `Send` nor locks. A callback runs to completion before the next frame is looked at: work that
@@ -235,6 +235,8 @@ impl<S> Upgrade<S> {
 pub struct Connect {
     /// Where the server is.
     pub remote: SocketAddr,
+    /// Which address of ours it comes from; `None` for the one on the way there.
+    pub source: Option<IpAddr>,
     /// The `Host` header: host, with the port when it is not 80.
     pub host: String,
     /// Path and query.
@@ -261,7 +263,8 @@ impl Connect {
             remote.to_string()
         };
         let target = target.into();
-        Connect { remote, host, target, protocols: Vec::new(), headers: Vec::new(), tls: None, token: 0 }
+        let (protocols, headers) = (Vec::new(), Vec::new());
+        Connect { remote, source: None, host, target, protocols, headers, tls: None, token: 0 }
     }
 }
 

@@ -79,6 +79,14 @@ pub enum LaunchError {
     /// No port was given.
     #[error("a server needs at least one port: each worker owns one queue of a device")]
     NoPorts,
+    /// The exception path has not one port for each worker.
+    #[error("the exception path has {given} ports, and {workers} workers need one each")]
+    ExceptionPorts {
+        /// Ports that were given.
+        given: usize,
+        /// Workers.
+        workers: usize,
+    },
     /// A worker could not be made.
     #[error("worker {worker}: {source}")]
     Worker {
@@ -131,6 +139,23 @@ impl<P: Port + Send + 'static> Server<P> {
         let (handle, seats) =
             seats(&config, mtu, secret, wakers.iter().map(as_wake).collect()).map_err(LaunchError::Seats)?;
         Ok(Server { config, ports, seats, wakers, handle })
+    }
+
+    /// Hands frames for nobody to the kernel, and sends what it answers: `ports` have it at their other end (the queues of a
+    /// TAP device), one for each worker.
+    ///
+    /// # Errors
+    /// When there is not one for each worker.
+    pub fn exception_path<Q>(mut self, ports: Vec<Q>) -> Result<Self, LaunchError>
+    where
+        Q: Port<Frame: Send> + Send + 'static,
+    {
+        if ports.len() != self.seats.len() {
+            return Err(LaunchError::ExceptionPorts { given: ports.len(), workers: self.seats.len() });
+        }
+        self.seats =
+            self.seats.into_iter().zip(ports).map(|(seat, port)| seat.with_exception_path(port)).collect();
+        Ok(self)
     }
 
     /// Reaches the workers from any thread; also before they run.
@@ -535,6 +560,7 @@ fn sum_up(report: &WorkerReport) {
         accepted = stack.rx_syn_accepted,
         no_flow = stack.rx_no_flow + stack.rx_rst_sent,
         bad_checksum = stack.rx_bad_checksum,
+        misplaced = engine.misplaced,
         handed_over = engine.handed_over,
         taken_over = engine.taken_over,
         opened = engine.opened,

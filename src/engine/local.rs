@@ -1,7 +1,8 @@
 //! Everything of one worker that callbacks may touch, the connection's own bytes and send ring apart.
 
+use super::compression::Broadcast;
 use super::config::{Deadlines, EngineConfig, Limits, SlowReader};
-use super::conn::{PublishOutcome, SendOutcome};
+use super::conn::{Compress, PublishOutcome, SendOutcome};
 use super::handler::{Cause, Connect};
 use super::mailbox::{Command, Crew, Mailbox, SharedMessage};
 use super::outbound::{CONTROL_BYTES_MAX, OutFrame};
@@ -11,6 +12,7 @@ use super::stats::WorkerStats;
 use super::topics::{SubscribeError, Topics};
 use crate::stack::{ConnId, SendHalf, Stack};
 use crate::time::Instant;
+use crate::ws::deflate::Deflater;
 use crate::ws::frame::Opcode;
 use crate::ws::{CloseCode, Message, Role};
 use rand_chacha::ChaCha20Rng;
@@ -47,6 +49,10 @@ pub(super) struct Local<S> {
     /// By [`ConnId::index`].
     pub(super) sessions: Vec<Option<Session<S>>>,
     topics: Topics,
+    /// Compresses what is sent, where that is configured; not here while it does.
+    pub(super) deflater: Option<Box<Deflater>>,
+    /// Messages of this many bytes are compressed where that was negotiated; `usize::MAX` when it never is.
+    deflate_from: usize,
     pub(super) crew: Arc<Crew>,
     pub(super) rng: ChaCha20Rng,
     pub(super) stats: WorkerStats,
@@ -78,6 +84,8 @@ impl<S> Local<S> {
             slow_reader: config.slow_reader,
             sessions: Vec::new(),
             topics: Topics::new(config.limits.topics_max, topics_key),
+            deflater: config.deflate.map(|deflate| Box::new(Deflater::new(&deflate))),
+            deflate_from: config.deflate.map_or(usize::MAX, |deflate| deflate.threshold_bytes),
             crew,
             rng,
             stats: WorkerStats::default(),
@@ -118,9 +126,18 @@ impl<S> Local<S> {
     }
 
     /// Sends a whole message to an open connection.
-    pub(super) fn send(&mut self, index: u32, half: &mut SendHalf<'_>, message: Message<'_>) -> SendOutcome {
+    pub(super) fn send(
+        &mut self,
+        index: u32,
+        half: &mut SendHalf<'_>,
+        message: Message<'_>,
+        compress: Compress,
+    ) -> SendOutcome {
         let (opcode, payload) = parts(message);
         let Some(mask) = self.mask_if_open(index) else { return SendOutcome::Closed };
+        if payload.len() >= self.deflate_from || compress == Compress::Yes {
+            return self.send_deflated(index, half, message, mask, compress);
+        }
         self.push_message(index, half, &OutFrame::new(opcode, true, payload, mask))
     }
 
@@ -273,7 +290,7 @@ impl<S> Local<S> {
         outcome
     }
 
-    /// Sends a message to this worker's subscribers, but not to `except`. It is encoded once.
+    /// Sends a message to this worker's subscribers, but not to `except`. It is encoded once, and compressed once.
     pub(super) fn publish_here(
         &mut self,
         senders: &mut impl Senders,
@@ -283,9 +300,11 @@ impl<S> Local<S> {
     ) -> PublishOutcome {
         let mut outcome = PublishOutcome::default();
         let (opcode, payload) = parts(message);
-        let plain = OutFrame::new(opcode, true, payload, None);
         // Sending may close a subscriber but never changes the list: subscriptions end with the session.
         let Some(topic) = self.topics.find(name) else { return outcome };
+        let plain = OutFrame::new(opcode, true, payload, None);
+        let mut deflater = if payload.len() >= self.deflate_from { self.deflater.take() } else { None };
+        let mut broadcast = Broadcast::new(deflater.as_deref_mut());
         let mut position = 0;
         while let Some(conn) = self.topics.subscriber(topic, position) {
             position += 1;
@@ -295,9 +314,15 @@ impl<S> Local<S> {
             let Some(mask) = self.mask_if_open(conn) else { continue };
             let Some(id) = self.at(conn).map(|session| session.id) else { continue };
             let Some(mut half) = senders.sender(id) else { continue };
-            let sent = match mask {
-                None => self.push_message(conn, &mut half, &plain),
-                Some(_) => self.push_message(conn, &mut half, &OutFrame::new(opcode, true, payload, mask)),
+            let sent = match (broadcast.deflated(payload, self.outgoing(conn)), mask) {
+                (Some(deflated), _) => {
+                    let frame = OutFrame::compressed(opcode, deflated, mask);
+                    self.push_deflated(conn, &mut half, payload, &frame)
+                }
+                (None, None) => self.push_message(conn, &mut half, &plain),
+                (None, Some(_)) => {
+                    self.push_message(conn, &mut half, &OutFrame::new(opcode, true, payload, mask))
+                }
             };
             match sent {
                 SendOutcome::Sent => outcome.sent += 1,
@@ -305,6 +330,9 @@ impl<S> Local<S> {
                 SendOutcome::Dropped => outcome.dropped += 1,
                 SendOutcome::Closed => {}
             }
+        }
+        if deflater.is_some() {
+            self.deflater = deflater;
         }
         outcome
     }
@@ -369,6 +397,7 @@ impl<S> Local<S> {
     pub(super) fn forget_outbound(&mut self, index: u32) {
         if let Some(session) = self.at(index) {
             session.outbound.clear();
+            session.deflate = None;
             self.account_out(index);
         }
     }
@@ -379,10 +408,10 @@ impl<S> Local<S> {
     }
 
     /// Counts a change of the heap that a session's sending side holds.
-    fn account_out(&mut self, index: u32) {
+    pub(super) fn account_out(&mut self, index: u32) {
         let Local { sessions, stats, .. } = self;
         if let Some(Some(session)) = sessions.get_mut(index as usize) {
-            let heap_bytes = session.outbound.heap_bytes();
+            let heap_bytes = session.heap_out();
             if session.heap_out != heap_bytes {
                 stats.memory_bytes = stats.memory_bytes - session.heap_out as u64 + heap_bytes as u64;
                 session.heap_out = heap_bytes;
@@ -401,7 +430,12 @@ impl<S> Local<S> {
     }
 
     /// The one way of a data frame: accepted whole under the rule of `overflow_bytes_max`, or dropped and counted.
-    fn push_message(&mut self, index: u32, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> SendOutcome {
+    pub(super) fn push_message(
+        &mut self,
+        index: u32,
+        half: &mut SendHalf<'_>,
+        frame: &OutFrame<'_>,
+    ) -> SendOutcome {
         let Local { sessions, stats, limits, .. } = self;
         let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
         let hold = session.outbound.mid_message;
@@ -441,7 +475,7 @@ impl<S> Local<S> {
     }
 }
 
-fn parts(message: Message<'_>) -> (Opcode, &[u8]) {
+pub(super) fn parts(message: Message<'_>) -> (Opcode, &[u8]) {
     match message {
         Message::Text(text) => (Opcode::Text, text.as_bytes()),
         Message::Binary(bytes) => (Opcode::Binary, bytes),

@@ -9,12 +9,15 @@
 //! | `worker`, `serve`, `read`, `drain` | a burst; one connection's turn in it; what is read there; the end |
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
 //! | `secure` | TLS between the rings and all of the above, for `wss://` |
+//! | `compression` | messages on their way out that are compressed |
 //! | `opening`, [`guards`], `proxied` | the opening handshake of both roles, and plain HTTP beside it; who may; clients behind a proxy |
 //! | `rates`, `peers` | how fast one connection may send; how many connections one peer may have |
 //! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
+//! | `exception` | frames for nobody, to the kernel and back |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `backoff` | waits before a connection is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
@@ -24,9 +27,12 @@
 //! * Bytes reach a send ring in the order in which their messages were accepted; a message is accepted whole or not.
 //! * Memory beyond the rings is counted in [`WorkerStats::memory_bytes`] and bounded by [`Limits::memory_bytes_max`].
 
+mod backoff;
+mod compression;
 mod config;
 mod conn;
 mod drain;
+mod exception;
 pub mod guards;
 mod handle;
 mod handler;
@@ -49,10 +55,11 @@ mod steering;
 mod topics;
 mod worker;
 
+pub use backoff::Backoff;
 pub use config::{
     Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, RateLimits, RatePolicy, SlowReader, Steering,
 };
-pub use conn::{Conn, ConnRef, Context, PublishOutcome, SendOutcome};
+pub use conn::{Compress, Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
 pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Refusal, Request, Upgrade};
 pub use launch::{Client, LaunchError, Running, Server};

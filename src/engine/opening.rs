@@ -6,6 +6,7 @@ use super::handler::{Connect, Handler, Refusal, Request, Upgrade};
 use crate::http::{RequestHead, Routes, write_plain};
 use crate::time::{Duration, Instant};
 use crate::tls::Agreed;
+use crate::ws::deflate::{self, Agreement, DeflateConfig};
 use crate::ws::handshake::{
     self, Accepted, ClientRequest, HandshakeError, HeadFieldError, RESPONSE_HEAD_BYTES_MAX, ResponseError,
 };
@@ -17,6 +18,8 @@ pub(super) struct Site {
     routes: Arc<Routes>,
     origins: Origins,
     guards: Vec<Arc<dyn Guard>>,
+    /// Compression to agree to, or to offer.
+    pub(super) deflate: Option<DeflateConfig>,
     /// Time since 1970 at an instant of the worker's.
     pub(super) unix: Option<(Instant, Duration)>,
 }
@@ -37,8 +40,8 @@ pub(super) enum Answered<S> {
         /// Whether one may.
         keep_alive: bool,
     },
-    /// Frames follow.
-    Upgraded(S),
+    /// Frames follow; compressed ones, too, where that was agreed on.
+    Upgraded(S, Option<Agreement>),
 }
 
 impl Site {
@@ -48,6 +51,7 @@ impl Site {
             origins: config.origins.clone(),
             guards: config.guards.clone(),
             unix: None,
+            deflate: config.deflate,
         }
     }
 
@@ -65,7 +69,7 @@ impl Site {
         }
         let Asked { peer, local, tls, now } = asked;
         match self.upgrade(handler, Request { head, peer, local, tls, claims: None }, now, out) {
-            Ok(session) => Answered::Upgraded(session),
+            Ok((session, deflate)) => Answered::Upgraded(session, deflate),
             Err(Refusal { status, headers, body }) => {
                 write_plain(out, status, &headers, &body, false);
                 Answered::Http { keep_alive: false }
@@ -84,7 +88,7 @@ impl Site {
         request: Request<'_>,
         now: Instant,
         out: &mut Vec<u8>,
-    ) -> Result<H::Session, Refusal> {
+    ) -> Result<(H::Session, Option<Agreement>), Refusal> {
         let head = request.head;
         let checked = handshake::check_request(head.method, head.minor_version, head.headers)
             .map_err(|error| Refusal::of_handshake(&error))?;
@@ -112,9 +116,12 @@ impl Site {
             // RFC 6455 section 4.2.2: the server may only choose what the client offered.
             return Err(Refusal::new(500, "the application chose a subprotocol that was not offered"));
         }
-        handshake::write_accept(out, checked.key, protocol.as_deref(), &headers)
+        // The grammar has been checked: there is nothing left that could fail.
+        let chosen = self.deflate.and_then(|config| deflate::choose(head.headers, &config).ok().flatten());
+        let (agreed, extensions) = chosen.unzip();
+        handshake::write_accept(out, checked.key, protocol.as_deref(), extensions.as_deref(), &headers)
             .map_err(|_| Refusal::new(500, "the application's answer cannot be sent"))?;
-        Ok(session)
+        Ok((session, agreed))
     }
 }
 
@@ -153,6 +160,7 @@ impl Refusal {
 pub(super) struct ClientHandshake {
     pub(super) connect: Connect,
     nonce: [u8; 16],
+    deflate: Option<DeflateConfig>,
     buffer: Vec<u8>,
 }
 
@@ -166,14 +174,16 @@ pub(super) enum Response {
         used: usize,
         /// The subprotocol it chose.
         protocol: Option<String>,
+        /// How messages may be compressed.
+        deflate: Option<Agreement>,
     },
     /// It does not.
     Refused(ResponseError),
 }
 
 impl ClientHandshake {
-    pub(super) fn new(connect: Connect, nonce: [u8; 16]) -> Self {
-        ClientHandshake { connect, nonce, buffer: Vec::new() }
+    pub(super) fn new(connect: Connect, nonce: [u8; 16], deflate: Option<DeflateConfig>) -> Self {
+        ClientHandshake { connect, nonce, deflate, buffer: Vec::new() }
     }
 
     /// Appends the request.
@@ -196,9 +206,10 @@ impl ClientHandshake {
             return Response::Partial;
         }
         match self.request().check_response(&self.buffer) {
-            Ok(Some(Accepted { consumed, protocol })) => Response::Accepted {
+            Ok(Some(Accepted { consumed, protocol, deflate })) => Response::Accepted {
                 used: consumed.saturating_sub(before),
                 protocol: protocol.map(str::to_owned),
+                deflate,
             },
             Ok(None) => Response::Partial,
             Err(error) => Response::Refused(error),
@@ -216,6 +227,7 @@ impl ClientHandshake {
             nonce: self.nonce,
             protocols: &self.connect.protocols,
             headers: &self.connect.headers,
+            deflate: self.deflate.as_ref(),
         }
     }
 }

@@ -26,10 +26,24 @@ pub(super) struct OutFrame<'a> {
 impl<'a> OutFrame<'a> {
     /// A frame; `mask` is the fresh key of a client's frame (RFC 6455 section 5.3), `None` for a server's.
     pub(super) fn new(opcode: Opcode, fin: bool, payload: &'a [u8], mask: Option<[u8; 4]>) -> Self {
-        let header = FrameHeader { fin, rsv1: false, opcode, mask, payload_bytes: payload.len() as u64 };
+        Self::with_header(
+            FrameHeader { fin, rsv1: false, opcode, mask, payload_bytes: payload.len() as u64 },
+            payload,
+        )
+    }
+
+    /// The only frame of a compressed message (RFC 7692 section 6).
+    pub(super) fn compressed(opcode: Opcode, payload: &'a [u8], mask: Option<[u8; 4]>) -> Self {
+        Self::with_header(
+            FrameHeader { fin: true, rsv1: true, opcode, mask, payload_bytes: payload.len() as u64 },
+            payload,
+        )
+    }
+
+    fn with_header(header: FrameHeader, payload: &'a [u8]) -> Self {
         let mut head = [0; HEADER_BYTES_MAX];
         let head_bytes = header.encode(&mut head);
-        OutFrame { head, head_bytes, payload, mask }
+        OutFrame { head, head_bytes, payload, mask: header.mask }
     }
 
     /// Length on the wire, bytes.
@@ -49,8 +63,12 @@ impl<'a> OutFrame<'a> {
     /// Writes as much as fits into the ring; returns how many bytes.
     fn write(&self, half: &mut SendHalf<'_>) -> usize {
         let whole = half.write_in_place(self.len(), |place| {
-            let (head, payload) = place.split_at_mut(self.head_bytes);
-            head.copy_from_slice(self.head());
+            match place.first_chunk_mut() {
+                // One fixed copy; the payload goes over what is no header.
+                Some(front) => *front = self.head,
+                None => place[..self.head_bytes].copy_from_slice(self.head()),
+            }
+            let payload = &mut place[self.head_bytes..];
             payload.copy_from_slice(self.payload);
             if let Some(key) = self.mask {
                 mask::apply(payload, key, 0);

@@ -10,6 +10,7 @@ use super::worker::Worker;
 use crate::http::{HEADERS_MAX, parse_head};
 use crate::port::Port;
 use crate::stack::ConnId;
+use crate::ws::deflate::{Agreement, Outgoing};
 use crate::ws::{Close, CloseCode, Decoder, Event, ProtocolError, Role};
 
 /// What is left of a connection's share of this burst.
@@ -30,7 +31,7 @@ enum HeadStep<S> {
     Body,
     Busy,
     Answered { keep_alive: bool, body_bytes: usize },
-    Upgraded(S),
+    Upgraded(S, Option<Agreement>),
 }
 
 impl<P: Port, H: Handler> Worker<P, H> {
@@ -39,12 +40,12 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let mut share =
             Share { bytes: self.burst.connection_bytes, messages: self.burst.connection_messages };
         let mut more = self.has_input(id);
-        while more && self.local.may_read(id.index) && !share.is_used_up() {
+        while more && !share.is_used_up() && self.local.may_read(id.index) {
             let before = share.bytes;
             match self.inbound.get(id.index as usize) {
                 Some(Inbound::Head { .. }) => self.read_head(id, &mut share),
                 Some(Inbound::Response(_)) => self.read_response(id, &mut share),
-                Some(Inbound::Frames(_)) => {
+                Some(Inbound::Frames { .. }) => {
                     self.read_frames(id, &mut share);
                     self.police(id, before - share.bytes);
                 }
@@ -63,8 +64,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Frames: decoded where they lie, and lent to the handler from there.
     fn read_frames(&mut self, id: ConnId, share: &mut Share) {
-        let Worker { stack, inbound, local, handler, .. } = self;
-        let Some(Inbound::Frames(decoder)) = inbound.get_mut(id.index as usize) else { return };
+        let Worker { stack, inbound, inflater, local, handler, .. } = self;
+        let Some(Inbound::Frames { decoder, history }) = inbound.get_mut(id.index as usize) else { return };
+        let message_bytes_max = local.limits.message.message_bytes_max;
         let mut input = local.take_input(id.index);
         let ended = input.lend(stack, id, |bytes, half| {
             let mut conn = Conn { id, half: half.reborrow(), local };
@@ -75,8 +77,20 @@ impl<P: Port, H: Handler> Worker<P, H> {
                     Ok(decoded) => {
                         used += decoded.consumed;
                         share.bytes = share.bytes.saturating_sub(decoded.consumed);
-                        let Some(event) = decoded.event else { continue };
+                        let Some(mut event) = decoded.event else { continue };
                         share.messages -= 1;
+                        if let Event::Compressed(compressed) = event {
+                            match inflater.inflate(compressed, history.as_deref_mut(), message_bytes_max) {
+                                Ok(message) => {
+                                    share.bytes = share.bytes.saturating_sub(message.as_bytes().len());
+                                    event = Event::Message(message);
+                                }
+                                Err(error) => {
+                                    ended = Some(Err(error));
+                                    break;
+                                }
+                            }
+                        }
                         if deliver(handler, &mut conn, event) {
                             ended = Some(Ok(()));
                             break;
@@ -116,13 +130,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Counts the heap that the receiving side holds; whoever brings it over the worker's bound must go.
     fn settle_memory(&mut self, id: ConnId) {
         let Some(inbound) = self.inbound.get_mut(id.index as usize) else { return };
-        if let Inbound::Frames(decoder) = inbound {
+        if let Inbound::Frames { decoder, .. } = inbound {
             decoder.reclaim();
         }
+        let begun_bytes = inbound.begun_bytes();
         let heap_bytes = inbound.heap_bytes();
         let (secure_bytes, held_bytes) = self.local.secure_heap(id.index);
         self.local.account_in(id.index, heap_bytes + secure_bytes);
-        if heap_bytes + held_bytes > 0 && self.local.is_short_of_memory() {
+        if begun_bytes + held_bytes > 0 && self.local.is_short_of_memory() {
             match self.phase(id) {
                 Some(Phase::Open | Phase::CloseSent) => {
                     self.fail(id, CloseCode::TRY_AGAIN_LATER, "out of memory", Cause::MemoryShort);
@@ -188,7 +203,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                     let asked = Asked { peer, local: ours, tls, now };
                     let step = match site.answer(handler, &head, asked, scratch) {
                         Answered::Http { keep_alive } => HeadStep::Answered { keep_alive, body_bytes },
-                        Answered::Upgraded(user) => HeadStep::Upgraded(user),
+                        Answered::Upgraded(user, deflate) => HeadStep::Upgraded(user, deflate),
                     };
                     (used, (used, step))
                 }
@@ -216,7 +231,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 return;
             }
             HeadStep::Body => return,
-            HeadStep::Busy | HeadStep::Answered { .. } | HeadStep::Upgraded(_) => {}
+            HeadStep::Busy | HeadStep::Answered { .. } | HeadStep::Upgraded(..) => {}
         }
         share.messages -= 1;
         *buffer = Vec::new();
@@ -230,7 +245,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             local.push_bytes(id.index, &mut half, scratch);
         }
         match step {
-            HeadStep::Upgraded(user) => self.open(id, user),
+            HeadStep::Upgraded(user, deflate) => self.open(id, user, deflate),
             HeadStep::Answered { keep_alive: true, .. } => {}
             _ => self.linger(id),
         }
@@ -253,23 +268,30 @@ impl<P: Port, H: Handler> Worker<P, H> {
         local.put_input(id.index, input);
         match response {
             None | Some(Response::Partial) => {}
-            Some(Response::Accepted { protocol, .. }) => {
+            Some(Response::Accepted { protocol, deflate, .. }) => {
                 share.messages -= 1;
                 let user = handler.on_connect(&handshake.connect, protocol.as_deref());
-                self.open(id, user);
+                self.open(id, user, deflate);
             }
             Some(Response::Refused(error)) => self.fail_connect(id, error.into()),
         }
     }
 
     /// The opening handshake is done.
-    fn open(&mut self, id: ConnId, user: H::Session) {
+    fn open(&mut self, id: ConnId, user: H::Session, deflate: Option<Agreement>) {
         let limits = self.local.limits.message;
         let Some(session) = self.local.session(id) else { return };
         session.phase = Phase::Open;
         session.user = user;
-        let role = session.role;
-        self.inbound[id.index as usize] = Inbound::Frames(Decoder::new(role, limits));
+        session.deflate = deflate.map(|agreed| Box::new(Outgoing::new(agreed.send)));
+        let decoder = Decoder::new(session.role, limits);
+        self.inbound[id.index as usize] = match deflate {
+            None => Inbound::Frames { decoder, history: None },
+            Some(agreed) => Inbound::Frames {
+                decoder: decoder.with_compression(),
+                history: agreed.receive.history().map(Box::new),
+            },
+        };
         self.local.begin_terms(id.index);
         self.local.stats.open += 1;
         self.local.stats.opened += 1;
@@ -315,7 +337,7 @@ fn deliver<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, event: Event<'_>
         }
         Event::Pong(payload) if open => handler.on_pong(conn, payload),
         // We have sent our close frame: what comes until the peer's is discarded.
-        Event::Message(_) | Event::Ping(_) | Event::Pong(_) => {}
+        Event::Message(_) | Event::Compressed(_) | Event::Ping(_) | Event::Pong(_) => {}
         Event::Close(close) => {
             conclude_handshake(handler, conn, close);
             return true;

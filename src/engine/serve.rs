@@ -36,8 +36,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if more {
             self.unfinished.push(id);
         }
-        // The common turn ends here: nothing is due, nothing waits, nothing has ended.
-        if quiet && self.is_quietly_open(id) {
+        // The common turn ends here: nothing is due, nothing waits, nothing has ended. What TCP says has not changed:
+        // nothing was fed to it, and whoever closed the connection ended its phase.
+        let now = self.local.now;
+        if quiet && self.local.session(id).is_some_and(|session| session.is_quiet(now)) {
             return;
         }
         self.check_deadlines(id);
@@ -51,13 +53,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     fn is_quietly_open(&mut self, id: ConnId) -> bool {
         let now = self.local.now;
         let session = self.local.session(id);
-        session.is_some_and(|session| {
-            session.phase == Phase::Open
-                && session.outbound.waiting_bytes() == 0
-                && !session.paused
-                && !session.outbound.is_closed_by_peer()
-                && now < session.armed
-        }) && self.stack.status(id) == Some(Status::Open)
+        session.is_some_and(|session| session.is_quiet(now)) && self.stack.status(id) == Some(Status::Open)
     }
 
     /// Opens a connection as a client.
@@ -66,14 +62,21 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let opened = match (self.local.draining, full) {
             (true, _) => Err(ConnectFailure::Drain),
             (false, true) => Err(ConnectError::Full.into()),
-            (false, false) => self.stack.connect(connect.remote).map_err(ConnectFailure::Connect),
+            (false, false) => {
+                let opened = match connect.source {
+                    None => self.stack.connect(connect.remote),
+                    Some(source) => self.stack.connect_from(source, connect.remote),
+                };
+                opened.map_err(ConnectFailure::Connect)
+            }
         };
         match opened {
             Ok(id) => {
                 let secure = connect.tls.as_ref().map(|tls| tls.config.connect(&tls.server_name));
                 let mut nonce = [0; 16];
                 self.local.rng.fill_bytes(&mut nonce);
-                let inbound = Inbound::Response(Box::new(ClientHandshake::new(connect, nonce)));
+                let inbound =
+                    Inbound::Response(Box::new(ClientHandshake::new(connect, nonce, self.site.deflate)));
                 let deadline = self.local.now + self.local.deadlines.handshake;
                 let mut session = Session::new(id, Role::Client, Phase::Connecting, self.local.now, deadline);
                 let failed = match secure.transpose() {

@@ -21,6 +21,13 @@ pub struct WorkerStats {
     /// Frames lost on the way to another worker because the link was full. TCP sends them again.
     pub hand_over_dropped: u64,
 
+    /// Frames for nobody handed to the kernel, and copies of what it learns from.
+    pub to_kernel: u64,
+    /// Frames of the kernel's sent out of the port.
+    pub from_kernel: u64,
+    /// Frames lost on the exception path: more than a burst moves, too long, or no room.
+    pub exception_dropped: u64,
+
     /// Sessions just now: every connection that was not yet given back to the stack.
     pub sessions: u64,
     /// WebSockets just now.
@@ -55,8 +62,12 @@ pub struct WorkerStats {
     pub message_bytes_in: u64,
     /// Messages accepted for sending (a fragment counts as one).
     pub messages_out: u64,
-    /// Their payload bytes.
+    /// Their payload bytes, as they were sent.
     pub message_bytes_out: u64,
+    /// Of the messages accepted, those that were compressed.
+    pub messages_deflated: u64,
+    /// Bytes that compressing them saved.
+    pub deflated_bytes_saved: u64,
     /// Of them, those that had to wait for room in the send ring.
     pub messages_queued: u64,
     /// Pings received.
@@ -75,7 +86,7 @@ pub struct WorkerStats {
     /// Publishes that another worker's full mailbox did not take.
     pub publishes_not_forwarded: u64,
 
-    /// Heap in use for messages being assembled and for overflow queues, bytes.
+    /// Heap in use for messages being assembled, for overflow queues and for the contexts of compression, bytes.
     pub memory_bytes: u64,
 }
 

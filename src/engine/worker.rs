@@ -4,19 +4,21 @@ use super::Handle;
 use super::config::{Burst, ConfigError, EngineConfig, Steering};
 use super::conn::{ConnRef, Context, SendOutcome};
 use super::drain::Ending;
+use super::exception::{Exit, Kernel};
 use super::handler::Handler;
 use super::local::Local;
 use super::mailbox::{Command, Crew, Mailbox, Wake};
 use super::opening::Site;
 use super::placement::{Finding, Placement};
 use super::session::Inbound;
-use super::stats::WorkerReport;
+use super::stats::{WorkerReport, WorkerStats};
 use super::steering::Links;
 use crate::port::wire::WireError;
 use crate::port::{Frame, MTU_MAX, Port, PortInfo};
 use crate::stack::{Cidr, ConnId, Lease, Onward, Share, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
 use crate::tls::ServerTls;
+use crate::ws::deflate::Inflater;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
@@ -27,7 +29,8 @@ use std::sync::Arc;
 const REFUSALS_MIN: usize = 64;
 
 /// The largest frame of any MTU: a port with larger ones receives what was not cut into segments yet.
-const FRAME_BYTES_MAX: usize = MTU_MAX + 14;
+const FRAME_BYTES_MAX: usize = MTU_MAX + ETHERNET_BYTES;
+const ETHERNET_BYTES: usize = 14;
 
 /// One worker. It knows no thread, no clock and no descriptor: whoever owns it calls [`Worker::poll`] with the time.
 pub struct Worker<P: Port, H: Handler> {
@@ -39,12 +42,15 @@ pub struct Worker<P: Port, H: Handler> {
     pub(super) handler: H,
     /// What the peers send, by [`ConnId::index`]; apart from the sessions, because messages are lent from it.
     pub(super) inbound: Vec<Inbound>,
+    /// Decompresses what they send; apart from the sessions for the same reason.
+    pub(super) inflater: Inflater,
     pub(super) local: Local<H::Session>,
     pub(super) site: Site,
     /// Networks of proxies.
     pub(super) proxies: Vec<Cidr>,
     pub(super) burst: Burst,
     placement: Placement,
+    kernel: Option<Box<dyn Kernel>>,
     /// Connections whose turn ended before their bytes did.
     pub(super) unfinished: Vec<ConnId>,
     /// Responses and requests are built here.
@@ -107,6 +113,20 @@ pub struct Seat {
     crew: Arc<Crew>,
     links: Links,
     secret: [u8; 32],
+    exit: Option<Box<dyn Kernel>>,
+}
+
+impl Seat {
+    /// The exception path of this place: a port at whose other end the kernel is. Frames for nobody go there, and what comes
+    /// from there is sent out of the worker's port.
+    #[must_use]
+    pub fn with_exception_path<Q>(mut self, port: Q) -> Self
+    where
+        Q: Port<Frame: Send> + Send + 'static,
+    {
+        self.exit = Some(Box::new(Exit::new(port)));
+        self
+    }
 }
 
 /// The seats of as many workers as there are `wakers`, and the handle that reaches them all. `mtu` is the largest
@@ -128,7 +148,7 @@ pub fn seats(
     let seat = |(index, links)| {
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
-        Seat { index, crew: crew.clone(), links, secret }
+        Seat { index, crew: crew.clone(), links, secret, exit: None }
     };
     let seats = links.into_iter().enumerate().map(seat).collect();
     Ok((Handle { crew }, seats))
@@ -147,7 +167,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         now: Instant,
     ) -> Result<Self, WorkerError> {
         config.validate()?;
-        let Seat { index, crew, links, secret } = seat;
+        let Seat { index, crew, links, secret, exit } = seat;
         let mut rng = ChaCha20Rng::from_seed(secret);
         let (mut stack_secret, mut local_secret) = ([0; 32], [0; 32]);
         rng.fill_bytes(&mut stack_secret);
@@ -159,6 +179,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             connections_max.saturating_add(REFUSALS_MIN.max(connections_max / 16));
         let workers = crew.workers();
         stack_config.dhcp &= index == 0;
+        stack_config.has_exception_path = exit.is_some();
         let rss = port.info().rss.clone().filter(|_| config.steering == Steering::Device);
         let placement = Placement::new(workers, rss.is_some());
         if workers > 1 {
@@ -183,11 +204,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
             links,
             handler,
             inbound: Vec::new(),
+            inflater: Inflater::default(),
             local: Local::new(config, index, crew, local_secret, now),
             site: Site::new(config),
             proxies: config.proxies.clone(),
             burst: config.burst,
             placement,
+            kernel: exit,
             unfinished: Vec::new(),
             scratch: Vec::new(),
             bytes_left: 0,
@@ -215,6 +238,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
         let mut work = self.receive();
         work += self.take_over();
+        work += self.send_for_kernel();
         work += self.read_mailbox();
         self.heed_wishes();
         self.call_handler();
@@ -277,7 +301,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Descriptors that poll readable when frames are waiting.
     pub fn wait_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.port.wait_fd().into_iter().chain(self.links.wait_fds()).collect()
+        let kernel = self.kernel.as_ref().and_then(|kernel| kernel.wait_fd());
+        self.port.wait_fd().into_iter().chain(self.links.wait_fds()).chain(kernel).collect()
     }
 
     /// How long the owner may wait at most, because something can become possible that no descriptor tells of.
@@ -294,7 +319,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.asleep = true;
         let over = self.ending.is_told() && self.local.crew.all_are_done();
         let quiet = mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish()) && !over;
-        self.port.prepare_sleep() & self.links.prepare_sleep() & quiet
+        let kernel_is_quiet = self.kernel.as_mut().is_none_or(|kernel| kernel.prepare_sleep());
+        self.port.prepare_sleep() & self.links.prepare_sleep() & kernel_is_quiet & quiet
     }
 
     /// Calls a function with the worker's context: what a callback that is not about a connection can do.
@@ -319,7 +345,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let accepted = self.stack.stats().rx_syn_accepted;
         while let Some(frame) = self.rx.pop_front() {
             let onward = self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
-            if !self.links.is_empty() {
+            if onward != Onward::Done {
                 self.pass_on(onward, &frame);
             }
             self.port.release(frame);
@@ -330,7 +356,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         frames
     }
 
-    /// With several workers: a frame goes to its flow's owner, and what all must know goes to all.
+    /// A frame goes to its flow's owner, what all must know to all, and what is for nobody to the kernel.
     fn pass_on(&mut self, onward: Onward, frame: &P::Frame) {
         match onward {
             Onward::Done => {}
@@ -346,8 +372,25 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 let (given, dropped) = self.links.give_all(frame);
                 self.local.stats.handed_over += given;
                 self.local.stats.hand_over_dropped += dropped;
+                give_to_kernel(&mut self.kernel, &mut self.local.stats, frame.bytes());
             }
+            Onward::Kernel => give_to_kernel(&mut self.kernel, &mut self.local.stats, frame.bytes()),
         }
+    }
+
+    /// Sends what the kernel wants sent. It gets half of the room at most.
+    fn send_for_kernel(&mut self) -> usize {
+        let frame_bytes_max = self.port.info().mtu + ETHERNET_BYTES;
+        let Worker { kernel: Some(kernel), tx, local, burst, .. } = self else { return 0 };
+        let room = tx.room().saturating_sub(burst.tx_frames / 2);
+        let taken = kernel.take(room, &mut |frame| {
+            let fits =
+                frame.len() <= frame_bytes_max && tx.push(frame.len(), |out| out.copy_from_slice(frame));
+            local.stats.from_kernel += u64::from(fits);
+            local.stats.exception_dropped += u64::from(!fits);
+        });
+        local.stats.exception_dropped += kernel.flush();
+        taken
     }
 
     fn hand_over(&mut self, worker: usize, frame: &P::Frame) {
@@ -361,10 +404,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.links.is_empty() {
             return 0;
         }
-        let Worker { links, stack, tx, burst, .. } = self;
-        let frames =
-            links.take(burst.rx_frames, |frame| stack.take_over(frame.bytes(), frame.rx_checksum(), tx));
-        self.local.stats.taken_over += frames as u64;
+        let Worker { links, stack, tx, burst, kernel, local, .. } = self;
+        let frames = links.take(burst.rx_frames, |frame| {
+            if stack.take_over(frame.bytes(), frame.rx_checksum(), tx) == Onward::Kernel {
+                give_to_kernel(kernel, &mut local.stats, frame.bytes());
+            }
+        });
+        local.stats.taken_over += frames as u64;
         frames
     }
 
@@ -489,6 +535,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let retry = self.local.now + self.port.poll_interval();
         let deadline = deadline.map(|deadline| if stuck { deadline.max(retry) } else { deadline });
         Progress { busy, ended: self.has_ended(), deadline }
+    }
+}
+
+/// Copies a frame for the kernel, if there is a way to it.
+fn give_to_kernel(kernel: &mut Option<Box<dyn Kernel>>, stats: &mut WorkerStats, frame: &[u8]) {
+    if let Some(kernel) = kernel {
+        let given = kernel.give(frame);
+        stats.to_kernel += u64::from(given);
+        stats.exception_dropped += u64::from(!given);
     }
 }
 

@@ -150,6 +150,8 @@ pub struct StackConfig {
     pub dhcp: bool,
     /// Clamp the MTU below the port's, bytes; 576..=9000.
     pub mtu: Option<usize>,
+    /// Frames for nobody have somewhere to go: see [`Onward::Kernel`](super::Onward::Kernel).
+    pub has_exception_path: bool,
     /// This worker's share of the flows, where there are several workers; `None` when all are its own.
     pub share: Option<Share>,
     /// TCP settings.

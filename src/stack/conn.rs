@@ -154,10 +154,12 @@ impl Slot {
         self.set.get_mut(self.handle)
     }
 
-    /// The socket and the fields that a write changes: `write_blocked`, `rings_touched`, `progress_at`.
-    pub(super) fn for_sending(&mut self) -> (&mut Socket<'static>, &mut bool, &mut bool, &mut Instant) {
+    /// The flow, the socket, and the fields that a write changes: `write_blocked`, `rings_touched`, `progress_at`.
+    pub(super) fn for_sending(
+        &mut self,
+    ) -> (&FlowKey, &mut Socket<'static>, &mut bool, &mut bool, &mut Instant) {
         let socket = self.set.get_mut(self.handle);
-        (socket, &mut self.write_blocked, &mut self.rings_touched, &mut self.progress_at)
+        (&self.key, socket, &mut self.write_blocked, &mut self.rings_touched, &mut self.progress_at)
     }
 
     /// What the owner is told.

@@ -1,9 +1,10 @@
 //! Frames in: to the connection that owns them, to the interface, or to nobody.
 
-use super::classify::{Class, PathMtu, TcpInfo};
-use super::conn::{Phase, Received};
+use super::classify::{Class, PathMtu, TcpInfo, Unsupported};
+use super::conn::{Phase, Received, Slot};
 use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::{self, BareAck};
+use super::net::Net;
 use super::reply::Reply;
 use super::time_wait::Verdict;
 use super::{CloseCause, Onward, Stack};
@@ -11,6 +12,7 @@ use crate::port::{Frame, RxChecksum};
 use crate::time::Instant;
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::State;
+use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
 impl Stack {
@@ -42,11 +44,16 @@ impl Stack {
             Class::Dhcp if self.share.as_ref().is_some_and(|share| share.worker != 0) => {
                 return Onward::First;
             }
+            Class::Dhcp if self.dhcp.is_none() && self.has_exception_path => return self.leave_to_kernel(),
             Class::Dhcp => {
                 self.stats.rx_control += 1;
                 self.ingress_dhcp(frame);
             }
+            Class::Icmp if self.has_exception_path => return self.leave_to_kernel(),
             Class::Icmp => self.ingress_control(frame, tx),
+            Class::Unsupported(reason) if self.has_exception_path && !is_tcp_fragment(reason, frame) => {
+                return self.leave_to_kernel();
+            }
             Class::NotOurs => self.stats.rx_not_ours += 1,
             Class::Malformed(_) => self.stats.rx_malformed += 1,
             Class::Unsupported(_) => self.stats.rx_unsupported += 1,
@@ -54,8 +61,9 @@ impl Stack {
         Onward::Done
     }
 
-    /// Feeds a frame that another worker received: one that is ours alone is taken, and from one that it answered we learn.
-    pub fn take_over<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) {
+    /// Feeds a frame that another worker received: one that is ours alone is taken, or left to the kernel, and from one that it
+    /// answered we learn.
+    pub fn take_over<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) -> Onward {
         match super::classify::classify(frame, self.nets.mac()) {
             Class::Arp | Class::Ndp => {
                 let now = self.stack_now;
@@ -68,14 +76,14 @@ impl Stack {
                     self.narrow_path(&too_big);
                 }
             }
-            // All workers know one rule: what comes to us by it does not go on.
-            _ => {
-                let _ = self.ingress(frame, checksum, tx);
-            }
+            // All workers know one rule: what comes to us by it goes to no other worker.
+            _ => return self.ingress(frame, checksum, tx),
         }
+        Onward::Done
     }
 
     /// A TCP segment. The flow table first: it costs one that is in it nothing that there are other workers.
+    #[inline]
     fn ingress_segment<F: Frame>(
         &mut self,
         frame: &[u8],
@@ -96,7 +104,7 @@ impl Stack {
             return Onward::Done;
         }
         match flow {
-            None => self.ingress_new_segment(frame, segment, None, tx),
+            None => return self.ingress_new_segment(frame, segment, None, tx),
             Some(index) => self.ingress_known(index, frame, segment, tx),
         }
         Onward::Done
@@ -117,7 +125,7 @@ impl Stack {
             self.challenge(index, tx);
         } else {
             // Over but for what its owner has not read or let go of yet: the record of TIME-WAIT decides.
-            self.ingress_new_segment(frame, segment, Some(index), tx);
+            let _ = self.ingress_new_segment(frame, segment, Some(index), tx);
         }
     }
 
@@ -128,79 +136,91 @@ impl Stack {
         segment: &TcpInfo,
         in_time_wait: Option<u32>,
         tx: &mut TxQueue<F>,
-    ) {
-        if !self.nets.owns(segment.key.local().ip()) {
+    ) -> Onward {
+        let is_ours = self.nets.owns(segment.key.local().ip());
+        let listens = is_ours && self.listening.contains(&segment.key.local().port());
+        if self.has_exception_path && !listens && !self.time_wait.contains(self.now, &segment.key) {
+            return self.leave_to_kernel();
+        }
+        if !is_ours {
             self.stats.rx_not_ours += 1;
-            return;
+            return Onward::Done;
         }
         // smoltcp's listener would answer them: it knows none of our networks when a SYN is fed to it.
         if !self.nets.may_be_a_peer(segment.key.remote().ip()) {
             self.stats.rx_malformed += 1;
-            return;
+            return Onward::Done;
         }
         let isn_floor = match self.time_wait.on_segment(self.now, segment) {
             None => None,
             Some(Verdict::Reuse { isn_floor }) => Some(isn_floor),
             Some(Verdict::Drop) => {
                 self.stats.rx_time_wait += 1;
-                return;
+                return Onward::Done;
             }
             Some(Verdict::Acknowledge(reply)) => {
                 self.stats.rx_time_wait += 1;
                 if self.rst_rate.take(self.now) {
                     tx.push(reply.frame_bytes(), |out| reply.emit(frame, out));
                 }
-                return;
+                return Onward::Done;
             }
         };
         if let Some(index) = in_time_wait {
             self.close(index, CloseCause::Finished);
         }
-        let opens = segment.flags.is_opening();
-        if opens && self.listening.contains(&segment.key.local().port()) {
+        if listens && segment.flags.is_opening() {
             self.accept(frame, segment, isn_floor);
         } else {
             self.refuse(frame, segment, tx);
         }
+        Onward::Done
+    }
+
+    fn leave_to_kernel(&mut self) -> Onward {
+        self.stats.rx_to_kernel += 1;
+        Onward::Kernel
     }
 
     /// Hands a segment to its connection and looks at what changed.
     fn feed<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        let unacknowledged_before = self.slab.slot(index).socket().send_queue();
-        if self.slab.slot(index).phase == Phase::Live {
-            self.heed_late_ack(index, segment, tx);
-        }
         let slot = self.slab.slot_mut(index);
+        let mac = self.nets.mac();
         let net = self.nets.get(slot.net);
+        let unacknowledged_before = slot.socket().send_queue();
+        if unacknowledged_before > 0 && slot.phase == Phase::Live && is_late_ack(slot, segment) {
+            show_late_ack(net, slot, segment, mac, self.stack_now, tx);
+        }
         let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
         let queued_before = slot.socket().recv_queue();
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
-        slot.progress_at = self.now;
 
-        let phase = slot.phase;
-        let write_blocked = slot.write_blocked;
-        let owned = slot.owned;
         let socket = slot.socket();
         let state = socket.state();
         let queued = socket.recv_queue();
-        let has_bytes = queued > 0;
-        let has_room = write_blocked && socket.send_queue() <= socket.send_capacity() / 2;
+        let unacknowledged = socket.send_queue();
+        let (ring_bytes, send_bytes) = (socket.recv_capacity(), socket.send_capacity());
+        slot.progress_at = self.now;
         slot.rings_touched = true;
         slot.window = segment.window;
-        let acknowledged = unacknowledged_before.saturating_sub(slot.socket().send_queue());
+        let acknowledged = unacknowledged_before.saturating_sub(unacknowledged);
         slot.unacknowledged = slot.unacknowledged.wrapping_add(acknowledged as u32);
         if segment.payload_len > 0 {
-            let ring_bytes = slot.socket().recv_capacity();
             slot.received.advance(queued.saturating_sub(queued_before), segment, ring_bytes);
         }
+        let has_bytes = queued > 0;
+        let has_room = slot.write_blocked && unacknowledged <= send_bytes / 2;
         if has_room {
             slot.write_blocked = false;
         }
+        let (phase, owned) = (slot.phase, slot.owned);
         if phase == Phase::Live && state == State::Established {
             // The common case first: data or an acknowledgement on an open connection.
-            self.mark_dirty(index);
-            if owned && (has_bytes || has_room) {
-                self.mark_ready_index(index);
+            if !core::mem::replace(&mut slot.dirty, true) {
+                self.dirty.push_back(index);
+            }
+            if owned && (has_bytes || has_room) && !core::mem::replace(&mut slot.ready, true) {
+                self.ready.push_back(index);
             }
             if !owned {
                 self.discard_received(index);
@@ -208,24 +228,6 @@ impl Stack {
             return;
         }
         self.on_state(index, phase, state, segment);
-    }
-
-    /// Shows smoltcp a new acknowledgement that it would drop with its segment (see [`late_ack`]).
-    fn heed_late_ack<F: Frame>(&mut self, index: u32, segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        let slot = self.slab.slot_mut(index);
-        let socket = slot.socket();
-        let next = slot.expected_next();
-        let capacity = socket.recv_capacity();
-        let free = capacity - socket.recv_queue();
-        // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
-        let is_news = socket.send_queue() > 0 && (segment.ack.wrapping_sub(slot.unacknowledged) as i32) > 0;
-        if !is_news || !late_ack::is_just_outside(segment, next, capacity, free) {
-            return;
-        }
-        let ack = BareAck::new(&segment.key, self.nets.mac(), next, segment.ack, segment.window);
-        let net = self.nets.get(slot.net);
-        let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
-        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
     }
 
     /// A SYN on a connection that is open: RFC 5961 section 4.2. smoltcp is silent about it, so that a peer that was
@@ -376,4 +378,38 @@ impl Stack {
             }
         }
     }
+}
+
+/// Whether a segment brings an acknowledgement that smoltcp would drop with it (see [`late_ack`]).
+#[inline]
+fn is_late_ack(slot: &Slot, segment: &TcpInfo) -> bool {
+    // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
+    let is_news = (segment.ack.wrapping_sub(slot.unacknowledged) as i32) > 0;
+    let socket = slot.socket();
+    let capacity = socket.recv_capacity();
+    let free = capacity - socket.recv_queue();
+    is_news && late_ack::is_just_outside(segment, slot.expected_next(), capacity, free)
+}
+
+/// Shows smoltcp an acknowledgement on its own, at the number that it expects.
+#[cold]
+fn show_late_ack<F: Frame>(
+    net: &mut Net,
+    slot: &mut Slot,
+    segment: &TcpInfo,
+    mac: [u8; 6],
+    now: StackInstant,
+    tx: &mut TxQueue<F>,
+) {
+    let ack = BareAck::new(&segment.key, mac, slot.expected_next(), segment.ack, segment.window);
+    let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
+    net.iface.poll_ingress_single(now, &mut device, &mut slot.set);
+}
+
+/// Whether a frame is an IPv4 fragment of TCP. The kernel does not get those: it would put them together and answer what is a
+/// connection's of ours with RST.
+fn is_tcp_fragment(reason: Unsupported, frame: &[u8]) -> bool {
+    const PROTOCOL_AT: usize = 23;
+    const PROTOCOL_TCP: u8 = 6;
+    reason == Unsupported::Ipv4Fragment && frame.get(PROTOCOL_AT) == Some(&PROTOCOL_TCP)
 }

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 /// reached, so that what one connection receives can be sent to others while it is lent.
 pub struct SendHalf<'a> {
     id: ConnId,
-    key: FlowKey,
+    key: &'a FlowKey,
     socket: &'a mut Socket<'static>,
     flags: SlotFlags<'a>,
     now: Instant,
@@ -50,7 +50,7 @@ impl SlotFlags<'_> {
 }
 
 impl<'a> SendHalf<'a> {
-    /// The sending half of the slot that an id names. The caller marks it dirty.
+    /// The sending half of the slot that an id names, which becomes dirty.
     pub(super) fn of(
         slab: &'a mut Slab,
         dirty: &'a mut VecDeque<u32>,
@@ -58,12 +58,14 @@ impl<'a> SendHalf<'a> {
         now: Instant,
     ) -> Option<Self> {
         let (slot, slots) = slab.split(id)?;
+        if !core::mem::replace(&mut slot.dirty, true) {
+            dirty.push_back(id.index);
+        }
         Some(SendHalf::of_slot(slot, id, now, Some(Others { slots, dirty })))
     }
 
     fn of_slot(slot: &'a mut Slot, id: ConnId, now: Instant, others: Option<Others<'a>>) -> Self {
-        let key = slot.key;
-        let (socket, flags) = split(slot);
+        let (key, socket, flags) = split(slot);
         SendHalf { id, key, socket, flags, now, others }
     }
 
@@ -211,8 +213,8 @@ pub(super) fn close(slab: &mut Slab, pool: &mut RingPool, index: u32) {
     }
 }
 
-/// A slot's socket and the fields that writing changes.
-fn split(slot: &mut Slot) -> (&mut Socket<'static>, SlotFlags<'_>) {
-    let (socket, write_blocked, rings_touched, progress_at) = slot.for_sending();
-    (socket, SlotFlags { write_blocked, rings_touched, progress_at })
+/// A slot's flow, its socket and the fields that writing changes.
+fn split(slot: &mut Slot) -> (&FlowKey, &mut Socket<'static>, SlotFlags<'_>) {
+    let (key, socket, write_blocked, rings_touched, progress_at) = slot.for_sending();
+    (key, socket, SlotFlags { write_blocked, rings_touched, progress_at })
 }

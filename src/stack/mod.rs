@@ -115,8 +115,11 @@ pub enum Onward {
     Owner(u32),
     /// To the first worker, which alone runs DHCP; it was neither taken nor counted here.
     First,
-    /// It was taken, and all other workers must learn from it (ARP, NDP, reports about a path).
+    /// It was taken, and all other workers must learn from it (ARP, NDP, reports about a path); the kernel, too, where there is
+    /// an exception path.
     Everyone,
+    /// To the kernel, by the exception path: it is for nobody here. It was counted and not answered.
+    Kernel,
 }
 
 /// Counters of one stack since it was made. Every received frame is counted in exactly one of the first group.
@@ -144,6 +147,8 @@ pub struct StackStats {
     pub rx_unsupported: u64,
     /// Frames for another MAC or IP address.
     pub rx_not_ours: u64,
+    /// Frames for nobody, left to the exception path.
+    pub rx_to_kernel: u64,
 
     /// Connections opened (SYN-RECEIVED became ESTABLISHED, or our SYN was answered).
     pub opened: u64,
@@ -228,7 +233,7 @@ pub enum ConnectError {
     /// Every ephemeral port towards that address is in use.
     #[error("no local port is free towards that address")]
     NoPort,
-    /// No local address of the remote's family, or no route.
+    /// No local address of the remote's family, or no route; or the address to come from is not ours.
     #[error("no local address or route for that destination")]
     NoRoute,
 }
@@ -256,6 +261,7 @@ pub struct Stack {
     isn: SequenceNumbers,
     ports: EphemeralPorts,
     share: Option<Share>,
+    has_exception_path: bool,
     time_wait: TimeWait,
     listening: Vec<u16>,
     // Rarely.
@@ -295,6 +301,7 @@ impl Stack {
             isn: SequenceNumbers::new(&secret),
             ports: EphemeralPorts::new(&secret),
             share: config.share.clone(),
+            has_exception_path: config.has_exception_path,
             time_wait: TimeWait::new(tcp.time_wait_max, tcp.time_wait, &secret),
             listening: Vec::new(),
             neighbors: Neighbors::new(clock),
@@ -344,6 +351,18 @@ impl Stack {
     /// See [`ConnectError`].
     pub fn connect(&mut self, remote: SocketAddr) -> Result<ConnId, ConnectError> {
         let source = self.nets.source_for(remote.ip()).ok_or(ConnectError::NoRoute)?;
+        self.connect_from(source, remote)
+    }
+
+    /// Opens a connection from one of our addresses.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub fn connect_from(&mut self, source: IpAddr, remote: SocketAddr) -> Result<ConnId, ConnectError> {
+        let fits = self.nets.owns(source) && source.is_ipv4() == remote.is_ipv4();
+        if !fits || self.nets.next_hop(remote.ip()).is_none() {
+            return Err(ConnectError::NoRoute);
+        }
         let (flows, time_wait, now) = (&self.flows, &self.time_wait, self.now);
         let share = &self.share;
         let is_free = |flow: &FlowKey| {
@@ -439,8 +458,6 @@ impl Stack {
         id: ConnId,
         f: impl FnOnce(&mut [u8], &mut SendHalf<'_>) -> (usize, R),
     ) -> Option<R> {
-        self.slab.find(id)?;
-        self.mark_dirty(id.index);
         lend::lend(&mut self.slab, &mut self.dirty, id, self.now, f)
     }
 
@@ -451,8 +468,6 @@ impl Stack {
 
     /// The connection's sending half; `None` for an id that was released.
     pub fn sender(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
-        self.slab.find(id)?;
-        self.mark_dirty(id.index);
         SendHalf::of(&mut self.slab, &mut self.dirty, id, self.now)
     }
 

@@ -4,13 +4,13 @@ use super::error::TlsError;
 use super::files::{FileError, Identity, platform_roots, roots};
 use super::server::ALPN;
 use super::stream::Stream;
-use rustls::ClientConfig;
 use rustls::DigitallySignedStruct;
 use rustls::SignatureScheme;
 use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -49,16 +49,14 @@ impl ClientTls {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AcceptAnybody(provider.clone()))),
         };
-        let mut config = match identity {
+        let config = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let key = identity.load(&provider)?;
                 builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
             }
         };
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.enable_secret_extraction = true;
-        Ok(ClientTls(Arc::new(config)))
+        Ok(finish(config))
     }
 
     /// A new connection's TLS, to the server of this name (or IP address): it is sent as SNI and must be in the server's
@@ -72,6 +70,23 @@ impl ClientTls {
         })?;
         Stream::client(UnbufferedClientConnection::new(self.0.clone(), name)?)
     }
+}
+
+/// A client that believes these roots alone.
+pub(super) fn with_roots(
+    provider: Arc<CryptoProvider>,
+    roots: RootCertStore,
+) -> Result<ClientTls, FileError> {
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| FileError::Setup(error.to_string()))?;
+    Ok(finish(builder.with_root_certificates(roots).with_no_client_auth()))
+}
+
+fn finish(mut config: ClientConfig) -> ClientTls {
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_secret_extraction = true;
+    ClientTls(Arc::new(config))
 }
 
 impl std::fmt::Debug for ClientTls {

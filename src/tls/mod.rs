@@ -7,6 +7,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | `server`, `client`, `files` | what the two roles are configured with; certificates and keys from files |
+//! | `pair` | both ends in one process |
 //! | `stream` | one connection |
 //! | `handshake` | rustls' part of it |
 //! | `traffic`, `record` | data, alerts and key updates; one record, opened or sealed in place |
@@ -21,6 +22,7 @@ mod client;
 mod error;
 mod files;
 mod handshake;
+mod pair;
 mod record;
 mod server;
 mod stream;
@@ -30,5 +32,6 @@ pub use client::{ClientTls, Trust};
 pub use error::{TlsError, Violation};
 pub use files::{FileError, Identity};
 pub use handshake::Agreed;
+pub use pair::pair;
 pub use server::{ClientAuth, ServerOptions, ServerTls};
 pub use stream::{Data, Step, Stream};

@@ -3,15 +3,15 @@
 use super::error::TlsError;
 use super::files::{FileError, Identity, Stamp, roots, stamp};
 use super::stream::Stream;
-use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
-    UnbufferedServerConnection, WebPkiClientVerifier,
+    UnbufferedServerConnection, WantsServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
+use rustls::{ConfigBuilder, ServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -81,6 +81,17 @@ impl ServerTls {
         Ok(ServerTls { options, provider, current: RwLock::new(current) })
     }
 
+    /// With one certificate that comes from no file and is never exchanged.
+    pub(super) fn with_key(provider: Arc<CryptoProvider>, key: CertifiedKey) -> Result<Self, FileError> {
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| FileError::Setup(error.to_string()))?
+            .with_no_client_auth();
+        let config = finish(builder, vec![Arc::new(key)], new_ticketer()?);
+        let current = RwLock::new(Current { config, authorities: Vec::new(), stamp: Stamp::new() });
+        Ok(ServerTls { options: ServerOptions::default(), provider, current })
+    }
+
     /// A new connection's TLS. What is shared between workers is read here, once for each connection.
     ///
     /// # Errors
@@ -102,6 +113,9 @@ impl ServerTls {
     /// # Errors
     /// The first file that cannot be used: then everything stays as it was, until a file changes again.
     pub fn reload(&self) -> Result<(), FileError> {
+        if self.options.identities.is_empty() {
+            return Ok(());
+        }
         let (ticketer, authorities) = {
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
             (current.config.ticketer.clone(), current.authorities.clone())
@@ -173,16 +187,24 @@ impl Current {
                 )
             }
         };
-        let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        // Tickets hold what a session needs: nothing is stored here, and every worker can resume what another began.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = ticketer;
-        config.send_tls13_tickets = 1;
-        // The record layer is ours (see the module).
-        config.enable_secret_extraction = true;
-        Ok(Current { config: Arc::new(config), authorities, stamp })
+        Ok(Current { config: finish(builder, keys, ticketer), authorities, stamp })
     }
+}
+
+fn finish(
+    builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    keys: Vec<Arc<CertifiedKey>>,
+    ticketer: Arc<dyn ProducesTickets>,
+) -> Arc<ServerConfig> {
+    let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    // Tickets hold what a session needs: nothing is stored here, and every worker can resume what another began.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = ticketer;
+    config.send_tls13_tickets = 1;
+    // The record layer is ours (see the module).
+    config.enable_secret_extraction = true;
+    Arc::new(config)
 }
 
 fn new_ticketer() -> Result<Arc<dyn ProducesTickets>, FileError> {
@@ -201,7 +223,8 @@ impl ResolvesServerCert for ByName {
         let usable = || self.0.iter().filter(|key| key.key.choose_scheme(schemes).is_some());
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let named = name.and_then(|name| usable().find(|key| is_valid_for(key, &name)));
-        named.or_else(|| usable().next()).cloned()
+        // What fits nothing is for rustls to refuse, in words that say so.
+        named.or_else(|| usable().next()).or(self.0.first()).cloned()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Memory grows with the bytes that arrived, never with a length that a header declares.
 
 use super::frame::CONTROL_BYTES_MAX;
-use super::{Message, Opcode, ProtocolError};
+use super::{Compressed, Event, Message, Opcode, ProtocolError};
 
 /// The beginning of a message, unmasked.
 #[derive(Debug, Default)]
@@ -15,12 +15,15 @@ pub(super) enum Assembly {
     Text { text: String, tail: CharTail },
     /// A binary message.
     Binary(Vec<u8>),
+    /// A compressed message, still compressed.
+    Compressed { is_text: bool, bytes: Vec<u8> },
 }
 
 impl Assembly {
-    /// The beginning of a message whose first frame has `opcode`.
-    pub(super) fn begin(opcode: Opcode) -> Self {
+    /// The beginning of a message whose first frame has `opcode`, and RSV1 set when it is `compressed`.
+    pub(super) fn begin(opcode: Opcode, compressed: bool) -> Self {
         match opcode {
+            _ if compressed => Assembly::Compressed { is_text: opcode == Opcode::Text, bytes: Vec::new() },
             Opcode::Text => Assembly::Text { text: String::new(), tail: CharTail::default() },
             _ => Assembly::Binary(Vec::new()),
         }
@@ -35,7 +38,7 @@ impl Assembly {
         match self {
             Assembly::Empty => 0,
             Assembly::Text { text, tail } => text.len() + usize::from(tail.len),
-            Assembly::Binary(bytes) => bytes.len(),
+            Assembly::Binary(bytes) | Assembly::Compressed { bytes, .. } => bytes.len(),
         }
     }
 
@@ -44,7 +47,7 @@ impl Assembly {
         match self {
             Assembly::Empty => 0,
             Assembly::Text { text, .. } => text.capacity(),
-            Assembly::Binary(bytes) => bytes.capacity(),
+            Assembly::Binary(bytes) | Assembly::Compressed { bytes, .. } => bytes.capacity(),
         }
     }
 
@@ -53,7 +56,7 @@ impl Assembly {
         match self {
             Assembly::Empty => Ok(()),
             Assembly::Text { text, tail } => push_text(text, tail, payload),
-            Assembly::Binary(bytes) => {
+            Assembly::Binary(bytes) | Assembly::Compressed { bytes, .. } => {
                 bytes.extend_from_slice(payload);
                 Ok(())
             }
@@ -68,12 +71,20 @@ impl Assembly {
         }
     }
 
+    /// Whether what is put together is compressed.
+    pub(super) fn is_compressed(&self) -> bool {
+        matches!(self, Assembly::Compressed { .. })
+    }
+
     /// The message that was put together; `None` when none has begun.
-    pub(super) fn message(&self) -> Option<Message<'_>> {
+    pub(super) fn event(&self) -> Option<Event<'_>> {
         match self {
             Assembly::Empty => None,
-            Assembly::Text { text, .. } => Some(Message::Text(text)),
-            Assembly::Binary(bytes) => Some(Message::Binary(bytes)),
+            Assembly::Text { text, .. } => Some(Event::Message(Message::Text(text))),
+            Assembly::Binary(bytes) => Some(Event::Message(Message::Binary(bytes))),
+            Assembly::Compressed { is_text, bytes } => {
+                Some(Event::Compressed(Compressed { is_text: *is_text, payload: bytes }))
+            }
         }
     }
 }
@@ -179,7 +190,7 @@ mod tests {
 
     /// Pushes `bytes` in pieces of `piece` bytes; after how many bytes it failed, or the message.
     fn push_in_pieces(bytes: &[u8], piece: usize) -> Result<String, usize> {
-        let mut assembly = Assembly::begin(Opcode::Text);
+        let mut assembly = Assembly::begin(Opcode::Text, false);
         let mut pushed = 0;
         for chunk in bytes.chunks(piece) {
             pushed += chunk.len();
@@ -187,8 +198,8 @@ mod tests {
             assert_eq!(assembly.len(), pushed);
         }
         assembly.finish().map_err(|_| pushed + 1)?;
-        match assembly.message() {
-            Some(Message::Text(text)) => Ok(text.to_owned()),
+        match assembly.event() {
+            Some(Event::Message(Message::Text(text))) => Ok(text.to_owned()),
             other => panic!("{other:?}"),
         }
     }
@@ -252,7 +263,7 @@ mod tests {
 
     #[test]
     fn memory_grows_with_what_arrives() {
-        let mut assembly = Assembly::begin(Opcode::Binary);
+        let mut assembly = Assembly::begin(Opcode::Binary, false);
         assert_eq!(assembly.heap_bytes(), 0);
         for pushed in 1..=1000 {
             assembly.push(b"x").unwrap();

@@ -31,11 +31,23 @@ impl<'a> Message<'a> {
     }
 }
 
+/// A whole message as it was compressed; a [`deflate::Inflater`](super::deflate::Inflater) makes a [`Message`] of it,
+/// or finds that it is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compressed<'a> {
+    /// It will be text.
+    pub is_text: bool,
+    /// DEFLATE, without the four bytes at its end that RFC 7692 section 7.2.1 leaves out.
+    pub payload: &'a [u8],
+}
+
 /// What the peer said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A whole message, unmasked, assembled and (text) validated.
     Message(Message<'a>),
+    /// A whole message, unmasked and assembled, that is still to be decompressed. Only where that was negotiated.
+    Compressed(Compressed<'a>),
     /// A ping; the same payload is due back in a pong (RFC 6455 section 5.5.3).
     Ping(&'a [u8]),
     /// A pong.
@@ -47,7 +59,10 @@ pub enum Event<'a> {
 impl<'a> Event<'a> {
     /// The event that an unfragmented frame is by itself: a continuation never is one.
     #[inline]
-    fn of_frame(opcode: Opcode, payload: &'a [u8]) -> Result<Self, ProtocolError> {
+    fn of_frame(opcode: Opcode, compressed: bool, payload: &'a [u8]) -> Result<Self, ProtocolError> {
+        if compressed {
+            return Ok(Event::Compressed(Compressed { is_text: opcode == Opcode::Text, payload }));
+        }
         Ok(match opcode {
             Opcode::Text => {
                 let text = simdutf8::basic::from_utf8(payload).map_err(|_| ProtocolError::TextNotUtf8)?;
@@ -84,6 +99,8 @@ pub struct Decoder {
     /// Frames of the message that is being assembled.
     fragments: u32,
     role: Role,
+    /// Compression was negotiated: RSV1 means it.
+    compression: bool,
     lent: Lent,
 }
 
@@ -97,8 +114,14 @@ impl Decoder {
             control: None,
             fragments: 0,
             role,
+            compression: false,
             lent: Lent::Nothing,
         }
+    }
+
+    /// With compression negotiated: messages may come as [`Event::Compressed`].
+    pub fn with_compression(self) -> Self {
+        Decoder { compression: true, ..self }
     }
 
     /// Decodes up to one event from the front of `input`, which it unmasks in place.
@@ -117,7 +140,7 @@ impl Decoder {
                 if let Some(key) = header.mask {
                     mask::apply(payload, key, 0);
                 }
-                let event = Event::of_frame(header.opcode, payload);
+                let event = Event::of_frame(header.opcode, header.rsv1, payload);
                 if let Some(state) = State::after(&event) {
                     self.end(state);
                 }
@@ -127,12 +150,11 @@ impl Decoder {
                 Ok((used, Part::Frame)) => at += used,
                 Ok((_, Part::Unfinished)) => return Ok(Decoded { consumed: input.len(), event: None }),
                 Ok((used, Part::Message)) => {
-                    let event = self.assembly.message().map(Event::Message);
-                    return Ok(Decoded { consumed: at + used, event });
+                    return Ok(Decoded { consumed: at + used, event: self.assembly.event() });
                 }
                 Ok((used, Part::Control(opcode))) => {
                     let payload = self.control.as_deref().map(ControlPayload::bytes).unwrap_or_default();
-                    let event = Event::of_frame(opcode, payload);
+                    let event = Event::of_frame(opcode, false, payload);
                     if let Some(state) = State::after(&event) {
                         self.state = state;
                         self.assembly = Assembly::Empty;
@@ -179,7 +201,14 @@ impl Decoder {
             return None;
         }
         let rest = input.get(at..)?;
-        let (header, header_bytes) = FrameHeader::decode(rest, self.role).ok()??;
+        if let Some((header, header_bytes)) = FrameHeader::decode_small(rest, self.role)
+            && self.assembly.is_empty()
+            && header.payload_bytes <= self.limits.frame_bytes_max.min(self.limits.message_bytes_max) as u64
+        {
+            let start = at + header_bytes;
+            return Some((header, start, start + header.payload_bytes as usize));
+        }
+        let (header, header_bytes) = FrameHeader::decode(rest, self.role, self.compression).ok()??;
         let is_event = header.opcode.is_control()
             || header.fin
                 && header.opcode != Opcode::Continuation
@@ -194,7 +223,7 @@ impl Decoder {
     /// Goes on to the end of the frame or of the input, keeping the payload; how many bytes of the input it used.
     fn part(&mut self, input: &mut [u8]) -> Result<(usize, Part), ProtocolError> {
         let (mut frame, start) = match &mut self.state {
-            State::Header(begun) => match begun.resume(input, self.role)? {
+            State::Header(begun) => match begun.resume(input, self.role, self.compression)? {
                 Some((header, used)) => (self.begin(header)?, used),
                 None => return Ok((input.len(), Part::Unfinished)),
             },
@@ -209,7 +238,7 @@ impl Decoder {
             frame.phase = mask::apply(payload, key, usize::from(frame.phase)) as u8;
         }
         frame.remaining_bytes -= arrived as u64;
-        self.keep(frame.opcode, payload)?;
+        self.keep(&frame, payload)?;
 
         let used = start + arrived;
         if frame.remaining_bytes > 0 {
@@ -233,7 +262,7 @@ impl Decoder {
     /// Checks a frame's header against what came before it and against the limits.
     #[inline]
     fn begin(&mut self, header: FrameHeader) -> Result<Frame, ProtocolError> {
-        let FrameHeader { fin, opcode, mask, payload_bytes, .. } = header;
+        let FrameHeader { fin, rsv1, opcode, mask, payload_bytes } = header;
         if !opcode.is_control() {
             // RFC 6455 section 5.4: the frames of a message follow each other.
             match (opcode == Opcode::Continuation, self.assembly.is_empty()) {
@@ -241,7 +270,9 @@ impl Decoder {
                 (false, false) => return Err(ProtocolError::ContinuationExpected),
                 (true, false) | (false, true) => {}
             }
-            let Limits { message_bytes_max, frame_bytes_max, fragments_max } = self.limits;
+            let limits =
+                if rsv1 || self.assembly.is_compressed() { self.limits.compressed() } else { self.limits };
+            let Limits { message_bytes_max, frame_bytes_max, fragments_max } = limits;
             if payload_bytes > frame_bytes_max as u64 {
                 return Err(ProtocolError::FrameTooBig { limit: frame_bytes_max });
             }
@@ -255,17 +286,17 @@ impl Decoder {
                 }
             }
         }
-        Ok(Frame { remaining_bytes: payload_bytes, mask, phase: 0, opcode, fin })
+        Ok(Frame { remaining_bytes: payload_bytes, mask, phase: 0, opcode, rsv1, fin })
     }
 
     /// Copies the payload of a frame that cannot be lent.
-    fn keep(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), ProtocolError> {
-        if opcode.is_control() {
+    fn keep(&mut self, frame: &Frame, payload: &[u8]) -> Result<(), ProtocolError> {
+        if frame.opcode.is_control() {
             self.control.get_or_insert_default().push(payload);
             return Ok(());
         }
         if self.assembly.is_empty() {
-            self.assembly = Assembly::begin(opcode);
+            self.assembly = Assembly::begin(frame.opcode, frame.rsv1);
         }
         self.assembly.push(payload)
     }
@@ -314,7 +345,12 @@ struct HeaderPart {
 
 impl HeaderPart {
     /// The header that ends in `input`, and how many bytes of `input` belong to it; keeps them when it does not end.
-    fn resume(&mut self, input: &[u8], role: Role) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
+    fn resume(
+        &mut self,
+        input: &[u8],
+        role: Role,
+        compression: bool,
+    ) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
         let held = usize::from(self.len);
         let mut len = held;
         for (place, byte) in self.bytes[held..].iter_mut().zip(input) {
@@ -322,7 +358,7 @@ impl HeaderPart {
             len += 1;
         }
         self.len = len as u8;
-        let header = FrameHeader::decode(&self.bytes[..len], role)?;
+        let header = FrameHeader::decode(&self.bytes[..len], role, compression)?;
         Ok(header.map(|(header, header_bytes)| (header, header_bytes - held)))
     }
 }
@@ -335,6 +371,7 @@ struct Frame {
     /// Place in the masking key of the next payload byte.
     phase: u8,
     opcode: Opcode,
+    rsv1: bool,
     fin: bool,
 }
 
@@ -651,6 +688,52 @@ mod tests {
                 ["Message(Text(\"Hello\"))", "Close(Close { code: CloseCode(1001), reason: \"\" })"]
             );
         }
+    }
+
+    #[test]
+    fn a_compressed_message_in_fragments() {
+        let compressed = |opcode, fin, payload: &[u8]| {
+            let mut bytes = frame(opcode, fin, payload);
+            bytes[0] |= 0x40;
+            bytes
+        };
+        let stream = [
+            compressed(Opcode::Text, false, b"ab"),
+            frame(Opcode::Ping, true, b"p"),
+            frame(Opcode::Continuation, true, b"c"),
+            compressed(Opcode::Binary, true, b"\xff"),
+            frame(Opcode::Text, true, b"plain"),
+        ]
+        .concat();
+        let expected = [
+            "Ping([112])",
+            "Compressed(Compressed { is_text: true, payload: [97, 98, 99] })",
+            "Compressed(Compressed { is_text: false, payload: [255] })",
+            "Message(Text(\"plain\"))",
+        ];
+        for piece in 1..=stream.len() {
+            let mut decoder = server(Limits::default()).with_compression();
+            assert_eq!(decode_all(&mut decoder, &stream, piece), expected, "pieces of {piece}");
+        }
+        assert_eq!(decode_all(&mut server(Limits::default()), &stream, 1000), ["ReservedBits"]);
+        for wrong in [(Opcode::Continuation, true), (Opcode::Ping, true), (Opcode::Close, true)] {
+            let stream = [frame(Opcode::Text, false, b"a"), compressed(wrong.0, wrong.1, b"")].concat();
+            let mut decoder = server(Limits::default()).with_compression();
+            assert_eq!(decode_all(&mut decoder, &stream, 1000), ["ReservedBits"], "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_shrink_may_be_a_little_longer_than_the_limit() {
+        let message = |compressed: u8, payload_bytes| {
+            let mut bytes = frame(Opcode::Binary, true, &vec![0; payload_bytes]);
+            bytes[0] |= compressed;
+            let mut decoder = server(limits(6400, 6400, 1)).with_compression();
+            decode_all(&mut decoder, &bytes, bytes.len()).remove(0)
+        };
+        assert!(message(0x40, 6400 + 164).starts_with("Compressed"));
+        assert_eq!(message(0x40, 6400 + 165), "FrameTooBig { limit: 6564 }");
+        assert_eq!(message(0, 6401), "FrameTooBig { limit: 6400 }");
     }
 
     #[test]

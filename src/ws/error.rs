@@ -7,7 +7,7 @@ use super::CloseCode;
 #[non_exhaustive]
 pub enum ProtocolError {
     /// RFC 6455 section 5.2: RSV1, RSV2 and RSV3 must be 0 unless an extension gave them a meaning.
-    #[error("a reserved header bit is set and no extension was negotiated")]
+    #[error("a reserved header bit is set that no negotiated extension defines here")]
     ReservedBits,
     /// RFC 6455 section 5.2: opcodes 3-7 and 11-15 are reserved.
     #[error("opcode {opcode} is reserved")]
@@ -42,6 +42,9 @@ pub enum ProtocolError {
     /// RFC 6455 sections 5.6 and 8.1: text is UTF-8.
     #[error("a text message is not UTF-8")]
     TextNotUtf8,
+    /// RFC 7692 section 7.2.2: the payload of a compressed message is DEFLATE.
+    #[error("a compressed message is not DEFLATE, or refers to what was not agreed on")]
+    NotDeflate,
     /// RFC 6455 section 5.5.1: the payload of a close frame is empty or begins with a 2-byte code.
     #[error("a close frame of one byte")]
     CloseCodeCut,
@@ -91,7 +94,7 @@ impl ProtocolError {
             | ContinuationExpected
             | CloseCodeCut
             | CloseCodeForbidden { .. } => CloseCode::PROTOCOL_ERROR,
-            TextNotUtf8 | CloseReasonNotUtf8 => CloseCode::INVALID_PAYLOAD,
+            TextNotUtf8 | NotDeflate | CloseReasonNotUtf8 => CloseCode::INVALID_PAYLOAD,
             TooManyFragments { .. } => CloseCode::POLICY,
             FrameTooBig { .. } | MessageTooBig { .. } => CloseCode::TOO_BIG,
         }

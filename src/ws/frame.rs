@@ -66,15 +66,18 @@ pub struct FrameHeader {
 
 impl FrameHeader {
     /// Reads a header from the front of `bytes`: `Ok(Some((header, header_bytes)))`, or `Ok(None)` when more
-    /// bytes are needed. `role` is ours.
+    /// bytes are needed. `role` is ours; `compression` is whether it was negotiated, and with it RSV1.
     ///
     /// # Errors
-    /// What RFC 6455 section 5.2 forbids, as early as the bytes show it. No extension is negotiated yet, so a
-    /// set RSV1 is refused too.
+    /// What RFC 6455 section 5.2 forbids, as early as the bytes show it.
     #[inline]
-    pub fn decode(bytes: &[u8], role: Role) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
+    pub fn decode(
+        bytes: &[u8],
+        role: Role,
+        compression: bool,
+    ) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
         let Some(&first) = bytes.first() else { return Ok(None) };
-        if first & 0x70 != 0 {
+        if first & 0x70 != 0 && !(compression && is_compressed(first)) {
             return Err(ProtocolError::ReservedBits);
         }
         let opcode = Opcode::from_bits(first)?;
@@ -102,7 +105,31 @@ impl FrameHeader {
                 None => return Ok(None),
             },
         };
-        Ok(Some((FrameHeader { fin, rsv1: false, opcode, mask, payload_bytes }, header_bytes)))
+        let rsv1 = first & 0x40 != 0;
+        Ok(Some((FrameHeader { fin, rsv1, opcode, mask, payload_bytes }, header_bytes)))
+    }
+
+    /// Reads the header of the commonest frame, with few branches: a whole unfragmented message of less than 126 bytes,
+    /// all of it in `bytes`. `None` for any other frame, which [`FrameHeader::decode`] reads.
+    #[inline]
+    pub(super) fn decode_small(bytes: &[u8], role: Role) -> Option<(FrameHeader, usize)> {
+        let &[first, second] = bytes.first_chunk()?;
+        // FIN without a reserved bit; text or binary.
+        let opcode = match first {
+            0x81 => Opcode::Text,
+            0x82 => Opcode::Binary,
+            _ => return None,
+        };
+        let payload_bytes = second & 0x7f;
+        let is_masked = second & 0x80 != 0;
+        let mask = if is_masked { Some(*bytes.get(2..)?.first_chunk()?) } else { None };
+        let header_bytes = if is_masked { 6 } else { 2 };
+        let fits = payload_bytes < 126
+            && is_masked == (role == Role::Server)
+            && bytes.len() >= header_bytes + usize::from(payload_bytes);
+        let header =
+            FrameHeader { fin: true, rsv1: false, opcode, mask, payload_bytes: payload_bytes.into() };
+        fits.then_some((header, header_bytes))
     }
 
     /// Writes the header into `out` with the shortest length form; returns its length in bytes.
@@ -152,6 +179,13 @@ pub fn append_frame(out: &mut Vec<u8>, opcode: Opcode, fin: bool, mask: Option<[
     if let Some(key) = mask {
         mask::apply(&mut out[payload_start..], key, 0);
     }
+}
+
+/// Whether a frame's first byte, of which a reserved bit is set, begins a compressed message: RSV1 alone, and only on
+/// the first frame of a message (RFC 7692 section 6).
+#[cold]
+fn is_compressed(first: u8) -> bool {
+    first & 0x70 == 0x40 && matches!(Opcode::from_bits(first), Ok(Opcode::Text | Opcode::Binary))
 }
 
 /// The payload length and where in `bytes` its encoding ends; `None` when more bytes are needed.
@@ -230,9 +264,9 @@ mod tests {
                     let header = FrameHeader { fin, opcode, ..header(payload_bytes, mask) };
                     let bytes = encoded(&header);
                     for cut in 0..bytes.len() {
-                        assert_eq!(FrameHeader::decode(&bytes[..cut], role), Ok(None));
+                        assert_eq!(FrameHeader::decode(&bytes[..cut], role, false), Ok(None));
                     }
-                    assert_eq!(FrameHeader::decode(&bytes, role), Ok(Some((header, bytes.len()))));
+                    assert_eq!(FrameHeader::decode(&bytes, role, false), Ok(Some((header, bytes.len()))));
                 }
             }
         }
@@ -251,16 +285,36 @@ mod tests {
             } else {
                 Ok(None)
             };
-            assert_eq!(FrameHeader::decode(&[first], Role::Server), expected, "{first:#x}");
-            assert_eq!(FrameHeader::decode(&[first], Role::Client), expected, "{first:#x}");
+            assert_eq!(FrameHeader::decode(&[first], Role::Server, false), expected, "{first:#x}");
+            assert_eq!(FrameHeader::decode(&[first], Role::Client, false), expected, "{first:#x}");
+        }
+    }
+
+    #[test]
+    fn rsv1_is_for_the_first_frame_of_a_compressed_message() {
+        for first in 0..=u8::MAX {
+            let compressed = first & 0x40 != 0;
+            let verdict = FrameHeader::decode(&[first], Role::Server, true);
+            if first & 0x70 == 0 {
+                assert_eq!(verdict, FrameHeader::decode(&[first], Role::Server, false), "{first:#x}");
+            } else if first & 0x30 == 0 && matches!(first & 0x0f, 1 | 2) {
+                assert_eq!(verdict, Ok(None), "{first:#x}");
+                let header = FrameHeader::decode(&[first, 0], Role::Client, true);
+                assert!(matches!(header, Ok(Some((header, 2))) if header.rsv1 == compressed));
+            } else {
+                assert_eq!(verdict, Err(ProtocolError::ReservedBits), "{first:#x}");
+            }
         }
     }
 
     #[test]
     fn a_server_insists_on_masking_and_a_client_on_none() {
         for opcode in [0x81, 0x82, 0x88, 0x89, 0x8a] {
-            assert_eq!(FrameHeader::decode(&[opcode, 0x05], Role::Server), Err(ProtocolError::NotMasked));
-            assert_eq!(FrameHeader::decode(&[opcode, 0x85], Role::Client), Err(ProtocolError::Masked));
+            assert_eq!(
+                FrameHeader::decode(&[opcode, 0x05], Role::Server, false),
+                Err(ProtocolError::NotMasked)
+            );
+            assert_eq!(FrameHeader::decode(&[opcode, 0x85], Role::Client, false), Err(ProtocolError::Masked));
         }
     }
 
@@ -269,15 +323,18 @@ mod tests {
         for opcode in [0x88, 0x89, 0x8a] {
             for length in [126, 127] {
                 let bytes = [opcode, 0x80 | length];
-                assert_eq!(FrameHeader::decode(&bytes, Role::Server), Err(ProtocolError::ControlTooLong));
+                assert_eq!(
+                    FrameHeader::decode(&bytes, Role::Server, false),
+                    Err(ProtocolError::ControlTooLong)
+                );
             }
-            assert_eq!(FrameHeader::decode(&[opcode, 0x80 | 125], Role::Server), Ok(None));
+            assert_eq!(FrameHeader::decode(&[opcode, 0x80 | 125], Role::Server, false), Ok(None));
         }
     }
 
     #[test]
     fn lengths_are_minimal_and_below_2_to_the_63() {
-        let decode = |bytes: &[u8]| FrameHeader::decode(bytes, Role::Client);
+        let decode = |bytes: &[u8]| FrameHeader::decode(bytes, Role::Client, false);
         assert_eq!(decode(&[0x82, 126, 0]), Ok(None));
         assert_eq!(decode(&[0x82, 126, 0, 125]), Err(ProtocolError::LengthNotMinimal));
         assert!(matches!(decode(&[0x82, 126, 0, 126]), Ok(Some(_))));

@@ -1,17 +1,20 @@
-//! RFC 6455, sans-IO, both roles: bytes in, events out; time and randomness are arguments.
+//! RFC 6455 and RFC 7692, sans-IO, both roles: bytes in, events out; time and randomness are arguments.
 
 mod assembly;
 pub mod close;
 pub mod decoder;
+pub mod deflate;
 pub mod error;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
+mod url;
 
 pub use close::{Close, CloseCode};
-pub use decoder::{Decoded, Decoder, Event, Message};
+pub use decoder::{Compressed, Decoded, Decoder, Event, Message};
 pub use error::ProtocolError;
 pub use frame::{FrameHeader, Opcode, append_frame};
+pub use url::{UrlError, WsUrl};
 
 /// Which end of the connection we are: it decides who masks (RFC 6455 section 5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,19 @@ pub struct Limits {
     pub frame_bytes_max: usize,
     /// Most frames that one message may be cut into.
     pub fragments_max: usize,
+}
+
+impl Limits {
+    /// The bounds on what is still compressed: a message that does not shrink becomes longer, as it is stored in blocks
+    /// whose headers are 5 bytes (RFC 1951 section 3.2.4), the smallest that zlib writes being of 500.
+    fn compressed(self) -> Self {
+        let longest = |bytes: usize| bytes.saturating_add(bytes / 64 + 64);
+        Limits {
+            message_bytes_max: longest(self.message_bytes_max),
+            frame_bytes_max: longest(self.frame_bytes_max),
+            ..self
+        }
+    }
 }
 
 impl Default for Limits {

@@ -8,6 +8,7 @@ mod world;
 
 mod backpressure;
 mod closing;
+mod compression;
 mod deadlines;
 mod echo;
 mod ending;

@@ -77,15 +77,21 @@ pub(crate) fn serve_peer() {
 }
 
 fn port_config(spec: &str, mtu: &str, checksums: &str) -> DpdkConfig {
+    let vlan = (checksums == "vlan").then_some(4094);
     let checksums = if checksums == "trust" { Checksums::Trust } else { Checksums::Verify };
-    DpdkConfig { mtu: mtu.parse().unwrap(), checksums, ..config(spec) }
+    DpdkConfig { mtu: mtu.parse().unwrap(), checksums, vlan, ..config(spec) }
 }
 
 /// The client listens on the memif, so that the server finds it there.
 fn messages_over_memif(mtu: &str, checksums: &str) {
     let meeting = Meeting::new();
-    let port = open_one(&port_config(&meeting.spec("server"), mtu, checksums));
-    let peer = Peer::start("serve", &[&meeting.spec("client"), mtu, checksums]);
+    let ours = port_config(&meeting.spec("server"), mtu, checksums);
+    messages_between(&ours, &[&meeting.spec("client"), mtu, checksums]);
+}
+
+pub(crate) fn messages_between(ours: &DpdkConfig, theirs: &[&str]) {
+    let port = open_one(ours);
+    let peer = Peer::start("serve", theirs);
     let (done, all_done) = mpsc::channel();
     let client = Client::with_ports(engine("10.73.0.1/24"), vec![port]).unwrap();
     client.connect(Connect::new("10.73.0.2:80".parse().unwrap(), "/")).unwrap();

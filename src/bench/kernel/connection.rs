@@ -3,11 +3,11 @@
 use super::connect_failure;
 use crate::bench::generator::{Failure, Generator, Load};
 use crate::bench::tally::Cause;
-use crate::bench::url::WsUrl;
 use crate::time::{Duration, Instant};
+use crate::tls::{Data, Stream as Tls};
 use crate::ws::frame::HEADER_BYTES_MAX;
 use crate::ws::handshake::ClientRequest;
-use crate::ws::{Close, CloseCode, Decoder, Event, FrameHeader, Limits, Opcode, Role, mask};
+use crate::ws::{Close, CloseCode, Decoder, Event, FrameHeader, Limits, Opcode, Role, WsUrl, mask};
 use mio::net::TcpStream;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -34,6 +34,8 @@ pub(super) struct Wires<'a> {
     random: ChaCha20Rng,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// The same in records.
+    sealed: Vec<u8>,
 }
 
 impl<'a> Wires<'a> {
@@ -51,6 +53,7 @@ impl<'a> Wires<'a> {
             random: ChaCha20Rng::from_seed(seed),
             input: vec![0; INPUT_BYTES],
             output: Vec::with_capacity(OUTPUT_BYTES),
+            sealed: Vec::new(),
             generator,
         }
     }
@@ -102,6 +105,8 @@ pub(super) enum Next {
 /// One connection.
 pub(super) struct Connection {
     stream: TcpStream,
+    /// With TLS: what the kernel gets and gives are records.
+    tls: Option<Box<Tls>>,
     stage: Stage,
     /// What the kernel has not taken yet.
     unsent: Vec<u8>,
@@ -109,6 +114,7 @@ pub(super) struct Connection {
 
 enum Stage {
     Connecting { deadline: Instant },
+    Securing { deadline: Instant },
     Upgrading(Box<Upgrade>),
     Open { decoder: Decoder, load: Load },
     Closing { deadline: Instant },
@@ -122,13 +128,14 @@ struct Upgrade {
 
 impl Connection {
     /// A connection whose TCP handshake has begun; it must be open by `deadline`.
-    pub(super) fn new(stream: TcpStream, deadline: Instant) -> Self {
-        Connection { stream, stage: Stage::Connecting { deadline }, unsent: Vec::new() }
+    pub(super) fn new(stream: TcpStream, tls: Option<Tls>, deadline: Instant) -> Self {
+        let tls = tls.map(Box::new);
+        Connection { stream, tls, stage: Stage::Connecting { deadline }, unsent: Vec::new() }
     }
 
     /// Whether no message can be sent yet.
     pub(super) fn is_opening(&self) -> bool {
-        matches!(self.stage, Stage::Connecting { .. } | Stage::Upgrading(_))
+        matches!(self.stage, Stage::Connecting { .. } | Stage::Securing { .. } | Stage::Upgrading(_))
     }
 
     /// The kernel says that something can be read or written; `ended` when the peer's FIN may be among it.
@@ -145,6 +152,10 @@ impl Connection {
         match &self.stage {
             Stage::Connecting { deadline } if now >= *deadline => {
                 let detail = format!("no TCP connection within {:?}", wires.generator.timeout());
+                self.fail(Failure::new(Cause::Timeout, detail), wires)
+            }
+            Stage::Securing { deadline } if now >= *deadline => {
+                let detail = format!("no TLS handshake within {:?}", wires.generator.timeout());
                 self.fail(Failure::new(Cause::Timeout, detail), wires)
             }
             Stage::Upgrading(upgrade) if now >= upgrade.deadline => {
@@ -168,7 +179,9 @@ impl Connection {
     fn fail(&mut self, failure: Failure, wires: &mut Wires<'_>) -> Next {
         wires.output.clear();
         match &self.stage {
-            Stage::Connecting { .. } | Stage::Upgrading(_) => wires.generator.failed_to_open(failure),
+            Stage::Connecting { .. } | Stage::Securing { .. } | Stage::Upgrading(_) => {
+                wires.generator.failed_to_open(failure);
+            }
             Stage::Open { load, .. } => wires.generator.failed(load, failure),
             // The load is over; how the peer goes does not matter any more.
             Stage::Closing { .. } => {}
@@ -192,7 +205,7 @@ impl Connection {
         Ok(next)
     }
 
-    /// Sends the upgrade request if the TCP handshake is done; returns whether it is.
+    /// Goes on if the TCP handshake is done: with the TLS handshake, or the upgrade request. Returns whether it is.
     fn upgrade(&mut self, deadline: Instant, wires: &mut Wires<'_>) -> Result<bool, Failure> {
         if let Some(error) = self.stream.take_error().map_err(|error| connect_failure(&error))? {
             return Err(connect_failure(&error));
@@ -202,14 +215,24 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(false),
             Err(error) => return Err(connect_failure(&error)),
         }
+        if self.tls.is_some() {
+            self.stage = Stage::Securing { deadline };
+            self.flush(wires)?;
+        } else {
+            self.ask(deadline, wires)?;
+        }
+        Ok(true)
+    }
+
+    /// Sends the upgrade request.
+    fn ask(&mut self, deadline: Instant, wires: &mut Wires<'_>) -> Result<(), Failure> {
         let mut nonce = [0; 16];
         wires.random.fill_bytes(&mut nonce);
         request(nonce, wires.url)
             .write(&mut wires.output)
             .map_err(|error| Failure::new(Cause::Connect, error.to_string()))?;
         self.stage = Stage::Upgrading(Box::new(Upgrade { nonce, response: Vec::new(), deadline }));
-        self.flush(wires)?;
-        Ok(true)
+        self.flush(wires)
     }
 
     /// Reads what there is, within the connection's share.
@@ -228,7 +251,7 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Failure::new(Cause::Reset, error.to_string())),
             };
-            self.on_bytes(row, &mut input[..length], wires)?;
+            self.on_received(row, &mut input[..length], wires)?;
             // epoll(7): a read that was cut short has emptied the socket, and what comes next is a new edge. Only a
             // FIN that is there already is not.
             if length < input.len() && !ended {
@@ -245,9 +268,40 @@ impl Connection {
             Stage::Open { .. } => {
                 Err(Failure::new(Cause::Closed, "the peer ended the connection without a close frame"))
             }
-            Stage::Connecting { .. } | Stage::Upgrading(_) => {
+            Stage::Connecting { .. } | Stage::Securing { .. } | Stage::Upgrading(_) => {
                 Err(Failure::new(Cause::Upgrade, "the peer ended the connection before it answered"))
             }
+        }
+    }
+
+    fn on_received(&mut self, row: u32, mut bytes: &mut [u8], wires: &mut Wires<'_>) -> Result<(), Failure> {
+        let Some(mut tls) = self.tls.take() else { return self.on_bytes(row, bytes, wires) };
+        let mut result = Ok(());
+        while !bytes.is_empty() && result.is_ok() {
+            result = match tls.receive(bytes) {
+                Err(error) => Err(Failure::new(Cause::Tls, error.to_string())),
+                Ok(step) => {
+                    let result = match step.data {
+                        Data::Nothing => Ok(()),
+                        Data::Shown(data) => self.on_bytes(row, &mut bytes[data], wires),
+                        Data::Held(data) => {
+                            let mut held = tls.take_held();
+                            let result = self.on_bytes(row, &mut held[data], wires);
+                            tls.put_held(held);
+                            result
+                        }
+                    };
+                    bytes = &mut bytes[step.taken..];
+                    result
+                }
+            };
+        }
+        let secured = tls.can_send();
+        self.tls = Some(tls);
+        result?;
+        match self.stage {
+            Stage::Securing { deadline } if secured => self.ask(deadline, wires),
+            _ => Ok(()),
         }
     }
 
@@ -276,7 +330,7 @@ impl Connection {
                     _ => Ok(()),
                 }
             }
-            Stage::Connecting { .. } | Stage::Closing { .. } => Ok(()),
+            Stage::Connecting { .. } | Stage::Securing { .. } | Stage::Closing { .. } => Ok(()),
         }
     }
 
@@ -288,7 +342,7 @@ impl Connection {
             while wires.output.len() < OUTPUT_BYTES && wires.generator.may_send(load) {
                 wires.write_message(load);
             }
-            write_out(&mut self.stream, &mut self.unsent, &mut wires.output)?;
+            transmit(&mut self.stream, self.tls.as_deref_mut(), &mut self.unsent, wires)?;
         }
         if wires.generator.is_done(load) {
             wires.generator.closed(load);
@@ -300,13 +354,54 @@ impl Connection {
     }
 
     fn flush(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
-        write_out(&mut self.stream, &mut self.unsent, &mut wires.output)
+        transmit(&mut self.stream, self.tls.as_deref_mut(), &mut self.unsent, wires)
     }
+}
+
+/// Hands what is unsent and the thread's output to the kernel, with TLS in records.
+fn transmit(
+    stream: &mut TcpStream,
+    tls: Option<&mut Tls>,
+    unsent: &mut Vec<u8>,
+    wires: &mut Wires<'_>,
+) -> Result<(), Failure> {
+    if let Some(tls) = tls {
+        seal(tls, &mut wires.output, &mut wires.sealed);
+    }
+    write_out(stream, unsent, &mut wires.output)
+}
+
+/// Puts `output` into records, behind what TLS itself has to say. During the handshake there is no output.
+fn seal(tls: &mut Tls, output: &mut Vec<u8>, sealed: &mut Vec<u8>) {
+    sealed.clear();
+    sealed.append(tls.control());
+    let mut at = 0;
+    while at < output.len() {
+        let Some((plain_bytes, record_bytes)) = tls.next_record(output.len() - at) else {
+            if tls.control_bytes() == 0 {
+                break;
+            }
+            sealed.append(tls.control());
+            continue;
+        };
+        let start = sealed.len();
+        sealed.resize(start + record_bytes, 0);
+        tls.seal(&mut sealed[start..], |place| place.copy_from_slice(&output[at..at + plain_bytes]));
+        at += plain_bytes;
+    }
+    std::mem::swap(output, sealed);
 }
 
 /// The upgrade request with this nonce.
 fn request(nonce: [u8; 16], url: &WsUrl) -> ClientRequest<'_> {
-    ClientRequest { host: url.authority(), target: url.target(), nonce, protocols: &[], headers: &[] }
+    ClientRequest {
+        host: url.authority(),
+        target: url.target(),
+        nonce,
+        protocols: &[],
+        headers: &[],
+        deflate: None,
+    }
 }
 
 /// Decodes `bytes` and acts on every event; answers go to the thread's output.
@@ -326,7 +421,8 @@ fn on_frames(
         match decoded.event {
             Some(Event::Message(message)) => wires.generator.reply(load, message)?,
             Some(Event::Ping(payload)) if may_pong => wires.write_control(Opcode::Pong, payload),
-            Some(Event::Ping(_) | Event::Pong(_)) | None => {}
+            // Compression was not offered.
+            Some(Event::Compressed(_) | Event::Ping(_) | Event::Pong(_)) | None => {}
             Some(Event::Close(close)) => return Err(closed(close)),
         }
     }

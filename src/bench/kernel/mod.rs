@@ -10,9 +10,8 @@ use super::generator::{Failure, Generator};
 use super::plan::Plan;
 use super::report::{Mode, Report};
 use super::tally::{Cause, Tally};
-use super::url::WsUrl;
 use super::usage::Usage;
-use super::{BenchError, Clock};
+use super::{BenchError, Clock, Target};
 use crate::time::{Duration, Instant};
 use connection::{Connection, Next, Wires};
 use mio::{Events, Interest, Poll, Token};
@@ -34,21 +33,21 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// File descriptors used for other things than connections.
 const OTHER_FILES: u64 = 64;
 
-/// Carries out `plan` against the server at `url`. With `spin` the threads poll without ever sleeping, which
+/// Carries out `plan` against the server at `target`. With `spin` the threads poll without ever sleeping, which
 /// takes the wake-up of a sleeping generator out of the round-trip time.
 ///
 /// # Errors
 /// When the run could not begin; errors of its connections are in the report.
 pub fn run(
     plan: &Plan,
-    url: &WsUrl,
+    target: &Target,
     spin: bool,
     interrupted: &AtomicBool,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Report, BenchError> {
     crew::check_cores(&plan.cores)?;
     raise_file_limit(plan.connections)?;
-    let addr = choose_address(url)?;
+    let addr = choose_address(target)?;
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let outcome = std::thread::scope(|scope| {
@@ -58,7 +57,7 @@ pub fn run(
             .map(|(index, generator)| {
                 let core = crew::in_turn(&plan.cores, index);
                 crew::spawn(scope, format!("generator-{index}"), move || {
-                    generate(generator, addr, url, spin, core, clock)
+                    generate(generator, addr, target, spin, core, clock)
                 })
             })
             .collect::<Result<Vec<_>, BenchError>>()?;
@@ -71,7 +70,8 @@ pub fn run(
         Ok::<_, BenchError>(outcome)
     })?;
     let mut report = Report::new(plan, Mode::Kernel, crew.measured(&outcome.tally), &outcome);
-    report.url = Some(url.to_string());
+    report.url = Some(target.url.to_string());
+    report.tls = target.url.is_secure();
     report.checksum = "kernel".to_owned();
     report.congestion = congestion_control();
     Ok(report)
@@ -90,7 +90,7 @@ enum Visit {
 fn generate(
     generator: Generator,
     addr: SocketAddr,
-    url: &WsUrl,
+    target: &Target,
     spin: bool,
     core: Option<usize>,
     clock: Clock,
@@ -103,7 +103,7 @@ fn generate(
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| BenchError::Kernel { what: "no random bytes", source: error.into() })?;
-    let mut wires = Wires::new(generator, url, seed);
+    let mut wires = Wires::new(generator, &target.url, seed);
     let mut connections: Vec<Option<Connection>> = Vec::new();
     connections.resize_with(share.connections as usize, || None);
     let (mut begun, mut opening, mut live) = (0, 0, 0);
@@ -114,7 +114,7 @@ fn generate(
     wires.generator.tick(clock.now());
     loop {
         while begun < connections.len() && opening < OPENING_MAX && !wires.generator.is_over() {
-            let opened = open(addr, begun, &poll, wires.generator.now() + wires.generator.timeout());
+            let opened = open(addr, begun, &poll, target, wires.generator.now() + wires.generator.timeout());
             match opened {
                 Ok(connection) => {
                     connections[begun] = Some(connection);
@@ -173,11 +173,18 @@ fn generate(
     Ok(wires.generator.finish())
 }
 
-fn open(addr: SocketAddr, row: usize, poll: &Poll, deadline: Instant) -> io::Result<Connection> {
+fn open(
+    addr: SocketAddr,
+    row: usize,
+    poll: &Poll,
+    target: &Target,
+    deadline: Instant,
+) -> io::Result<Connection> {
     let mut stream = mio::net::TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
     poll.registry().register(&mut stream, Token(row), Interest::READABLE | Interest::WRITABLE)?;
-    Ok(Connection::new(stream, deadline))
+    let tls = target.tls().map(|tls| tls.connect(target.url.host())).transpose().map_err(io::Error::other)?;
+    Ok(Connection::new(stream, tls, deadline))
 }
 
 /// What an error while a connection is being opened means.
@@ -195,8 +202,8 @@ fn connect_failure(error: &io::Error) -> Failure {
 
 /// The address to load: the first of the name's that answers. A single one is taken as it is, so that the
 /// server does not see a connection more than were asked for.
-fn choose_address(url: &WsUrl) -> Result<SocketAddr, BenchError> {
-    let addrs = url.resolve().map_err(|source| BenchError::Resolve { url: url.clone(), source })?;
+fn choose_address(target: &Target) -> Result<SocketAddr, BenchError> {
+    let addrs = target.resolve()?;
     let answers = |addr: &&SocketAddr| std::net::TcpStream::connect_timeout(addr, PROBE_TIMEOUT).is_ok();
     let chosen = if addrs.len() > 1 { addrs.iter().find(answers) } else { None };
     Ok(*chosen.unwrap_or(&addrs[0]))

@@ -3,14 +3,16 @@
 mod meter;
 
 use super::PortArgs;
+use super::tls_args::TlsArgs;
 use crate::bench::in_process::{self, Wiring};
 use crate::bench::over_port::{self, Site};
 use crate::bench::report::Faults;
-use crate::bench::{BenchError, Plan, Progress, Report, Stop, WsUrl, kernel};
+use crate::bench::{BenchError, Plan, Progress, Report, Scenario, Stop, Target, kernel};
 use crate::config::{Checksum, Config, Poll};
 use crate::port::tap;
 use crate::stack::CongestionControl;
 use crate::time::Duration;
+use crate::ws::WsUrl;
 use clap::{Args, ValueEnum};
 use meter::Meter;
 use std::path::{Path, PathBuf};
@@ -33,7 +35,7 @@ const OUTSTANDING_MAX: u64 = 1 << 28;
 /// order. The exit status is 0 when there was no error, 1 when there was any.
 #[derive(Args, Clone, Debug)]
 pub(super) struct BenchArgs {
-    /// Echo server, ws://HOST[:PORT][/path], an IPv6 address in brackets [default: none, serve in this process]
+    /// Echo server, ws://HOST[:PORT][/path] or wss://..., an IPv6 address in brackets [default: none, serve in this process]
     #[arg(value_name = "URL")]
     url: Option<WsUrl>,
     #[command(flatten)]
@@ -42,6 +44,11 @@ pub(super) struct BenchArgs {
     device: PortArgs,
     #[command(flatten)]
     path: PathArgs,
+    /// In one process: with TLS, with a certificate made for the run
+    #[arg(long, conflicts_with = "url", help_heading = "TLS (wss://)")]
+    tls: bool,
+    #[command(flatten)]
+    trust: TlsArgs,
     /// Write the result as one JSON object to this file; `-` for standard output, and then nothing else
     /// [default: none, a summary for people on standard output]
     #[arg(long, value_name = "FILE|-", help_heading = "Result")]
@@ -52,7 +59,14 @@ pub(super) struct BenchArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Load")]
 struct LoadArgs {
-    /// Connections in all
+    /// What is done: echo (each connection keeps messages on their way) or connect (each is opened, used for --echoes
+    /// messages, closed and opened again; openings are counted and timed)
+    #[arg(long, value_name = "WHICH", default_value = "echo")]
+    scenario: ScenarioName,
+    /// With --scenario connect: messages in the life of a connection, one after the other [default: 1]
+    #[arg(long, value_name = "N")]
+    echoes: Option<u32>,
+    /// Connections in all; with --scenario connect, at a time
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
     connections: u32,
     /// Messages on their way per connection
@@ -65,16 +79,16 @@ struct LoadArgs {
     #[arg(long)]
     text: bool,
     /// How long to measure, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = super::seconds)]
     duration: Duration,
-    /// Stop after this many messages over all connections, not after a duration [default: none]
+    /// Stop after this many messages over all connections (with --scenario connect, so many openings), not after a duration [default: none]
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     messages: Option<u64>,
     /// How long to run before measuring, in seconds [default: 0.5, with --messages 0]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
     warmup: Option<Duration>,
     /// How long a reply, or the opening of a connection, may take before it is an error, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::seconds)]
     timeout: Duration,
     /// Generator threads, the connections divided between them; in one process also as many server threads
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -115,6 +129,15 @@ struct PathArgs {
     /// Delay of every frame in microseconds, each way [default: 0]
     #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=60_000_000))]
     fault_delay_us: Option<u64>,
+}
+
+/// Which scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScenarioName {
+    /// Messages back and forth.
+    Echo,
+    /// Connections that come and go.
+    Connect,
 }
 
 /// Which congestion control.
@@ -164,32 +187,52 @@ impl BenchArgs {
         interrupted: &AtomicBool,
         observer: &mut dyn FnMut(Progress),
     ) -> Result<Report, BenchError> {
-        match (&self.url, &self.device.port) {
-            (Some(url), Some(_)) => {
+        let target = self.target()?;
+        match (&target, &self.device.port) {
+            (Some(target), Some(_)) => {
                 let config = self.config(plan)?;
                 let spin = self.load.spin || config.poll() == Poll::Spin;
                 let site = Site { stack: config.stack(), faults: self.faults(), spin };
                 if let Some(tap) = config.tap() {
-                    return over_port::run(plan, url, &site, tap::open(&tap)?, interrupted, observer);
+                    return over_port::run(plan, target, &site, tap::open(&tap)?, interrupted, observer);
                 }
                 #[cfg(feature = "dpdk")]
                 if let Some(dpdk) = config.dpdk() {
                     let ports = crate::port::dpdk::open(&dpdk)?;
-                    ports.iter().take(1).for_each(|port| eprintln!("{}", port.summary()));
-                    return over_port::run(plan, url, &site, ports, interrupted, observer);
+                    if let Some(port) = ports.first() {
+                        eprintln!("{}", port.summary());
+                        if let Some(advice) = crate::cli::numa::advice_for(port.summary(), &plan.cores) {
+                            eprintln!("warning: {advice}");
+                        }
+                    }
+                    return over_port::run(plan, target, &site, ports, interrupted, observer);
                 }
                 Err(BenchError::WireToUrl)
             }
-            (Some(url), None) => {
+            (Some(target), None) => {
                 self.refuse_device_options(true)?;
                 self.refuse_path_options()?;
-                kernel::run(plan, url, self.load.spin, interrupted, observer)
+                if plan.scenario != Scenario::Echo {
+                    return Err(BenchError::ScenarioNeedsEngine);
+                }
+                kernel::run(plan, target, self.load.spin, interrupted, observer)
             }
             (None, Some(_)) => Err(BenchError::PortWithoutUrl),
             (None, None) => {
                 self.refuse_device_options(false)?;
                 in_process::run(plan, &self.wiring(), interrupted, observer)
             }
+        }
+    }
+
+    /// The server to load; `None` when it is in this process.
+    fn target(&self) -> Result<Option<Target>, BenchError> {
+        match (&self.url, self.trust.given()) {
+            (Some(url), _) if url.is_secure() => {
+                Ok(Some(Target { url: url.clone(), tls: Some(self.trust.load()?) }))
+            }
+            (_, Some(option)) => Err(BenchError::OptionNeedsTls { option }),
+            (url, None) => Ok(url.clone().map(|url| Target { url, tls: None })),
         }
     }
 
@@ -220,6 +263,7 @@ impl BenchArgs {
             checksums: checksum == Checksum::Verify,
             congestion: self.path.congestion(),
             faults,
+            tls: self.tls,
             server_cores: self.load.server_core.clone(),
         }
     }
@@ -303,7 +347,20 @@ impl LoadArgs {
         if outstanding > OUTSTANDING_MAX {
             return Err(BenchError::Outstanding { outstanding, limit: OUTSTANDING_MAX });
         }
+        let scenario = match (self.scenario, self.echoes) {
+            (ScenarioName::Echo, None) => Scenario::Echo,
+            (ScenarioName::Connect, echoes) if self.in_flight == 1 => {
+                Scenario::Connect { echoes: echoes.unwrap_or(1) }
+            }
+            (ScenarioName::Echo, Some(_)) => {
+                return Err(BenchError::OptionOfOtherScenario { option: "--echoes", scenario: "echo" });
+            }
+            (ScenarioName::Connect, _) => {
+                return Err(BenchError::OptionOfOtherScenario { option: "--in-flight", scenario: "connect" });
+            }
+        };
         Ok(Plan {
+            scenario,
             connections: self.connections,
             in_flight: self.in_flight,
             size: self.size as usize,
@@ -325,13 +382,4 @@ impl PathArgs {
             Some(Congestion::None) => CongestionControl::None,
         }
     }
-}
-
-/// A number of seconds, with a fraction if wanted.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "wanted a number of seconds, like 5 or 0.5".to_owned())?;
-    if !(0.0..=1e6).contains(&seconds) {
-        return Err("wanted 0 to 1000000 seconds".to_owned());
-    }
-    Ok(Duration::from_secs_f64(seconds))
 }

@@ -13,6 +13,7 @@ const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_CREATE: u16 = 0x400;
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_MTU: u16 = 4;
 const IFLA_TXQLEN: u16 = 13;
 const IFA_ADDRESS: u16 = 1;
@@ -57,6 +58,15 @@ impl Rtnetlink {
         message.bytes(&IFF_UP.to_ne_bytes()).bytes(&IFF_UP.to_ne_bytes());
         message.attribute(IFLA_MTU, &mtu.to_ne_bytes());
         message.attribute(IFLA_TXQLEN, &TX_QUEUE_FRAMES.to_ne_bytes());
+        self.transact(message)
+    }
+
+    /// Gives the interface this MAC address.
+    pub(super) fn set_mac(&self, index: u32, mac: [u8; 6]) -> Result<(), Errno> {
+        let mut message = Message::new(RTM_NEWLINK, 0);
+        // struct ifinfomsg, as above; no flag is to change.
+        message.bytes(&[0; 4]).bytes(&index.to_ne_bytes()).bytes(&[0; 8]);
+        message.attribute(IFLA_ADDRESS, &mac);
         self.transact(message)
     }
 
@@ -107,9 +117,10 @@ impl Message {
     }
 
     fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
-        // Values are addresses and integers: 4 or 16 bytes.
+        // Values are addresses and integers: 4 to 16 bytes.
         let length = 4 + value.len() as u16;
-        self.bytes(&length.to_ne_bytes()).bytes(&kind.to_ne_bytes()).bytes(value)
+        let padding = value.len().next_multiple_of(4) - value.len();
+        self.bytes(&length.to_ne_bytes()).bytes(&kind.to_ne_bytes()).bytes(value).bytes(&[0; 4][..padding])
     }
 
     fn finish(mut self) -> Vec<u8> {

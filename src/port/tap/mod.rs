@@ -60,6 +60,8 @@ pub struct TapConfig {
     pub mtu: usize,
     /// Our end's MAC address; `None` for a random one, locally administered.
     pub mac: Option<[u8; 6]>,
+    /// The MAC address of the kernel's end; `None` for the kernel's choice.
+    pub host_mac: Option<[u8; 6]>,
     /// Addresses of the kernel's end, with their prefix lengths in bits.
     pub host_addresses: Vec<(IpAddr, u8)>,
     /// The network namespace for the kernel's end, by its `ip netns` name; `None` for ours.
@@ -79,6 +81,7 @@ impl TapConfig {
             create: true,
             mtu: 1500,
             mac: None,
+            host_mac: None,
             host_addresses: Vec::new(),
             netns: None,
             offload: true,

@@ -168,6 +168,16 @@ fn open_queue(config: &TapConfig, existed: bool) -> Result<OwnedFd, TapError> {
 fn configure(config: &TapConfig, rtnetlink: &Rtnetlink, index: u32) -> Result<(), TapError> {
     // Lets the link-local address, too, be used at once. Where /proc/sys is read-only it takes a second longer.
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", config.name), "0");
+    if let Some(mac) = config.host_mac {
+        rtnetlink.set_mac(index, mac).map_err(|errno| match errno {
+            Errno::PERM | Errno::ACCESS => permission(config, "give a MAC address to"),
+            _ => TapError::Kernel {
+                action: "give it a MAC address",
+                name: config.name.clone(),
+                source: errno.into(),
+            },
+        })?;
+    }
     // A device that root has prepared needs no privilege from here on.
     if !rtnetlink.is_up(&config.name, config.mtu) {
         rtnetlink.bring_up(index, config.mtu).map_err(|errno| match errno {

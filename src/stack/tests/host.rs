@@ -116,7 +116,8 @@ impl Host {
 
     /// One frame in that another worker has received.
     pub(super) fn take_over(&mut self, frame: &[u8]) {
-        self.stack.take_over(frame, RxChecksum::Unknown, &mut self.tx);
+        let onward = self.stack.take_over(frame, RxChecksum::Unknown, &mut self.tx);
+        assert_eq!(onward, Onward::Done);
     }
 
     /// Like [`Host::burst`], with room for `room` frames only.

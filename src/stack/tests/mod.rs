@@ -2,6 +2,7 @@
 
 mod closing;
 mod dhcp;
+mod exception;
 mod host;
 mod opening;
 mod paths;

@@ -1,7 +1,8 @@
 //! The client's side, RFC 6455 section 4.1.
 
+use super::super::deflate::{self, Agreement, AnswerError, DeflateConfig};
 use super::{
-    HeadFieldError, Occurrence, accept_key, check_extra, check_protocol, list, lists_token, only_value,
+    HeadFieldError, Occurrence, accept_key, check_extra, check_protocol, lists_token, only_value,
     write_header,
 };
 use base64::Engine as _;
@@ -30,6 +31,8 @@ pub struct ClientRequest<'a> {
     pub protocols: &'a [String],
     /// More headers, as given.
     pub headers: &'a [(String, String)],
+    /// Compression to offer.
+    pub deflate: Option<&'a DeflateConfig>,
 }
 
 /// A server's acceptance.
@@ -39,6 +42,8 @@ pub struct Accepted<'a> {
     pub consumed: usize,
     /// The subprotocol it chose.
     pub protocol: Option<&'a str>,
+    /// How messages may be compressed, if it agreed to that.
+    pub deflate: Option<Agreement>,
 }
 
 /// Why a server's answer is not an acceptance (RFC 6455 section 4.1): the connection is to be dropped.
@@ -78,9 +83,9 @@ pub enum ResponseError {
     /// `Sec-WebSocket-Accept` does not belong to our key: whoever answered did not understand the request.
     #[error("Sec-WebSocket-Accept in the answer does not match the key sent")]
     Accept,
-    /// `Sec-WebSocket-Extensions` names one, and none was offered.
-    #[error("the server chose an extension that was not offered")]
-    Extension,
+    /// `Sec-WebSocket-Extensions` is not an answer to what was offered (RFC 7692 section 5.1).
+    #[error(transparent)]
+    Extension(#[from] AnswerError),
     /// `Sec-WebSocket-Protocol` is not one of those offered.
     #[error("the server chose a subprotocol that was not offered")]
     Protocol,
@@ -102,6 +107,9 @@ impl ClientRequest<'_> {
         write_header(out, "Sec-WebSocket-Version", b"13");
         if !self.protocols.is_empty() {
             write_header(out, "Sec-WebSocket-Protocol", self.protocols.join(", ").as_bytes());
+        }
+        if let Some(config) = self.deflate {
+            write_header(out, "Sec-WebSocket-Extensions", deflate::offers(config).as_bytes());
         }
         for (name, value) in self.headers {
             write_header(out, name, value.as_bytes());
@@ -136,7 +144,8 @@ impl ClientRequest<'_> {
             status => return Err(ResponseError::Status { status: status.unwrap_or_default() }),
         }
         let protocol = self.check_headers(response.headers)?;
-        Ok(Some(Accepted { consumed, protocol }))
+        let deflate = deflate::read_answer(response.headers, self.deflate)?;
+        Ok(Some(Accepted { consumed, protocol, deflate }))
     }
 
     /// Checks the headers of a 101 answer; the subprotocol chosen.
@@ -151,9 +160,6 @@ impl ClientRequest<'_> {
         match only_value(headers, "Sec-WebSocket-Accept") {
             Occurrence::Once(value) if value == accept_key(&self.key()) => {}
             _ => return Err(ResponseError::Accept),
-        }
-        if list(headers, "Sec-WebSocket-Extensions").next().is_some() {
-            return Err(ResponseError::Extension);
         }
         match only_value(headers, "Sec-WebSocket-Protocol") {
             Occurrence::Never => Ok(None),
@@ -204,7 +210,14 @@ mod tests {
     /// The request of RFC 6455 section 1.3.
     fn request<'a>(protocols: &'a [String], headers: &'a [(String, String)]) -> ClientRequest<'a> {
         let nonce = *b"the sample nonce";
-        ClientRequest { host: "server.example.com", target: "/chat", nonce, protocols, headers }
+        ClientRequest {
+            host: "server.example.com",
+            target: "/chat",
+            nonce,
+            protocols,
+            headers,
+            deflate: None,
+        }
     }
 
     fn strings(names: &[&str]) -> Vec<String> {
@@ -329,7 +342,7 @@ mod tests {
     fn an_extension_that_was_not_offered_fails() {
         let with =
             |value: &str| check_with(ACCEPT, &format!("{ACCEPT}Sec-WebSocket-Extensions: {value}\r\n"));
-        assert_eq!(with("permessage-deflate"), Err(ResponseError::Extension));
+        assert_eq!(with("permessage-deflate"), Err(ResponseError::Extension(AnswerError::NotOffered)));
         assert!(with("").is_ok());
     }
 

@@ -1,5 +1,6 @@
 //! The server's side, RFC 6455 section 4.2.
 
+use super::super::deflate;
 use super::{
     HeadFieldError, Occurrence, accept_key, check_extra, check_protocol, is_token, list, lists_token,
     only_value, write_header,
@@ -50,6 +51,9 @@ pub enum HandshakeError {
     /// RFC 6455 section 4.1: the elements of `Sec-WebSocket-Protocol` are tokens.
     #[error("Sec-WebSocket-Protocol must list tokens (RFC 6455 section 4.1)")]
     Protocol,
+    /// RFC 6455 section 9.1: `Sec-WebSocket-Extensions` is a list of extensions.
+    #[error("Sec-WebSocket-Extensions must list extensions (RFC 6455 section 9.1)")]
+    Extensions,
 }
 
 impl HandshakeError {
@@ -116,6 +120,7 @@ pub fn check_request<'a>(
     if !list(headers, "Sec-WebSocket-Protocol").all(is_token) {
         return Err(HandshakeError::Protocol);
     }
+    deflate::check_grammar(headers).map_err(|_| HandshakeError::Extensions)?;
     Ok(UpgradeRequest { key })
 }
 
@@ -126,8 +131,8 @@ pub fn offered_protocols<'h, 'a>(headers: &'h [Header<'a>]) -> impl Iterator<Ite
         .filter_map(|protocol| core::str::from_utf8(protocol).ok())
 }
 
-/// Appends the 101 answer: accept key, `protocol` if one was chosen (it must be one that the client offered), `extra`
-/// headers as given.
+/// Appends the 101 answer: accept key, `protocol` if one was chosen (it must be one that the client offered),
+/// `extensions` as [`deflate::choose`] wrote them, `extra` headers as given.
 ///
 /// # Errors
 /// A protocol or an extra header that cannot be written; `out` is then as it was.
@@ -135,6 +140,7 @@ pub fn write_accept(
     out: &mut Vec<u8>,
     key: &str,
     protocol: Option<&str>,
+    extensions: Option<&str>,
     extra: &[(String, String)],
 ) -> Result<(), HeadFieldError> {
     if let Some(protocol) = protocol {
@@ -147,6 +153,9 @@ pub fn write_accept(
     write_header(out, "Sec-WebSocket-Accept", &accept_key(key.as_bytes()));
     if let Some(protocol) = protocol {
         write_header(out, "Sec-WebSocket-Protocol", protocol.as_bytes());
+    }
+    if let Some(extensions) = extensions {
+        write_header(out, "Sec-WebSocket-Extensions", extensions.as_bytes());
     }
     for (name, value) in extra {
         write_header(out, name, value.as_bytes());
@@ -292,13 +301,21 @@ mod tests {
     }
 
     #[test]
+    fn extensions_are_a_list_whether_we_know_them_or_not() {
+        assert_eq!(with("Sec-WebSocket-Extensions", &["x-foo; a=\"b\", permessage-deflate; c"]), Ok(KEY));
+        for wrong in ["a b", ";", "a;b=\"c d\""] {
+            assert_eq!(with("Sec-WebSocket-Extensions", &["x", wrong]), Err(HandshakeError::Extensions));
+        }
+    }
+
+    #[test]
     fn the_answer_is_as_in_section_1_3() {
         let mut out = b"before".to_vec();
         let extra = [("Server".to_owned(), "unsocket".to_owned())];
-        assert_eq!(write_accept(&mut out, KEY, Some("chat"), &extra), Ok(()));
+        assert_eq!(write_accept(&mut out, KEY, Some("chat"), Some("permessage-deflate"), &extra), Ok(()));
         let expected = "beforeHTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat\r\n\
-             Server: unsocket\r\n\r\n";
+             Sec-WebSocket-Extensions: permessage-deflate\r\nServer: unsocket\r\n\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
@@ -306,8 +323,8 @@ mod tests {
     fn an_answer_that_cannot_be_written_leaves_nothing() {
         let mut out = b"before".to_vec();
         let bad = [("X".to_owned(), "a\r\nb".to_owned())];
-        assert!(matches!(write_accept(&mut out, KEY, None, &bad), Err(HeadFieldError::Value { .. })));
-        let error = write_accept(&mut out, KEY, Some("a\r\nb"), &[]);
+        assert!(matches!(write_accept(&mut out, KEY, None, None, &bad), Err(HeadFieldError::Value { .. })));
+        let error = write_accept(&mut out, KEY, Some("a\r\nb"), None, &[]);
         assert_eq!(error, Err(HeadFieldError::Protocol { protocol: "a\r\nb".to_owned() }));
         assert_eq!(out, b"before");
     }

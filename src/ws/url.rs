@@ -1,15 +1,15 @@
-//! The server to load: a `ws://` URL and the addresses it stands for.
+//! Where a server is: a `ws://` or `wss://` URL.
 
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
-/// A `ws://host[:port][/path][?query]` URL, RFC 6455 section 3.
+/// A `ws://host[:port][/path][?query]` or `wss://...` URL, RFC 6455 section 3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WsUrl {
+    secure: bool,
     /// Host name or address, without the brackets of an IPv6 address.
     host: String,
-    /// Host as the `Host` header has it: with brackets, with the port when it is not 80.
+    /// Host as the `Host` header has it: with brackets, with the port when it is not the scheme's own.
     authority: String,
     port: u16,
     target: String,
@@ -19,12 +19,9 @@ pub struct WsUrl {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UrlError {
-    /// Not `ws://`.
-    #[error("`{0}` must begin with ws://, like ws://127.0.0.1:8080/echo")]
+    /// Neither `ws://` nor `wss://`.
+    #[error("`{0}` must begin with ws:// or wss://, like ws://127.0.0.1:8080/echo")]
     Scheme(String),
-    /// TLS is asked for.
-    #[error("`{0}` asks for TLS, which this load generator does not speak; use ws://")]
-    Tls(String),
     /// A user name or password stands in it.
     #[error("`{0}`: a ws:// URL has no user name (RFC 6455 section 3)")]
     User(String),
@@ -56,16 +53,19 @@ impl WsUrl {
         &self.target
     }
 
-    /// The addresses it stands for, in the resolver's order of preference; at least one.
-    ///
-    /// # Errors
-    /// When the name does not resolve.
-    pub fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
-        let addrs: Vec<_> = (self.host.as_str(), self.port).to_socket_addrs()?.collect();
-        if addrs.is_empty() {
-            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
-        }
-        Ok(addrs)
+    /// Whether it is spoken to with TLS (`wss://`).
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Host name or address, without the brackets of an IPv6 address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port: 80 or, with TLS, 443 when none is given.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }
 
@@ -78,12 +78,11 @@ impl FromStr for WsUrl {
             return Err(UrlError::Character(whole()));
         }
         let (scheme, rest) = text.split_once("://").ok_or_else(|| UrlError::Scheme(whole()))?;
-        if scheme.eq_ignore_ascii_case("wss") {
-            return Err(UrlError::Tls(whole()));
-        }
-        if !scheme.eq_ignore_ascii_case("ws") {
+        let secure = scheme.eq_ignore_ascii_case("wss");
+        if !secure && !scheme.eq_ignore_ascii_case("ws") {
             return Err(UrlError::Scheme(whole()));
         }
+        let default_port = if secure { 443 } else { 80 };
         if rest.contains('#') {
             return Err(UrlError::Fragment(whole()));
         }
@@ -99,7 +98,7 @@ impl FromStr for WsUrl {
             return Err(UrlError::Host(whole()));
         }
         let port = match port.strip_prefix(':') {
-            None if port.is_empty() => 80,
+            None if port.is_empty() => default_port,
             Some(digits) if digits.contains(':') => return Err(UrlError::Brackets(whole())),
             Some(digits) => match digits.parse() {
                 Ok(port) if port > 0 => port,
@@ -108,15 +107,16 @@ impl FromStr for WsUrl {
             None => return Err(UrlError::Port(whole())),
         };
         let bracketed = if place.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
-        let authority = if port == 80 { bracketed } else { format!("{bracketed}:{port}") };
+        let authority = if port == default_port { bracketed } else { format!("{bracketed}:{port}") };
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-        Ok(WsUrl { host: host.to_owned(), authority, port, target })
+        Ok(WsUrl { secure, host: host.to_owned(), authority, port, target })
     }
 }
 
 impl fmt::Display for WsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ws://{}{}", self.authority, self.target)
+        let scheme = if self.secure { "wss" } else { "ws" };
+        write!(f, "{scheme}://{}{}", self.authority, self.target)
     }
 }
 
@@ -144,10 +144,18 @@ mod tests {
     }
 
     #[test]
+    fn tls_has_a_scheme_and_a_port_of_its_own() {
+        let url = parse("wss://a/x");
+        assert_eq!((url.is_secure(), url.port(), url.authority()), (true, 443, "a"));
+        assert_eq!(parse("WSS://a:80").to_string(), "wss://a:80/");
+        assert_eq!(parse("ws://a:443").authority(), "a:443");
+        assert!(!parse("ws://a").is_secure());
+    }
+
+    #[test]
     fn an_ipv6_address_stands_in_brackets() {
         let url = parse("ws://[fd73::2]:81/x");
         assert_eq!((url.host.as_str(), url.port, url.authority()), ("fd73::2", 81, "[fd73::2]:81"));
-        assert_eq!(url.resolve().unwrap(), ["[fd73::2]:81".parse().unwrap()]);
         assert_eq!(parse("ws://[::1]").authority(), "[::1]");
     }
 
@@ -156,7 +164,6 @@ mod tests {
         let error = |text: &str| text.parse::<WsUrl>().unwrap_err();
         assert!(matches!(error("http://a/"), UrlError::Scheme(_)));
         assert!(matches!(error("localhost:80"), UrlError::Scheme(_)));
-        assert!(matches!(error("wss://a/"), UrlError::Tls(_)));
         assert!(matches!(error("ws://u:p@a/"), UrlError::User(_)));
         assert!(matches!(error("ws:///x"), UrlError::Host(_)));
         assert!(matches!(error("ws://fd73::2:80/"), UrlError::Brackets(_)));
