@@ -12,6 +12,12 @@ use std::net::SocketAddr;
 #[allow(dead_code)] // Each benchmark uses a part.
 mod time;
 
+#[path = "../src/port"]
+#[allow(dead_code)] // As above.
+mod port {
+    pub(crate) mod spread;
+}
+
 #[path = "../src/stack"]
 #[allow(dead_code, unused_imports)] // As above; and their unit tests come along, but not as tests.
 mod stack {

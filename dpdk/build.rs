@@ -43,6 +43,8 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_rss_hash_conf_get",
     "rte_eth_dev_rss_hash_update",
     "rte_eth_dev_rss_reta_(query|update)",
+    "rte_eth_dev_rx_intr_(enable|disable)",
+    "rte_eth_dev_rx_intr_ctl_q_get_fd",
 ];
 
 /// Types that Rust passes by pointer and never looks into: declared empty instead of generated.

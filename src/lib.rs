@@ -10,6 +10,7 @@
 //! | [`stack`] | flow table and TCP over smoltcp, timers, ring memory | `port`, `time` |
 //! | [`ws`] | RFC 6455, sans-IO, both roles | `time` |
 //! | [`http`] | request head, routes, static answers | |
+//! | [`tls`] | TLS for `wss://`, sans-IO, both roles | `time` |
 //! | [`engine`] | worker, handler, sessions, topics, mailbox, launch | all above |
 //! | [`apps`] | what ships in the binary: echo, chat | `engine` |
 //! | [`bench`](mod@bench) | the load generator behind `unsocket bench` | all above |
@@ -24,4 +25,5 @@ pub mod http;
 pub mod port;
 pub mod stack;
 pub mod time;
+pub mod tls;
 pub mod ws;

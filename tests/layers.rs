@@ -7,17 +7,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each layer and the layers that it may import.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("time", &[]),
     ("ws", &["time"]),
     ("http", &[]),
+    ("tls", &["time"]),
     ("port", &["time"]),
     ("stack", &["port", "time"]),
-    ("engine", &["http", "port", "stack", "time", "ws"]),
-    ("apps", &["engine", "http", "port", "stack", "time", "ws"]),
-    ("config", &["engine", "http", "port", "stack", "time", "ws"]),
-    ("bench", &["apps", "config", "engine", "http", "port", "stack", "time", "ws"]),
-    ("cli", &["apps", "bench", "config", "engine", "http", "port", "stack", "time", "ws"]),
+    ("engine", &["http", "port", "stack", "time", "tls", "ws"]),
+    ("apps", &["engine", "http", "port", "stack", "time", "tls", "ws"]),
+    ("config", &["engine", "http", "port", "stack", "time", "tls", "ws"]),
+    ("bench", &["apps", "config", "engine", "http", "port", "stack", "time", "tls", "ws"]),
+    ("cli", &["apps", "bench", "config", "engine", "http", "port", "stack", "time", "tls", "ws"]),
 ];
 
 /// The files that may hold unsafe code.
@@ -25,8 +26,13 @@ const UNSAFE_FILES: [&str; 4] =
     ["src/port/tap/sys.rs", "src/stack/lend.rs", "src/stack/rings.rs", "src/ws/mask.rs"];
 
 /// Words that only the files below these paths may use, and why.
-const CONFINED: [(&[&str], &[&str], &str); 4] = [
+const CONFINED: [(&[&str], &[&str], &str); 5] = [
     (&["smoltcp"], &["src/stack/"], "one layer knows the TCP/IP library"),
+    (
+        &["rustls", "aws_lc_rs", "webpki", "rustls_native_certs"],
+        &["src/tls/"],
+        "one layer knows the TLS library and the ciphers",
+    ),
     (
         &["Instant::now", "SystemTime::now", "clock_gettime", "clock_gettime_dynamic"],
         &["src/bench/", "src/cli/", "src/engine/launch", "src/main.rs"],

@@ -17,6 +17,8 @@ mod memif;
 mod runner;
 #[path = "port_dpdk/setup.rs"]
 mod setup;
+#[path = "port_dpdk/steering.rs"]
+mod steering;
 
 use runner::Scenario;
 use std::process::ExitCode;
@@ -39,10 +41,22 @@ const SCENARIOS: &[Scenario] = &[
     ("messages_between_two_processes", engine::verified),
     ("messages_in_jumbo_frames_without_checksums", engine::trusted_jumbo),
     ("messages_from_the_kernels_tcp", engine::kernel_client),
+    ("rss_is_set_up_and_read_back", steering::rss_is_read_back),
+    ("flows_keep_to_their_queues_over_memif", steering::queue_to_queue),
+    ("one_client_worker_reaches_two_server_workers", steering::one_asks_two),
+    ("two_client_workers_reach_four_server_workers", steering::two_ask_four),
+    ("several_workers_share_the_queue_of_a_memif", steering::one_memif_queue),
+    ("peer_with_fewer_vhost_queues_is_served_by_all", steering::fewer_vhost_queues),
+    ("several_workers_share_one_queue", steering::shared_queue),
+    ("several_workers_behind_the_kernels_steering", steering::kernel_steers),
 ];
 
-const PEERS: &[Scenario] =
-    &[("serve", engine::serve_peer), ("echo", memif::echo_peer), ("shout", memif::shout_peer)];
+const PEERS: &[Scenario] = &[
+    ("serve", engine::serve_peer),
+    ("count", steering::count_peer),
+    ("echo", memif::echo_peer),
+    ("shout", memif::shout_peer),
+];
 
 fn main() -> ExitCode {
     runner::main(SCENARIOS, PEERS)

@@ -169,6 +169,7 @@ int shim_port_configure(uint16_t port, const struct shim_port_setup *setup)
 	conf.rxmode.mtu = setup->mtu;
 	conf.rxmode.offloads = setup->rx_offloads;
 	conf.txmode.offloads = setup->tx_offloads;
+	conf.intr_conf.rxq = setup->rx_interrupts != 0;
 	if (setup->rss_functions != 0) {
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		conf.rx_adv_conf.rss_conf.rss_hf = setup->rss_functions;

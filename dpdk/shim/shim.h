@@ -128,6 +128,7 @@ struct shim_port_setup {
 	uint32_t mtu;
 	uint16_t rx_queues;
 	uint16_t tx_queues;
+	uint8_t rx_interrupts; /* each RX queue gets an interrupt, off at first */
 };
 
 struct shim_link {

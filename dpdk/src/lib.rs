@@ -70,4 +70,4 @@ pub use mempool::{Mempool, MempoolConfig};
 pub use offload::{IpVersion, L4Checksum, Offloads, RxChecksum, TxOffload};
 pub use port::{Capabilities, InUse, Link, Port, PortConfig, PortStats};
 pub use queue::{RxQueue, TxQueue};
-pub use rss::{RssConfig, RssFunctions, symmetric_key, toeplitz};
+pub use rss::{RssConfig, RssFunctions, symmetric_key};

@@ -107,6 +107,34 @@ impl Mbuf {
         view.pkt_len = len as u32;
     }
 
+    /// Takes bytes off the front; `false` when the first segment has fewer.
+    #[inline]
+    pub fn trim_front(&mut self, bytes: u16) -> bool {
+        let view = self.view_mut();
+        let fits = bytes <= view.data_len;
+        if fits {
+            // The offset stays within the buffer, as the data does.
+            view.data_off += bytes;
+            view.data_len -= bytes;
+            view.pkt_len -= u32::from(bytes);
+        }
+        fits
+    }
+
+    /// Puts room in front; what it holds is what its memory held before. `false` when there is none, or the frame would be
+    /// longer than an mbuf can say.
+    #[inline]
+    pub fn push_front(&mut self, bytes: u16) -> bool {
+        let view = self.view_mut();
+        let fits = bytes <= view.data_off && view.data_len.checked_add(bytes).is_some();
+        if fits {
+            view.data_off -= bytes;
+            view.data_len += bytes;
+            view.pkt_len += u32::from(bytes);
+        }
+        fits
+    }
+
     /// Makes one segment of a chain: in place where the first has room, else in a fresh mbuf of `spare`.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! RX and TX queues: one owner, one core, bursts in and bursts out.
 
+use crate::error::{Result, check};
 use crate::mbuf::{self, BURST_MAX, Mbuf};
 use crate::port::Shared;
 use crate::{ledger, sys};
@@ -7,6 +8,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A port's RX queue. It may move to another thread, but only one at a time may use it.
@@ -42,6 +44,34 @@ impl RxQueue {
     /// The queue's number within its port.
     pub fn queue(&self) -> u16 {
         self.queue
+    }
+
+    /// Has the driver announce frames on [`RxQueue::interrupt_fd`], or no longer. Frames that arrived before need not be
+    /// announced: look once more after switching it on. A driver whose descriptor always announces has nothing to switch, and
+    /// this succeeds.
+    ///
+    /// # Errors
+    /// When the port was set up without interrupts, or the driver refuses.
+    pub fn set_interrupt(&mut self, on: bool) -> Result<()> {
+        let set = if on { sys::rte_eth_dev_rx_intr_enable } else { sys::rte_eth_dev_rx_intr_disable };
+        // SAFETY: the port is started for as long as `self.port` lives.
+        let returned = unsafe { set(self.port.id(), self.queue) };
+        if returned == -libc::ENOTSUP {
+            return self.interrupt_fd().map(drop);
+        }
+        check(returned, || format!("rte_eth_dev_rx_intr_enable of queue {}", self.queue)).map(drop)
+    }
+
+    /// A descriptor that polls readable when frames have arrived since the interrupt was switched on.
+    ///
+    /// # Errors
+    /// When the driver has none for this queue.
+    pub fn interrupt_fd(&self) -> Result<BorrowedFd<'_>> {
+        // SAFETY: the port is started for as long as `self.port` lives.
+        let fd = unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(self.port.id(), self.queue) };
+        let fd = check(fd, || format!("rte_eth_dev_rx_intr_ctl_q_get_fd of queue {}", self.queue))?;
+        // SAFETY: the driver keeps it open until the port is closed, and `self.port` keeps that from happening.
+        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
     /// Appends received frames to `burst`, at most `max` and [`BURST_MAX`]; returns how many. Never blocks.

@@ -13,9 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use unsocket::engine::{
-    Burst, Deadlines, EngineConfig, Handle, Limits, Progress, Steering, Wake, Worker, seats,
-};
+use unsocket::engine::{Burst, Deadlines, EngineConfig, Handle, Limits, Progress, Wake, Worker, seats};
 use unsocket::port::PortInfo;
 use unsocket::stack::{Cidr, Route, StackConfig, TcpConfig};
 use unsocket::time::{Duration, Instant};
@@ -111,11 +109,6 @@ fn config(scenario: &Scenario, plan: &HostPlan, addr: IpAddr, segment: usize) ->
     EngineConfig {
         listen: if plan.is_server { vec![PORT] } else { Vec::new() },
         stack: StackConfig { addrs: vec![Cidr { addr, prefix }], routes, tcp, ..StackConfig::default() },
-        steering: if plan.steer == Steer::Device || plan.workers == 1 {
-            Steering::Device
-        } else {
-            Steering::Software
-        },
         limits: Limits {
             connections_max: CONNECTIONS_MAX,
             overflow_bytes_max: plan.overflow_bytes_max,
@@ -199,6 +192,7 @@ impl Host {
                 frame_bytes_max: self.frame_bytes_max,
                 tx_checksum_offload: false,
                 rx_checksum_trusted: false,
+                rss: None,
             };
             // Every place of the ring can be filled while the worker holds all it may.
             let frames = self.plan.rx_ring + self.plan.rx_frames + 2 * self.plan.tx_frames;
@@ -404,9 +398,7 @@ impl Host {
         }
         // Frames that wait for room to answer are received and not yet looked at.
         let unseen = engine.rx_frames.checked_sub(causes);
-        if self.config.steering == Steering::Device
-            && unseen.is_none_or(|unseen| unseen > self.plan.rx_frames as u64)
-        {
+        if self.plan.workers == 1 && unseen.is_none_or(|unseen| unseen > self.plan.rx_frames as u64) {
             return violation(
                 "counters add up",
                 format!("{} frames received, {causes} with a cause", engine.rx_frames),

@@ -62,7 +62,13 @@ fn pseudo_header(from: IpAddr, to: IpAddr, protocol: u8, len: usize) -> Vec<u8> 
 }
 
 /// An Ethernet frame with an IP packet in it.
-fn ip_frame(macs: [[u8; 6]; 2], from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ip_frame(
+    macs: [[u8; 6]; 2],
+    from: IpAddr,
+    to: IpAddr,
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut frame = Vec::with_capacity(ETHERNET_BYTES + 40 + payload.len());
     frame.extend(macs[1]);
     frame.extend(macs[0]);

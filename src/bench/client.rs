@@ -236,34 +236,52 @@ fn connect_failure(failure: &ConnectFailure) -> Failure {
     Failure::new(cause, failure.to_string())
 }
 
+/// What the owner of a [`Client`]'s worker does between its polls.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    next_open: Instant,
+    next_sweep: Instant,
+    started: bool,
+    give_up_at: Option<Instant>,
+}
+
+impl Rounds {
+    /// Opens connections and looks at all of them, each as often as it is due at `now`; returns whether the load is
+    /// over and its connections are closed. To be called before each poll.
+    pub fn go<P: Port>(&mut self, worker: &mut Worker<P, Client>, now: Instant) -> bool {
+        if now < self.next_open {
+            return false;
+        }
+        self.next_open = now + START_INTERVAL;
+        worker.with_context(|client, context| {
+            client.tick(now);
+            client.open(context);
+            let starts = !self.started && client.generator.has_started();
+            self.started |= starts;
+            if starts || now >= self.next_sweep {
+                self.next_sweep = now + SWEEP_INTERVAL;
+                client.sweep(context);
+            }
+        });
+        if !worker.handler().is_done() {
+            return false;
+        }
+        let give_up_at = *self.give_up_at.get_or_insert(now + CLOSE_TIMEOUT);
+        worker.report().engine.sessions == 0 || now >= give_up_at
+    }
+}
+
 /// Polls `worker` until its load is over and its connections are closed; `after` each burst is told what it came to.
 pub fn drive<P: Port>(
     worker: &mut Worker<P, Client>,
     clock: Clock,
     mut after: impl FnMut(&mut Worker<P, Client>, Instant, engine::Progress),
 ) -> (Tally, Usage) {
-    let (mut next_open, mut next_sweep, mut started) = (Instant::ZERO, Instant::ZERO, false);
-    let mut give_up_at = Instant::FAR_FUTURE;
+    let mut rounds = Rounds::default();
     loop {
         let now = clock.now();
-        if now >= next_open {
-            next_open = now + START_INTERVAL;
-            worker.with_context(|client, context| {
-                client.tick(now);
-                client.open(context);
-                let starts = !started && client.generator.has_started();
-                started |= starts;
-                if starts || now >= next_sweep {
-                    next_sweep = now + SWEEP_INTERVAL;
-                    client.sweep(context);
-                }
-            });
-            if worker.handler().is_done() {
-                give_up_at = give_up_at.min(now + CLOSE_TIMEOUT);
-                if worker.report().engine.sessions == 0 || now >= give_up_at {
-                    return worker.handler_mut().generator.finish();
-                }
-            }
+        if rounds.go(worker, now) {
+            return worker.handler_mut().generator.finish();
         }
         let progress = worker.poll(now);
         after(worker, now, progress);

@@ -10,7 +10,7 @@ use super::tally::Tally;
 use super::url::WsUrl;
 use super::usage::Usage;
 use super::{BenchError, Clock, engine_setup};
-use crate::engine::{EngineConfig, Seat, Steering, Worker};
+use crate::engine::{EngineConfig, Seat, Worker};
 use crate::port::Port;
 use crate::port::fault::FaultPort;
 use crate::stack::StackConfig;
@@ -52,9 +52,7 @@ pub fn run<P: Port + Send>(
     let clock = Clock::new();
     let (crew, generators) = Crew::new(plan, clock);
     let Some(info) = ports.first().map(|port| port.info().clone()) else { return Err(BenchError::NoPort) };
-    // The first answer to a SYN comes before a device knows whose flow it is, so on any queue.
-    let steering = if generators.len() > 1 { Steering::Software } else { Steering::Device };
-    let config = EngineConfig { steering, ..engine_setup::config(plan, site.stack.clone()) };
+    let config = engine_setup::config(plan, site.stack.clone());
     let seats = engine_setup::seats(&config, info.mtu, generators.len())?;
     let destination = Destination {
         remotes: vec![remote],

@@ -2,8 +2,6 @@
 
 mod bench;
 mod doctor;
-#[cfg(feature = "dpdk")]
-mod dpdk_ports;
 mod logging;
 mod port_args;
 mod ready;
@@ -40,7 +38,7 @@ pub fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
         match error {
-            CliError::Config(_) => ExitCode::from(2),
+            CliError::Config(_) | CliError::Tls(_) => ExitCode::from(2),
             #[cfg(feature = "dpdk")]
             CliError::Dpdk(_) => ExitCode::FAILURE,
             CliError::Bench(error) if error.is_usage() => ExitCode::from(2),
@@ -90,6 +88,9 @@ enum CliError {
     #[cfg(feature = "dpdk")]
     #[error(transparent)]
     Dpdk(#[from] crate::port::dpdk::DpdkError),
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::FileError),
     /// The workers cannot run.
     #[error(transparent)]
     Launch(#[from] crate::engine::LaunchError),

@@ -28,6 +28,13 @@ pub struct PortArgs {
     /// Largest IP packet in bytes, 576..=9000 [default: 1500]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,
+    /// Queue pairs of a DPDK device, a multiple of --workers; over a memif the same at both ends [default: one for each
+    /// worker, one of a memif]
+    #[arg(long, value_name = "N")]
+    pub queues: Option<usize>,
+    /// VLAN that a DPDK device belongs to, 1..=4094 [default: none, untagged frames]
+    #[arg(long, value_name = "ID")]
+    pub vlan: Option<u16>,
     /// Default routers, at most one each of IPv4 and IPv6 [default: none, only our own networks are reached]
     #[arg(long, value_name = "IP,..", value_delimiter = ',')]
     pub gateway: Vec<IpAddr>,
@@ -54,6 +61,8 @@ impl PortArgs {
         replace(&mut port.netns, &self.netns);
         replace(&mut port.mac, &self.mac);
         replace(&mut port.mtu, &self.mtu);
+        replace(&mut port.queues, &self.queues);
+        replace(&mut port.vlan, &self.vlan);
         replace_list(&mut port.ip, &self.ip);
         replace_list(&mut port.host_ip, &self.host_ip);
         replace_list(&mut port.gateway, &self.gateway);

@@ -4,13 +4,15 @@ use super::port_args::{PortArgs, replace_list};
 use super::ready::Ready;
 use super::{CliError, logging};
 use crate::apps::{Chat, Echo, page};
-use crate::config::{App, Config, ConfigError, LogFormat, Poll};
-use crate::engine::Server;
+use crate::config::{App, ClientCertificates, Config, ConfigError, LogFormat, Poll};
+use crate::engine::{EngineConfig, Server};
 use crate::http::Routes;
 use crate::port::{Port, tap};
+use crate::tls::ServerTls;
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Serve HTTP and WebSocket on a device until SIGTERM or SIGINT, then drain
 ///
@@ -29,6 +31,21 @@ pub(super) struct ServeArgs {
     /// TCP ports to accept connections on [default: 80]
     #[arg(long, value_name = "PORT,..", value_delimiter = ',', help_heading = "Service")]
     listen: Vec<u16>,
+    /// TCP ports to accept connections with TLS on: wss:// and https:// [default: none]
+    #[arg(long, value_name = "PORT,..", value_delimiter = ',', help_heading = "TLS")]
+    listen_tls: Vec<u16>,
+    /// PEM file with a certificate and its chain; may be repeated, the client's SNI chooses [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    cert: Vec<PathBuf>,
+    /// PEM file with the private key of the --cert in the same place [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    key: Vec<PathBuf>,
+    /// Whether clients have to show a certificate [default: none]
+    #[arg(long, value_name = "WHEN", help_heading = "TLS")]
+    client_auth: Option<ClientCertificates>,
+    /// PEM file of the authorities that issue clients' certificates [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    client_ca: Option<PathBuf>,
     /// Application to run [default: echo]
     #[arg(long, help_heading = "Service")]
     app: Option<App>,
@@ -69,6 +86,13 @@ impl ServeArgs {
         }
         self.port.apply(&mut config);
         replace_list(&mut config.server.listen, &self.listen);
+        replace_list(&mut config.tls.listen, &self.listen_tls);
+        replace_list(&mut config.tls.certs, &self.cert);
+        replace_list(&mut config.tls.keys, &self.key);
+        config.tls.client_auth = self.client_auth.unwrap_or(config.tls.client_auth);
+        if let Some(path) = &self.client_ca {
+            config.tls.client_ca = Some(path.clone());
+        }
         replace_list(&mut config.workers.cores, &self.cores);
         config.server.app = self.app.unwrap_or(config.server.app);
         config.compression.enabled |= self.deflate;
@@ -89,14 +113,15 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
     let config = args.config()?;
     logging::init(&config.log)?;
     let ready = Ready::new(args.ready_fd)?;
+    let tls = config.tls().map(ServerTls::load).transpose()?;
     if let Some(tap) = config.tap() {
-        return start(&config, tap::open(&tap)?, ready);
+        return start(&config, tls, tap::open(&tap)?, ready);
     }
     #[cfg(feature = "dpdk")]
     if let Some(dpdk) = config.dpdk() {
-        let ports = super::dpdk_ports::open(&dpdk)?;
+        let ports = crate::port::dpdk::open(&dpdk)?;
         ports.iter().take(1).for_each(|port| tracing::info!("{}", port.summary()));
-        return start(&config, ports, ready);
+        return start(&config, tls, ports, ready);
     }
     Err(CliError::Unreachable)
 }
@@ -104,10 +129,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
 /// Runs the application on the ports, one worker for each, until it has drained.
 fn start<P: Port + Send + 'static>(
     config: &Config,
+    tls: Option<ServerTls>,
     ports: Vec<P>,
     ready: Ready,
 ) -> Result<ExitCode, CliError> {
-    let server = Server::with_ports(config.engine(routes(config)), ports)?;
+    let engine = EngineConfig { tls: tls.map(Arc::new), ..config.engine(routes(config)) };
+    let server = Server::with_ports(engine, ports)?;
     let running = match config.server.app {
         App::Echo => server.start(|_worker| Echo)?,
         App::Chat => server.start(Chat::new)?,
@@ -137,13 +164,15 @@ fn routes(config: &Config) -> Routes {
 /// Where the server can be reached, in one line.
 fn ready_line(config: &Config) -> String {
     let mut line = String::from("ready:");
-    for port in &config.server.listen {
-        for cidr in &config.port.ip {
-            let host = std::net::SocketAddr::new(cidr.addr, *port);
-            match port {
-                // The default port of http and ws is left out, as in a browser's address bar.
-                80 => line.push_str(&format!(" http://{}/", host.to_string().trim_end_matches(":80"))),
-                _ => line.push_str(&format!(" http://{host}/")),
+    // The default port is left out, as in a browser's address bar.
+    for (ports, scheme, default) in
+        [(&config.server.listen, "http", ":80"), (&config.tls.listen, "https", ":443")]
+    {
+        for port in ports {
+            for cidr in &config.port.ip {
+                let host = std::net::SocketAddr::new(cidr.addr, *port).to_string();
+                let host = host.strip_suffix(default).unwrap_or(&host);
+                line.push_str(&format!(" {scheme}://{host}/"));
             }
         }
     }

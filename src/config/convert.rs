@@ -2,7 +2,10 @@
 
 #[cfg(feature = "dpdk")]
 use super::Checksum;
-use super::{CompressionConfig, Config, Congestion, Poll, PortSpec, SlowConsumer, Steering, TcpSettings};
+use super::{
+    ClientCertificates, CompressionConfig, Config, Congestion, Poll, PortSpec, SlowConsumer, Steering,
+    TcpSettings,
+};
 use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
 use crate::http::Routes;
 #[cfg(feature = "dpdk")]
@@ -10,8 +13,10 @@ use crate::port::dpdk::{Checksums, DpdkConfig, Memory};
 use crate::port::tap::TapConfig;
 use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 use crate::time::Duration;
+use crate::tls::{ClientAuth, Identity, ServerOptions};
 use crate::ws::{self, deflate::DeflateConfig};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 /// Slots of the stack beyond the connections served and the half-open ones: for those that are closing, and for
 /// those that are refused with an answer.
@@ -49,6 +54,8 @@ impl Config {
         let defaults = EngineConfig::default();
         EngineConfig {
             listen: self.server.listen.clone(),
+            listen_tls: self.tls.listen.clone(),
+            tls_watch: off_at_zero(self.tls.watch_ms),
             stack: self.stack(),
             steering: match self.workers.steering {
                 Steering::Device => engine::Steering::Device,
@@ -95,6 +102,7 @@ impl Config {
                 connection_messages: burst.connection_messages,
                 total_bytes: burst.total_bytes,
                 mailbox_commands: burst.mailbox_commands,
+                tls_handshakes: burst.tls_handshakes,
             },
             idle: match self.poll() {
                 Poll::Spin => Idle::Spin,
@@ -103,6 +111,24 @@ impl Config {
             cores: self.workers.cores.clone(),
             ..defaults
         }
+    }
+
+    /// What TLS is made from; `None` when it is not listened for.
+    pub fn tls(&self) -> Option<ServerOptions> {
+        let tls = &self.tls;
+        let identity = |(certificate, key): (&PathBuf, &PathBuf)| Identity {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        };
+        let authorities = tls.client_ca.clone();
+        (!tls.listen.is_empty()).then(|| ServerOptions {
+            identities: tls.certs.iter().zip(&tls.keys).map(identity).collect(),
+            client_auth: match (tls.client_auth, authorities) {
+                (ClientCertificates::Optional, Some(authorities)) => ClientAuth::Optional { authorities },
+                (ClientCertificates::Required, Some(authorities)) => ClientAuth::Required { authorities },
+                (ClientCertificates::None, _) | (_, None) => ClientAuth::None,
+            },
+        })
     }
 
     /// How the TAP device is opened; `None` when the port is another one.
@@ -116,7 +142,8 @@ impl Config {
             mac: port.mac.map(|mac| mac.0),
             host_addresses: port.host_ip.iter().map(|cidr| (cidr.addr, cidr.prefix)).collect(),
             netns: port.netns.clone(),
-            offload: port.offload,
+            // Frames of offloads are larger than workers can hand to each other.
+            offload: port.offload && self.workers.count == 1,
             frames: port.frames,
             ..defaults
         })
@@ -129,10 +156,13 @@ impl Config {
         let port = &self.port;
         let defaults = DpdkConfig::new(device.clone());
         let mut dpdk = DpdkConfig {
-            queues: self.workers.count,
+            workers: self.workers.count,
             mtu: port.mtu.unwrap_or(defaults.mtu),
             // Range-checked long before: at most 65,536.
             frames: u32::try_from(port.frames).unwrap_or(u32::MAX),
+            queues: port.queues,
+            vlan: port.vlan,
+            interrupts: self.poll() == Poll::Adaptive,
             mac: port.mac.map(|mac| mac.0),
             checksums: match port.checksum {
                 Checksum::Verify => Checksums::Verify,
@@ -206,7 +236,8 @@ fn ordinary_mib(dpdk: &DpdkConfig) -> u32 {
     const BASE_MIB: usize = 64;
     /// DPDK's own of each frame: the mbuf, its headroom, the mempool's header; and room for link-layer headers.
     const FRAME_EXTRA_BYTES: usize = 512;
-    let frames = dpdk.queues * (dpdk.frames as usize + 2 * usize::from(dpdk.descriptors));
+    let pairs = dpdk.queues.unwrap_or(dpdk.workers).div_ceil(dpdk.workers.max(1));
+    let frames = dpdk.workers * (dpdk.frames as usize + 2 * pairs * usize::from(dpdk.descriptors));
     let bytes = 2 * frames * (dpdk.mtu.max(2_048) + FRAME_EXTRA_BYTES);
     u32::try_from(BASE_MIB + bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX)
 }
@@ -302,6 +333,11 @@ mod tests {
         ";
         let tap = Config::from_toml(text, "test").unwrap().tap().unwrap();
         assert_eq!((tap.queues, tap.mtu, tap.frames, tap.offload), (3, 9000, 64, false));
+        let one = Config::from_toml("port.spec = 'tap:t0'", "test").unwrap().tap().unwrap();
+        assert!(one.offload);
+        let two =
+            Config::from_toml("port.spec = 'tap:t0'\nworkers.count = 2", "test").unwrap().tap().unwrap();
+        assert!(!two.offload, "workers hand frames to each other");
         assert_eq!((tap.mac, tap.netns.as_deref()), (Some([2, 0, 0, 0, 0, 2]), Some("blue")));
         assert_eq!(tap.host_addresses, [("10.0.0.1".parse().unwrap(), 24)]);
     }
@@ -315,6 +351,8 @@ mod tests {
             mac = '02:00:00:00:00:02'
             mtu = 9000
             frames = 512
+            queues = 6
+            vlan = 7
             checksum = 'trust'
             eal = ['--log-level=pmd:8']
             [workers]
@@ -326,7 +364,8 @@ mod tests {
         assert_eq!(config.poll(), Poll::Spin);
         let dpdk = config.dpdk().unwrap();
         assert_eq!(dpdk.device.name(), "net_memif0");
-        assert_eq!((dpdk.queues, dpdk.mtu, dpdk.frames), (3, 9000, 512));
+        assert_eq!((dpdk.workers, dpdk.mtu, dpdk.frames), (3, 9000, 512));
+        assert_eq!((dpdk.queues, dpdk.vlan, dpdk.interrupts), (Some(6), Some(7), false));
         assert_eq!((dpdk.mac, dpdk.checksums), (Some([2, 0, 0, 0, 0, 2]), Checksums::Trust));
         assert_eq!((dpdk.memory, dpdk.single_file_segments), (Memory::HugePages, false));
         assert_eq!(dpdk.eal_arguments, ["--log-level=pmd:8"]);

@@ -15,6 +15,7 @@ pub use text::{Mac, PortSpec};
 use crate::stack::Cidr;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -24,6 +25,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The device and the addresses on it.
     pub port: PortConfig,
+    /// `wss://` and `https://`.
+    pub tls: TlsSettings,
     /// TCP, for every connection.
     pub tcp: TcpSettings,
     /// WebSocket and HTTP: limits of one connection and deadlines.
@@ -58,6 +61,37 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
 }
 
+/// `[tls]`: `wss://` and `https://`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSettings {
+    /// TCP ports to accept connections with TLS on.
+    pub listen: Vec<u16>,
+    /// PEM files with a certificate and its chain each.
+    pub certs: Vec<PathBuf>,
+    /// PEM files with the private key of each of them, in the same order.
+    pub keys: Vec<PathBuf>,
+    /// Whether clients have to show a certificate.
+    pub client_auth: ClientCertificates,
+    /// PEM file of the authorities that issue them.
+    pub client_ca: Option<PathBuf>,
+    /// How often the files are looked at; 0 for never.
+    pub watch_ms: u64,
+}
+
+/// Whether clients have to show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// They are not asked for one.
+    #[default]
+    None,
+    /// They may.
+    Optional,
+    /// No connection without.
+    Required,
+}
+
 /// The applications that ship in the binary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -89,6 +123,10 @@ pub struct PortConfig {
     pub mtu: Option<usize>,
     /// Frames of each queue.
     pub frames: usize,
+    /// Queue pairs of a DPDK device; one for each worker, as far as it has them, when not given.
+    pub queues: Option<usize>,
+    /// The VLAN that a DPDK device belongs to.
+    pub vlan: Option<u16>,
     /// Whether a TAP device may leave out checksums and hand over large segments.
     pub offload: bool,
     /// Who sees to checksums on a DPDK device.
@@ -264,17 +302,17 @@ pub struct WorkersConfig {
     pub poll: Option<Poll>,
     /// How long an adaptive worker spins before it sleeps.
     pub spin_us: u64,
-    /// Who gives each worker the frames of its own connections.
+    /// Which rule says whose a connection is.
     pub steering: Steering,
 }
 
-/// Who gives each worker the frames of its own connections.
+/// Which rule says whose a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Steering {
-    /// The device, by a hash of its own.
+    /// The device's rule, where it tells one, else the workers' flow hash.
     Device,
-    /// Whoever receives a frame hands it to its owner.
+    /// The workers' flow hash, whatever the device says.
     Software,
 }
 
@@ -304,6 +342,8 @@ pub struct BurstConfig {
     pub total_bytes: usize,
     /// Commands taken from the mailbox.
     pub mailbox_commands: usize,
+    /// Steps of TLS handshakes.
+    pub tls_handshakes: usize,
 }
 
 /// `[drain]`: the graceful end.
@@ -346,6 +386,19 @@ impl Default for ServerConfig {
     }
 }
 
+impl Default for TlsSettings {
+    fn default() -> Self {
+        TlsSettings {
+            listen: Vec::new(),
+            certs: Vec::new(),
+            keys: Vec::new(),
+            client_auth: ClientCertificates::None,
+            client_ca: None,
+            watch_ms: 1_000,
+        }
+    }
+}
+
 impl Default for PortConfig {
     fn default() -> Self {
         PortConfig {
@@ -356,6 +409,8 @@ impl Default for PortConfig {
             mac: None,
             mtu: None,
             frames: 1_024,
+            queues: None,
+            vlan: None,
             offload: true,
             checksum: Checksum::Verify,
             hugepages: true,
@@ -450,6 +505,7 @@ impl Default for BurstConfig {
             connection_messages: 256,
             total_bytes: 1 << 20,
             mailbox_commands: 256,
+            tls_handshakes: 1,
         }
     }
 }

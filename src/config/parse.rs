@@ -73,10 +73,11 @@ impl Config {
 }
 
 /// The tables and the keys of each, as the structs have them.
-fn tables() -> [(&'static str, &'static [&'static str]); 10] {
+fn tables() -> [(&'static str, &'static [&'static str]); 11] {
     [
         ("server", fields::<super::ServerConfig>()),
         ("port", fields::<super::PortConfig>()),
+        ("tls", fields::<super::TlsSettings>()),
         ("tcp", fields::<super::TcpSettings>()),
         ("websocket", fields::<super::WebSocketConfig>()),
         ("compression", fields::<super::CompressionConfig>()),
@@ -121,7 +122,8 @@ fn hint_key(table: &str, key: &str) -> String {
     let likeness = |&(other, name): &(&str, &str)| {
         strsim::jaro_winkler(key, name) + if other == table { 0.001 } else { 0.0 }
     };
-    match all.max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
+    // Of two that are as near the first is told.
+    match all.rev().max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
         Some(nearest) if likeness(&nearest) >= LIKENESS_MIN => {
             format!("did you mean `{}.{}`?", nearest.0, nearest.1)
         }
@@ -232,7 +234,7 @@ mod tests {
             refused("\n[websockets]\nx = 1"),
             "uns.toml, line 2: unknown key `websockets`; did you mean [websocket]?"
         );
-        assert!(refused("[qqq]").contains("the tables are server, port, tcp"));
+        assert!(refused("[qqq]").contains("the tables are server, port, tls, tcp"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Ranges, and values that must fit each other. Once this has passed, nothing later refuses a number.
 
-use super::{Checksum, Config, ConfigError, PortSpec};
+use super::{Checksum, ClientCertificates, Config, ConfigError, PortSpec};
 use crate::stack::Cidr;
 use std::net::IpAddr;
 
@@ -43,6 +43,7 @@ impl Config {
             }
         }
         self.validate_server()?;
+        self.validate_tls()?;
         self.validate_port()?;
         self.validate_workers()?;
         self.validate_pairs()?;
@@ -78,6 +79,9 @@ impl Config {
         vec![
             size("port.mtu", self.port.mtu.unwrap_or(1500), 576, 9_000),
             size("port.frames", self.port.frames, 64, 65_536),
+            size("port.queues", self.port.queues.unwrap_or(1), 1, 1_024),
+            // IEEE 802.1Q: 0 is no VLAN, 4095 is reserved.
+            range("port.vlan", self.port.vlan.unwrap_or(1).into(), 1, 4_094),
 
             // The floor of two full segments at the largest MTU; the ceiling of RFC 7323's window (65,535 << 14).
             size("tcp.recv_buffer_bytes", tcp.recv_buffer_bytes, 18_000, GIB - (1 << 14)),
@@ -130,12 +134,15 @@ impl Config {
             size("workers.count", workers.count, 1, WORKERS_MAX),
             range("workers.spin_us", workers.spin_us, 0, 1_000_000),
 
+            or_off("tls.watch_ms", self.tls.watch_ms, 100, HOUR_MS),
+
             size("burst.rx_frames", burst.rx_frames, 1, 1_024),
             size("burst.tx_frames", burst.tx_frames, 1, 8_192),
             size("burst.connection_bytes", burst.connection_bytes, 1, GIB),
             size("burst.connection_messages", burst.connection_messages, 1, 1 << 20),
             size("burst.total_bytes", burst.total_bytes, 1, GIB),
             size("burst.mailbox_commands", burst.mailbox_commands, 1, 1 << 20),
+            size("burst.tls_handshakes", burst.tls_handshakes, 1, 1_024),
 
             range("drain.deadline_ms", self.drain.deadline_ms, 0, HOUR_MS),
         ]
@@ -143,7 +150,7 @@ impl Config {
 
     fn validate_server(&self) -> Result<(), ConfigError> {
         let listen = &self.server.listen;
-        if listen.is_empty() {
+        if listen.is_empty() && self.tls.listen.is_empty() {
             return Err(ConfigError::Missing { key: "server.listen", hint: "name a TCP port, e.g. 80" });
         }
         if let Some(port) = listen.iter().find(|&&port| port == 0) {
@@ -171,6 +178,47 @@ impl Config {
             return Err(invalid("server.allowed_origins", origin, reason));
         }
         Ok(())
+    }
+
+    fn validate_tls(&self) -> Result<(), ConfigError> {
+        let tls = &self.tls;
+        if let Some(port) = tls.listen.iter().find(|&&port| port == 0) {
+            return Err(invalid("tls.listen", port, "ports are 1..=65535"));
+        }
+        if let Some(twice) = first_repeated(&tls.listen) {
+            return Err(invalid("tls.listen", twice, "it is listed twice"));
+        }
+        if let Some(port) = tls.listen.iter().find(|port| self.server.listen.contains(port)) {
+            let reason = "`server.listen` has it, too: a port speaks TLS or does not";
+            return Err(invalid("tls.listen", port, reason));
+        }
+        if tls.certs.len() != tls.keys.len() {
+            let reason = format!(
+                "there are {} certificates and {} keys: each certificate needs its key, in the same order",
+                tls.certs.len(),
+                tls.keys.len()
+            );
+            return Err(invalid("tls.certs", list_of(&tls.certs), reason));
+        }
+        if !tls.listen.is_empty() && tls.certs.is_empty() {
+            let hint = "give --cert FILE and --key FILE for the ports of `tls.listen`";
+            return Err(ConfigError::Missing { key: "tls.certs", hint });
+        }
+        if tls.listen.is_empty() && !tls.certs.is_empty() {
+            let hint = "name the ports that the certificates are for, e.g. --listen-tls 443";
+            return Err(ConfigError::Missing { key: "tls.listen", hint });
+        }
+        match (tls.client_auth, &tls.client_ca) {
+            (ClientCertificates::None, Some(path)) => {
+                let reason = "set `tls.client_auth` to `optional` or `required`, or nobody is asked for one";
+                Err(invalid("tls.client_ca", path.display(), reason))
+            }
+            (ClientCertificates::Optional | ClientCertificates::Required, None) => {
+                let hint = "name the PEM file of the authorities that issue clients' certificates";
+                Err(ConfigError::Missing { key: "tls.client_ca", hint })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn validate_port(&self) -> Result<(), ConfigError> {
@@ -244,9 +292,18 @@ impl Config {
                 let reason = format!("a queue of a DPDK device needs {DPDK_FRAMES_MIN} or more");
                 return Err(invalid("port.frames", port.frames, reason));
             }
+            if let Some(queues) = port.queues.filter(|queues| queues % self.workers.count.max(1) != 0) {
+                let reason = format!("it must be a multiple of `workers.count`, {}", self.workers.count);
+                return Err(invalid("port.queues", queues, reason));
+            }
             return Ok(());
         }
         let only = "it is for dpdk:DEVARGS ports only";
+        for (key, given) in [("port.queues", port.queues), ("port.vlan", port.vlan.map(usize::from))] {
+            if let Some(given) = given {
+                return Err(invalid(key, given, only));
+            }
+        }
         if port.checksum == Checksum::Trust {
             return Err(invalid("port.checksum", "trust", only));
         }
@@ -333,6 +390,11 @@ fn invalid(key: &'static str, value: impl ToString, reason: impl Into<String>) -
 
 fn display(spec: &Option<PortSpec>) -> String {
     spec.as_ref().map_or_else(String::new, PortSpec::to_string)
+}
+
+/// Paths as a list is written.
+fn list_of(paths: &[std::path::PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn first_repeated<T: PartialEq>(list: &[T]) -> Option<&T> {
@@ -500,6 +562,17 @@ mod tests {
     fn what_must_fit_together() {
         for (text, key) in [
             ("server.listen = []", "server.listen"),
+            ("tls.listen = [0]", "tls.listen"),
+            ("tls.listen = [443]", "tls.certs"),
+            ("tls = { listen = [80], certs = ['a'], keys = ['b'] }", "tls.listen"),
+            ("tls = { listen = [443, 443], certs = ['a'], keys = ['b'] }", "tls.listen"),
+            ("tls = { listen = [443], certs = ['a', 'b'], keys = ['b'] }", "tls.certs"),
+            ("tls = { certs = ['a'], keys = ['b'] }", "tls.listen"),
+            (
+                "tls = { listen = [443], certs = ['a'], keys = ['b'], client_auth = 'required' }",
+                "tls.client_ca",
+            ),
+            ("tls = { listen = [443], certs = ['a'], keys = ['b'], client_ca = 'c' }", "tls.client_ca"),
             ("server.listen = [0]", "server.listen"),
             ("server.listen = [80, 80]", "server.listen"),
             ("server.paths = ['ws']", "server.paths"),
@@ -513,6 +586,8 @@ mod tests {
             ("port = { spec = 'wire', netns = 'x' }", "port.spec"),
             ("port.netns = 'a/b'", "port.netns"),
             ("port = { spec = 'wire', offload = false }", "port.offload"),
+            ("port = { spec = 'tap:t', queues = 2 }", "port.queues"),
+            ("port = { spec = 'tap:t', vlan = 2 }", "port.vlan"),
             ("port = { spec = 'tap:t', checksum = 'trust' }", "port.checksum"),
             ("port = { spec = 'tap:t', hugepages = false }", "port.hugepages"),
             ("port = { spec = 'tap:t', eal = ['-m', '64'] }", "port.eal"),

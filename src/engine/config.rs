@@ -3,6 +3,7 @@
 use crate::http::Routes;
 use crate::stack::StackConfig;
 use crate::time::Duration;
+use crate::tls::ServerTls;
 use crate::ws::{self, deflate::DeflateConfig};
 use std::sync::Arc;
 
@@ -11,9 +12,16 @@ use std::sync::Arc;
 pub struct EngineConfig {
     /// TCP ports to accept connections on; none for a client.
     pub listen: Vec<u16>,
+    /// TCP ports to accept connections with TLS on, as [`EngineConfig::tls`] says.
+    pub listen_tls: Vec<u16>,
+    /// Certificates and keys; needed where TLS is listened for. With [`EngineConfig::handle_signals`], SIGHUP has them
+    /// read again.
+    pub tls: Option<Arc<ServerTls>>,
+    /// How often the launcher looks whether a file of [`EngineConfig::tls`] is another one; `None` for never.
+    pub tls_watch: Option<Duration>,
     /// Addresses, routes and TCP. [`Limits::connections_max`] bounds what its slab has beyond refusals.
     pub stack: StackConfig,
-    /// Who spreads the flows over several workers.
+    /// How the flows are spread over several workers.
     pub steering: Steering,
     /// What is served over plain HTTP, and which paths take upgrades.
     pub routes: Arc<Routes>,
@@ -45,6 +53,9 @@ impl Default for EngineConfig {
         routes.upgrade_any_path();
         EngineConfig {
             listen: Vec::new(),
+            listen_tls: Vec::new(),
+            tls: None,
+            tls_watch: Some(Duration::from_secs(1)),
             stack: StackConfig::default(),
             steering: Steering::Device,
             routes: Arc::new(routes),
@@ -61,13 +72,15 @@ impl Default for EngineConfig {
     }
 }
 
-/// Who gives each worker the frames of its own flows.
+/// Which rule says what flows are a worker's own. Whoever receives a frame of another worker's flow hands it over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Steering {
-    /// The device: RSS, or the backend's own flow steering. A flow stays with the queue it first came on.
+    /// The device's, where it says how it spreads flows over its queues ([`PortInfo::rss`]); else the workers' own.
+    ///
+    /// [`PortInfo::rss`]: crate::port::PortInfo::rss
     #[default]
     Device,
-    /// The workers: whoever receives a frame hands it to the owner, `flow hash % workers`. For devices with one queue.
+    /// The workers' own, `flow hash % workers`, whatever the device says.
     Software,
 }
 
@@ -179,6 +192,9 @@ pub struct Burst {
     pub total_bytes: usize,
     /// Commands taken from the mailbox.
     pub mailbox_commands: usize,
+    /// Steps of TLS handshakes, over all connections: each may take as long as a hundred messages, and whoever else
+    /// has something to do waits for it.
+    pub tls_handshakes: usize,
 }
 
 impl Default for Burst {
@@ -190,6 +206,7 @@ impl Default for Burst {
             connection_messages: 256,
             total_bytes: 1 << 20,
             mailbox_commands: 256,
+            tls_handshakes: 1,
         }
     }
 }
@@ -224,6 +241,18 @@ pub enum ConfigError {
         /// Its least value.
         min: usize,
     },
+    /// A port speaks either one or the other.
+    #[error("port {port} is listened on both with TLS and without: choose one, or another port")]
+    PlainAndTls {
+        /// The port.
+        port: u16,
+    },
+    /// TLS needs a certificate.
+    #[error("port {port} is to be listened on with TLS, but no certificate is given")]
+    NoCertificate {
+        /// The port.
+        port: u16,
+    },
     /// Input would still be read when nothing more is accepted: an echo would lose messages.
     #[error("`overflow_bytes_high_water` ({high_water}) must not be over `overflow_bytes_max` ({max})")]
     HighWaterOverMax {
@@ -252,6 +281,7 @@ impl EngineConfig {
             ("burst.connection_messages", self.burst.connection_messages, 1),
             ("burst.total_bytes", self.burst.total_bytes, 1),
             ("burst.mailbox_commands", self.burst.mailbox_commands, 1),
+            ("burst.tls_handshakes", self.burst.tls_handshakes, 1),
         ] {
             if value < min {
                 return Err(ConfigError::TooSmall { name, min });
@@ -259,6 +289,12 @@ impl EngineConfig {
         }
         if high_water > max {
             return Err(ConfigError::HighWaterOverMax { high_water, max });
+        }
+        if let Some(&port) = self.listen_tls.iter().find(|port| self.listen.contains(port)) {
+            return Err(ConfigError::PlainAndTls { port });
+        }
+        if let (Some(&port), None) = (self.listen_tls.first(), &self.tls) {
+            return Err(ConfigError::NoCertificate { port });
         }
         Ok(())
     }

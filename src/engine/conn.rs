@@ -5,6 +5,7 @@ use super::local::Local;
 use super::topics::SubscribeError;
 use crate::stack::{ConnId, SendHalf, Stack};
 use crate::time::Instant;
+use crate::tls::Agreed;
 use crate::ws::{CloseCode, Message, Role};
 use std::fmt;
 use std::net::SocketAddr;
@@ -156,6 +157,11 @@ impl<H: Handler> Conn<'_, H> {
     /// Our address.
     pub fn local(&self) -> SocketAddr {
         self.half.local()
+    }
+
+    /// What TLS was agreed on; `None` without TLS.
+    pub fn tls(&mut self) -> Option<&Agreed> {
+        self.local.secure(self.id.index)?.agreed()
     }
 
     /// Which end of the connection we are.

@@ -3,6 +3,7 @@
 use super::conn::{Conn, Context};
 use crate::http::RequestHead;
 use crate::stack::{CloseCause, ConnectError};
+use crate::tls::{Agreed, ClientTls, TlsError, Violation};
 use crate::ws::handshake::{HeadFieldError, ResponseError};
 use crate::ws::{CloseCode, Message, ProtocolError, handshake};
 use std::net::SocketAddr;
@@ -76,6 +77,7 @@ pub struct Request<'a> {
     pub(super) head: &'a RequestHead<'a, 'a>,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
+    pub(super) tls: Option<&'a Agreed>,
 }
 
 impl<'a> Request<'a> {
@@ -112,6 +114,11 @@ impl<'a> Request<'a> {
     /// Our address that was asked.
     pub fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// What TLS was agreed on, with the certificate that the client showed, if it did; `None` without TLS.
+    pub fn tls(&self) -> Option<&'a Agreed> {
+        self.tls
     }
 }
 
@@ -173,6 +180,8 @@ pub struct Connect {
     pub protocols: Vec<String>,
     /// More headers, as given.
     pub headers: Vec<(String, String)>,
+    /// With TLS (`wss://`), and how.
+    pub tls: Option<ConnectTls>,
     /// Whatever tells the application what this connection is for; see [`Handler::on_connect`].
     pub token: u64,
 }
@@ -188,8 +197,18 @@ impl Connect {
         } else {
             remote.to_string()
         };
-        Connect { remote, host, target: target.into(), protocols: Vec::new(), headers: Vec::new(), token: 0 }
+        let target = target.into();
+        Connect { remote, host, target, protocols: Vec::new(), headers: Vec::new(), tls: None, token: 0 }
     }
+}
+
+/// The TLS of a connection to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectTls {
+    /// Whom to believe, and who we are.
+    pub config: ClientTls,
+    /// The server's name, or its IP address: what its certificate must be good for.
+    pub server_name: String,
 }
 
 /// How a connection ended.
@@ -228,6 +247,11 @@ pub enum Cause {
     Drain,
     /// The peer's FIN came without a close frame.
     PeerFinished,
+    /// With TLS: the peer's FIN came without a close frame, and without the close_notify that only the peer can send.
+    /// Somebody in between may have cut the connection (RFC 8446 section 6.1).
+    Truncated,
+    /// The peer broke TLS, or ended it with an alert.
+    Tls(Violation),
     /// TCP ended without a close frame.
     Transport(CloseCause),
 }
@@ -242,6 +266,9 @@ pub enum ConnectFailure {
     /// TCP could not even begin.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// TLS failed.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// TCP ended before the server agreed.
     #[error("the connection ended before the server agreed: {0:?}")]
     Transport(CloseCause),

@@ -4,12 +4,17 @@ use super::config::{EngineConfig, Idle, Steering};
 use super::handle::{Handle, HandleError};
 use super::handler::{Connect, Handler};
 use super::mailbox::Wake;
+use super::placement::{Cause, Finding};
+use super::reload::{CertificateWatch, reload};
+use super::stats::WorkerReport;
 use super::worker::{Seat, Worker, WorkerError, seats};
 use crate::port::Port;
+use crate::stack::Lease;
 use crate::time::{Duration, Instant};
+use crate::tls::ServerTls;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
@@ -60,6 +65,7 @@ pub struct Running {
     left: usize,
     events: Receiver<Event>,
     _signals: Option<SignalWatch>,
+    _certificates: Option<CertificateWatch>,
     signalled: bool,
 }
 
@@ -161,7 +167,17 @@ impl<P: Port + Send + 'static> Server<P> {
             events,
             // Before the first worker: a signal that comes while they start is not lost.
             signalled: false,
-            _signals: config.handle_signals.then(|| SignalWatch::start(sender.clone())).transpose()?,
+            _signals: config
+                .handle_signals
+                .then(|| SignalWatch::start(sender.clone(), config.tls.clone()))
+                .transpose()?,
+            _certificates: config
+                .tls
+                .clone()
+                .zip(config.tls_watch)
+                .map(|(tls, interval)| CertificateWatch::start(tls, interval))
+                .transpose()
+                .map_err(|source| LaunchError::System { action: "start a thread", source })?,
         };
         for (((worker, port), seat), waker) in ports.into_iter().enumerate().zip(seats).zip(wakers) {
             let (config, factory, sender) = (config.clone(), factory.clone(), sender.clone());
@@ -171,7 +187,9 @@ impl<P: Port + Send + 'static> Server<P> {
                     let made = Worker::new(&config, seat, port, factory(worker), clock.now());
                     let mut made = made.map_err(|source| LaunchError::Worker { worker, source })?;
                     let _ = sender.send(Event::Ready);
-                    run(&mut made, config.idle, &waker, clock)
+                    let end = run(&mut made, config.idle, &waker, clock);
+                    sum_up(&made.report());
+                    end
                 });
                 let end = catch_unwind(run)
                     .unwrap_or_else(|panic| Err(LaunchError::Panicked { worker, message: text_of(&*panic) }));
@@ -303,20 +321,24 @@ impl Drop for Running {
     }
 }
 
-/// A thread that tells of SIGTERM and SIGINT; without it they end the process.
+/// A thread that tells of SIGTERM and SIGINT, and has certificates read again on SIGHUP; without it, and for SIGHUP
+/// without certificates, these signals end the process.
 struct SignalWatch {
     handle: signal_hook::iterator::Handle,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SignalWatch {
-    fn start(events: Sender<Event>) -> Result<Self, LaunchError> {
+    fn start(events: Sender<Event>, tls: Option<Arc<ServerTls>>) -> Result<Self, LaunchError> {
         let system = |action| move |source| LaunchError::System { action, source };
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("watch for signals"))?;
+        let watched = [SIGTERM, SIGINT].into_iter().chain(tls.is_some().then_some(SIGHUP));
+        let mut signals = Signals::new(watched).map_err(system("watch for signals"))?;
         let handle = signals.handle();
         let body = move || {
-            for _ in signals.forever() {
-                if events.send(Event::Signal).is_err() {
+            for signal in signals.forever() {
+                if let (SIGHUP, Some(tls)) = (signal, &tls) {
+                    reload(tls, "SIGHUP");
+                } else if events.send(Event::Signal).is_err() {
                     break;
                 }
             }
@@ -367,14 +389,22 @@ fn run<P: Port, H: Handler>(
     clock: Clock,
 ) -> Result<(), LaunchError> {
     let mut busy_at = clock.now();
+    let mut lease = None;
     loop {
         let now = clock.now();
         let progress = worker.poll(now);
+        if worker.stack().lease() != lease {
+            lease = worker.stack().lease();
+            tell_lease(lease);
+        }
         if progress.ended {
             return Ok(());
         }
         if progress.busy {
             busy_at = now;
+            if let Some(found) = worker.steering_found() {
+                tell(worker, found);
+            }
             continue;
         }
         if !worker.port().is_alive() {
@@ -391,6 +421,15 @@ fn run<P: Port, H: Handler>(
             }
             Idle::Adaptive { .. } | Idle::Spin => std::hint::spin_loop(),
         }
+    }
+}
+
+/// Where the server can be reached from now on, or that it cannot.
+fn tell_lease(lease: Option<Lease>) {
+    match lease {
+        Some(Lease { addr, router: Some(router) }) => tracing::info!(%addr, %router, "DHCP lease"),
+        Some(Lease { addr, router: None }) => tracing::info!(%addr, "DHCP lease, without a router"),
+        None => tracing::warn!("DHCP lease lost: its address and the connections to it are gone"),
     }
 }
 
@@ -425,14 +464,42 @@ fn pin(config: &EngineConfig, worker: usize) {
     }
 }
 
+/// Says what the first flows have shown of the device's steering. Once for each worker.
+fn tell<P: Port, H: Handler>(worker: &Worker<P, H>, found: Finding) {
+    let (index, port) = (worker.index(), worker.port().info().name.as_str());
+    const HANDED_OVER: &str = "flows land on workers that do not own them; their frames are handed over, which works and costs time";
+    match found {
+        Finding::Confirmed { flows } => {
+            tracing::info!(worker = index, port, flows, "the first flows came to the workers that own them");
+        }
+        Finding::Misplaced(Cause::NoRule) => tracing::info!(
+            worker = index,
+            port,
+            "the device does not steer by the workers' flow hash: {HANDED_OVER}"
+        ),
+        Finding::Misplaced(Cause::OtherHash) => tracing::warn!(
+            worker = index,
+            port,
+            "RSS is not as it was set up, the device hashes by another key or other headers: {HANDED_OVER}"
+        ),
+        Finding::Misplaced(Cause::OtherQueue) => tracing::warn!(
+            worker = index,
+            port,
+            "RSS is not as it was set up, the device does not follow its redirection table: {HANDED_OVER}"
+        ),
+    }
+}
+
 /// One line that says how the workers are set up.
 fn announce<P: Port>(config: &EngineConfig, ports: &[P]) {
     let names: Vec<&str> = ports.iter().map(|port| port.info().name.as_str()).collect();
     let addrs: Vec<String> = config.stack.addrs.iter().map(ToString::to_string).collect();
     let steering = match (ports.len(), config.steering) {
         (1, _) => "one worker, nothing to steer",
-        (_, Steering::Device) => "by the device",
-        (_, Steering::Software) => "in software: whoever receives a frame hands it to the flow's worker",
+        (_, Steering::Device) if ports.iter().all(|port| port.info().rss.is_some()) => {
+            "by the device (RSS); what comes to another worker than the flow's is handed over"
+        }
+        _ => "by flow hash; what comes to another worker than the flow's is handed over",
     };
     tracing::info!(
         ports = names.join(","),
@@ -444,6 +511,26 @@ fn announce<P: Port>(config: &EngineConfig, ports: &[P]) {
         steering,
         idle = ?config.idle,
         "starting"
+    );
+}
+
+/// One line that says what a worker has done, at its end.
+fn sum_up(report: &WorkerReport) {
+    let WorkerReport { worker, engine, stack, port } = report;
+    tracing::info!(
+        worker,
+        rx_frames = port.rx_frames,
+        tx_frames = port.tx_frames,
+        rx_dropped = port.rx_dropped,
+        accepted = stack.rx_syn_accepted,
+        no_flow = stack.rx_no_flow + stack.rx_rst_sent,
+        bad_checksum = stack.rx_bad_checksum,
+        handed_over = engine.handed_over,
+        taken_over = engine.taken_over,
+        opened = engine.opened,
+        messages_in = engine.messages_in,
+        messages_out = engine.messages_out,
+        "worker ended"
     );
 }
 

@@ -436,7 +436,7 @@ impl<S> Local<S> {
         let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
         let hold = session.outbound.mid_message;
         let waiting = if hold { session.outbound.held_bytes() } else { session.outbound.waiting_bytes() };
-        let room = if waiting == 0 && !hold { half.free_bytes() } else { 0 };
+        let room = if waiting == 0 && !hold { session.outbound.room(half) } else { 0 };
         let overflowing = frame.len().saturating_sub(room);
         if overflowing > 0 {
             if waiting > limits.overflow_bytes_max {

@@ -9,10 +9,13 @@
 //! | `worker`, `serve`, `read`, `drain` | a burst; one connection's turn in it; what is read there; the end |
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
 //! | `compression` | messages on their way out that are compressed |
+//! | `secure` | TLS between the rings and all of the above, for `wss://` |
 //! | `opening` | the opening handshake of both roles, and plain HTTP beside it |
-//! | `topics`, `mailbox`, `steering` | publish and subscribe; what crosses threads; frames for another worker |
+//! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
+//! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
 //!
@@ -32,7 +35,10 @@ mod local;
 mod mailbox;
 mod opening;
 mod outbound;
+mod placement;
 mod read;
+mod reload;
+mod secure;
 mod serve;
 mod session;
 mod stats;
@@ -43,7 +49,7 @@ mod worker;
 pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, SlowReader, Steering};
 pub use conn::{Compress, Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
-pub use handler::{Cause, Closed, Connect, ConnectFailure, Handler, Request, Upgrade};
+pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Request, Upgrade};
 pub use launch::{Client, LaunchError, Running, Server};
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};

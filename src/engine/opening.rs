@@ -3,6 +3,7 @@
 use super::config::EngineConfig;
 use super::handler::{Connect, Handler, Refusal, Request, Upgrade};
 use crate::http::{RequestHead, Routes, write_plain};
+use crate::tls::Agreed;
 use crate::ws::deflate::{self, Agreement, DeflateConfig};
 use crate::ws::handshake::{
     self, Accepted, ClientRequest, HandshakeError, HeadFieldError, RESPONSE_HEAD_BYTES_MAX, ResponseError,
@@ -44,13 +45,14 @@ impl Site {
         handler: &mut H,
         head: &RequestHead<'_, '_>,
         [peer, local]: [SocketAddr; 2],
+        tls: Option<&Agreed>,
         out: &mut Vec<u8>,
     ) -> Answered<H::Session> {
         if !handshake::wants_websocket(head.headers) || !self.routes.takes_upgrade(head.path) {
             self.routes.respond(head, out);
             return Answered::Http { keep_alive: head.keep_alive };
         }
-        match self.upgrade(handler, head, [peer, local], out) {
+        match self.upgrade(handler, &Request { head, peer, local, tls }, out) {
             Ok((session, deflate)) => Answered::Upgraded(session, deflate),
             Err(Refusal { status, headers, body }) => {
                 write_plain(out, status, &headers, &body, false);
@@ -67,10 +69,10 @@ impl Site {
     fn upgrade<H: Handler>(
         &self,
         handler: &mut H,
-        head: &RequestHead<'_, '_>,
-        [peer, local]: [SocketAddr; 2],
+        request: &Request<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(H::Session, Option<Agreement>), Refusal> {
+        let head = request.head;
         let checked = handshake::check_request(head.method, head.minor_version, head.headers)
             .map_err(|error| Refusal::of_handshake(&error))?;
         if head.body_bytes > 0 {
@@ -80,7 +82,7 @@ impl Site {
         if !self.origin_is_allowed(head) {
             return Err(Refusal::new(403, "this origin may not open a WebSocket here"));
         }
-        let Upgrade { answer, protocol, headers } = handler.on_upgrade(&Request { head, peer, local });
+        let Upgrade { answer, protocol, headers } = handler.on_upgrade(request);
         let session = answer.map_err(|refusal| Refusal { headers: headers.clone(), ..refusal })?;
         if let Some(chosen) = &protocol
             && !handshake::offered_protocols(head.headers).any(|offered| offered == chosen)
@@ -117,6 +119,11 @@ impl Site {
 pub(super) fn answer_busy(out: &mut Vec<u8>) {
     let retry = [("Retry-After".to_owned(), "1".to_owned())];
     write_plain(out, 503, &retry, "503 Service Unavailable: too busy, try again\n", false);
+}
+
+/// Appends the answer to a request that came without TLS where it is spoken.
+pub(super) fn answer_plain_http(out: &mut Vec<u8>) {
+    write_plain(out, 400, &[], "400 Bad Request: this port speaks TLS; use https:// or wss://\n", false);
 }
 
 /// Appends the answer to a request whose head did not come in time.

@@ -3,6 +3,7 @@
 //! Invariants: bytes reach the ring in the order in which they were accepted; as long as anything waits in the
 //! overflow queue nothing is written past it; a frame is accepted whole or not at all.
 
+use super::secure::Secure;
 use crate::stack::SendHalf;
 use crate::ws::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
 use crate::ws::mask;
@@ -88,6 +89,18 @@ impl<'a> OutFrame<'a> {
         written
     }
 
+    /// Writes the bytes from `at` on, as many as there is place for.
+    fn copy_to(&self, at: usize, place: &mut [u8]) {
+        let head = self.head().get(at..).unwrap_or_default();
+        let (head_place, place) = place.split_at_mut(head.len().min(place.len()));
+        head_place.copy_from_slice(&head[..head_place.len()]);
+        let at = at.saturating_sub(self.head_bytes);
+        place.copy_from_slice(&self.payload[at..at + place.len()]);
+        if let Some(key) = self.mask {
+            mask::apply(place, key, at & 3);
+        }
+    }
+
     /// Appends all but the first `skip` bytes.
     fn append(&self, skip: usize, queue: &mut VecDeque<u8>) {
         queue.reserve(self.len().saturating_sub(skip));
@@ -157,12 +170,25 @@ pub(super) struct Outbound {
     overflow: Option<Box<Overflow>>,
     /// A fragmented message of ours has begun and not ended.
     pub(super) mid_message: bool,
+    /// With TLS: whatever goes into the ring goes through it.
+    pub(super) secure: Option<Box<Secure>>,
 }
 
 impl Outbound {
     /// Bytes that wait for room in the ring.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.overflow.as_ref().map_or(0, |overflow| overflow.bytes.len())
+        let sealed = self.secure.as_ref().map_or(0, |secure| secure.waiting_bytes());
+        sealed + self.overflow.as_ref().map_or(0, |overflow| overflow.bytes.len())
+    }
+
+    /// With TLS: whether the peer said that it sends nothing more, and everything was read.
+    pub(super) fn is_closed_by_peer(&self) -> bool {
+        self.secure.as_ref().is_some_and(|secure| secure.is_closed_by_peer())
+    }
+
+    /// Bytes that go into the ring now.
+    pub(super) fn room(&self, half: &SendHalf<'_>) -> usize {
+        self.secure.as_ref().map_or_else(|| half.free_bytes(), |secure| secure.room(half))
     }
 
     /// Bytes that wait for the end of a fragmented message.
@@ -180,7 +206,12 @@ impl Outbound {
     /// Takes a frame: into the ring as far as it fits and nothing waits before it, the rest into the queue.
     /// Returns whether all of it went into the ring.
     pub(super) fn push(&mut self, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> bool {
-        let written = if self.waiting_bytes() == 0 { frame.write(half) } else { 0 };
+        let waits = self.waiting_bytes() > 0;
+        let written = match &mut self.secure {
+            _ if waits => 0,
+            None => frame.write(half),
+            Some(secure) => secure.write(half, frame.len(), |at, place| frame.copy_to(at, place)),
+        };
         if written == frame.len() {
             return true;
         }
@@ -190,7 +221,13 @@ impl Outbound {
 
     /// Takes bytes that are no frame (an HTTP response), like [`Outbound::push`].
     pub(super) fn push_bytes(&mut self, half: &mut SendHalf<'_>, bytes: &[u8]) {
-        let written = if self.waiting_bytes() == 0 { half.write(bytes) } else { 0 };
+        let waits = self.waiting_bytes() > 0;
+        let written = match &mut self.secure {
+            _ if waits => 0,
+            None => half.write(bytes),
+            Some(secure) => secure
+                .write(half, bytes.len(), |at, place| place.copy_from_slice(&bytes[at..at + place.len()])),
+        };
         if written < bytes.len() {
             self.overflow.get_or_insert_default().bytes.extend(&bytes[written..]);
         }
@@ -233,21 +270,29 @@ impl Outbound {
     /// Moves what waits into the ring as far as it fits; returns whether something waited and nothing does now.
     /// `mask` gives the key for a pong that is due, `None` for a server's.
     pub(super) fn flush(&mut self, half: &mut SendHalf<'_>, mask: impl FnOnce() -> Option<[u8; 4]>) -> bool {
+        if let Some(secure) = &mut self.secure {
+            secure.flush(half);
+        }
         let Some(overflow) = &mut self.overflow else { return false };
         let waited = !overflow.bytes.is_empty();
-        let written = overflow.write(half);
+        let written = overflow.write(half, self.secure.as_deref_mut());
         overflow.pong_ahead = overflow.pong_ahead.saturating_sub(written);
         if overflow.pong_ahead == 0
             && let Some(pong) = overflow.newest_pong.take()
         {
             OutFrame::new(Opcode::Pong, true, pong.payload(), mask()).append(0, &mut overflow.bytes);
             overflow.pong_ahead = overflow.bytes.len();
-            let written = overflow.write(half);
+            let written = overflow.write(half, self.secure.as_deref_mut());
             overflow.pong_ahead = overflow.pong_ahead.saturating_sub(written);
         }
         let drained = waited && overflow.bytes.is_empty();
         self.free_if_empty();
         drained
+    }
+
+    /// Forgets what waits: it can never be sent.
+    pub(super) fn drop_waiting(&mut self) {
+        self.overflow = None;
     }
 
     /// Forgets everything: the connection is over.
@@ -267,11 +312,26 @@ impl Overflow {
         self.bytes.is_empty() && self.held.is_empty() && self.newest_pong.is_none()
     }
 
-    fn write(&mut self, half: &mut SendHalf<'_>) -> usize {
+    fn write(&mut self, half: &mut SendHalf<'_>, secure: Option<&mut Secure>) -> usize {
         let (first, second) = self.bytes.as_slices();
-        let mut written = half.write(first);
-        if written == first.len() {
-            written += half.write(second);
+        let mut written = 0;
+        match secure {
+            None => {
+                written += half.write(first);
+                if written == first.len() {
+                    written += half.write(second);
+                }
+            }
+            Some(secure) => {
+                let slices = |at: usize, place: &mut [u8]| {
+                    let head = first.get(at..).unwrap_or_default();
+                    let (head_place, place) = place.split_at_mut(head.len().min(place.len()));
+                    head_place.copy_from_slice(&head[..head_place.len()]);
+                    let at = at.saturating_sub(first.len());
+                    place.copy_from_slice(&second[at..at + place.len()]);
+                };
+                written += secure.write(half, first.len() + second.len(), slices);
+            }
         }
         self.bytes.drain(..written);
         written

@@ -38,7 +38,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     pub(super) fn read(&mut self, id: ConnId) -> bool {
         let mut share =
             Share { bytes: self.burst.connection_bytes, messages: self.burst.connection_messages };
-        let mut more = self.stack.received_bytes(id) > 0;
+        let mut more = self.has_input(id);
         while more && self.local.may_read(id.index) && !share.is_used_up() {
             let before = share.bytes;
             match self.inbound.get(id.index as usize) {
@@ -49,9 +49,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
             }
             self.bytes_left = self.bytes_left.saturating_sub(before - share.bytes);
             self.hear(id);
-            more = self.stack.received_bytes(id) > 0;
+            more = self.has_input(id);
         }
-        if share.bytes < self.burst.connection_bytes {
+        if share.bytes < self.burst.connection_bytes || self.local.secure(id.index).is_some() {
             self.settle_memory(id);
         }
         more && self.local.may_read(id.index)
@@ -62,7 +62,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let Worker { stack, inbound, inflater, local, handler, .. } = self;
         let Some(Inbound::Frames { decoder, history }) = inbound.get_mut(id.index as usize) else { return };
         let message_bytes_max = local.limits.message.message_bytes_max;
-        let ended = stack.with_received(id, |bytes, half| {
+        let mut input = local.take_input(id.index);
+        let ended = input.lend(stack, id, |bytes, half| {
             let mut conn = Conn { id, half: half.reborrow(), local };
             let mut used = 0;
             let mut ended = None;
@@ -99,6 +100,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             // Nothing that follows a close frame or a violation is looked at (RFC 6455 sections 5.5.1 and 7.1.7).
             (if ended.is_some() { bytes.len() } else { used }, ended)
         });
+        local.put_input(id.index, input);
         match ended.flatten() {
             None => {}
             Some(Ok(())) => inbound[id.index as usize] = Inbound::Idle,
@@ -118,8 +120,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
             decoder.reclaim();
         }
         let begun_bytes = inbound.begun_bytes();
-        self.local.account_in(id.index, inbound.heap_bytes());
-        if begun_bytes > 0 && self.local.is_short_of_memory() {
+        let (secure_bytes, held_bytes) = self.local.secure_heap(id.index);
+        self.local.account_in(id.index, inbound.heap_bytes() + secure_bytes);
+        if begun_bytes + held_bytes > 0 && self.local.is_short_of_memory() {
             match self.phase(id) {
                 Some(Phase::Open | Phase::CloseSent) => {
                     self.fail(id, CloseCode::TRY_AGAIN_LATER, "out of memory", Cause::MemoryShort);
@@ -134,7 +137,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 // A response that is being collected is bounded by `RESPONSE_HEAD_BYTES_MAX`, and of our own asking.
                 Some(Phase::Connecting | Phase::Response | Phase::Lingering) | None => {}
             }
-            self.local.account_in(id.index, self.inbound[id.index as usize].heap_bytes());
+            let heap_bytes = self.inbound[id.index as usize].heap_bytes();
+            self.local.account_in(id.index, heap_bytes + secure_bytes);
         }
     }
 
@@ -143,12 +147,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let (Some(peer), Some(ours)) = (self.stack.peer(id), self.stack.local(id)) else { return };
         let Worker { stack, inbound, local, handler, site, scratch, .. } = self;
         let Some(Inbound::Head { buffer, body_bytes }) = inbound.get_mut(id.index as usize) else { return };
+        let mut input = local.take_input(id.index);
         let busy = local.draining || local.is_short_of_memory();
         let Some(Some(session)) = local.sessions.get_mut(id.index as usize) else { return };
         let busy = busy || session.over_limit;
         let head_bytes_max = local.limits.head_bytes_max;
         scratch.clear();
-        let step = stack.with_received(id, |bytes, _| {
+        let tls = session.outbound.secure.as_ref().and_then(|secure| secure.agreed());
+        let step = input.lend(stack, id, |bytes, _| {
             let before = buffer.len();
             let used = bytes.len();
             if *body_bytes > 0 {
@@ -177,7 +183,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                         opening::answer_busy(scratch);
                         return (used, (used, HeadStep::Busy));
                     }
-                    let step = match site.answer(handler, &head, [peer, ours], scratch) {
+                    let step = match site.answer(handler, &head, [peer, ours], tls, scratch) {
                         Answered::Http { keep_alive } => HeadStep::Answered { keep_alive, body_bytes },
                         Answered::Upgraded(user, deflate) => HeadStep::Upgraded(user, deflate),
                     };
@@ -195,6 +201,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 }
             }
         });
+        if let Some(secure) = &mut session.outbound.secure {
+            secure.put_input(input);
+        }
         let Some((used, step)) = step else { return };
         share.bytes = share.bytes.saturating_sub(used);
         let (now, deadlines) = (local.now, local.deadlines);
@@ -226,9 +235,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// The response to our own request.
     fn read_response(&mut self, id: ConnId, share: &mut Share) {
-        let Worker { stack, inbound, handler, .. } = self;
+        let Worker { stack, inbound, handler, local, .. } = self;
         let Some(Inbound::Response(handshake)) = inbound.get_mut(id.index as usize) else { return };
-        let response = stack.with_received(id, |bytes, _| {
+        let mut input = local.take_input(id.index);
+        let response = input.lend(stack, id, |bytes, _| {
             let response = handshake.take(bytes);
             let used = match &response {
                 Response::Accepted { used, .. } => *used,
@@ -237,6 +247,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             share.bytes = share.bytes.saturating_sub(used);
             (used, response)
         });
+        local.put_input(id.index, input);
         match response {
             None | Some(Response::Partial) => {}
             Some(Response::Accepted { protocol, deflate, .. }) => {
@@ -272,6 +283,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// What nobody wants any more: the connection is on its way out.
     fn discard(&mut self, id: ConnId, share: &mut Share) {
+        // With TLS it is not even opened.
+        drop(self.local.take_input(id.index));
         let discarded = self.stack.with_received(id, |bytes, _| (bytes.len(), bytes.len()));
         share.bytes = share.bytes.saturating_sub(discarded.unwrap_or(0));
     }

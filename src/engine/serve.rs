@@ -4,6 +4,7 @@ use super::conn::{Conn, Context};
 use super::handler::{Cause, Closed, Connect, ConnectFailure, Handler};
 use super::local::Local;
 use super::opening::{self, ClientHandshake};
+use super::secure::Secure;
 use super::session::{Closing, Inbound, Phase, Session};
 use super::worker::Worker;
 use crate::port::Port;
@@ -50,7 +51,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let now = self.local.now;
         let session = self.local.session(id);
         session.is_some_and(|session| {
-            session.phase == Phase::Open && session.outbound.waiting_bytes() == 0 && now < session.armed
+            session.phase == Phase::Open
+                && session.outbound.waiting_bytes() == 0
+                && !session.outbound.is_closed_by_peer()
+                && now < session.armed
         }) && self.stack.status(id) == Some(Status::Open)
     }
 
@@ -64,14 +68,25 @@ impl<P: Port, H: Handler> Worker<P, H> {
         };
         match opened {
             Ok(id) => {
+                let secure = connect.tls.as_ref().map(|tls| tls.config.connect(&tls.server_name));
                 let mut nonce = [0; 16];
                 self.local.rng.fill_bytes(&mut nonce);
                 let inbound =
                     Inbound::Response(Box::new(ClientHandshake::new(connect, nonce, self.site.deflate)));
                 let deadline = self.local.now + self.local.deadlines.handshake;
-                let session = Session::new(id, Role::Client, Phase::Connecting, self.local.now, deadline);
+                let mut session = Session::new(id, Role::Client, Phase::Connecting, self.local.now, deadline);
+                let failed = match secure.transpose() {
+                    Ok(stream) => {
+                        session.outbound.secure = stream.map(Secure::new);
+                        None
+                    }
+                    Err(error) => Some(error),
+                };
                 self.insert(session, inbound);
-                self.arm(id);
+                match failed {
+                    Some(error) => self.fail_connect(id, error.into()),
+                    None => self.arm(id),
+                }
             }
             Err(cause) => {
                 self.local.stats.connects_failed += 1;
@@ -87,7 +102,16 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let deadline = self.local.now + self.local.deadlines.handshake;
         let mut session = Session::new(id, Role::Server, Phase::Head, self.local.now, deadline);
         session.over_limit = self.local.stats.sessions >= self.local.limits.connections_max as u64;
+        let over_limit = session.over_limit;
+        let secure = self.accept_secure(id);
+        let refused = secure.is_some() && over_limit || matches!(secure, Some(Err(_)));
+        session.outbound.secure = secure.and_then(Result::ok);
         self.insert(session, Inbound::Head { buffer: Vec::new(), body_bytes: 0 });
+        if refused {
+            // A polite refusal would cost a whole handshake.
+            self.local.stats.refused_busy += 1;
+            self.linger(id);
+        }
     }
 
     fn insert(&mut self, session: Session<H::Session>, inbound: Inbound) {
@@ -107,6 +131,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.local.session(id).is_none() {
             return;
         }
+        self.end_secure(id);
         self.local.unsubscribe_all(id.index);
         self.local.account_in(id.index, 0);
         self.local.forget_outbound(id.index);
@@ -157,6 +182,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         {
             self.handler.on_drain(&mut conn);
         }
+    }
+
+    fn is_closed_by_peer(&mut self, id: ConnId) -> bool {
+        self.local.session(id).is_some_and(|session| session.outbound.is_closed_by_peer())
     }
 
     fn waiting_bytes(&mut self, id: ConnId) -> usize {
@@ -244,12 +273,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Looks whether TCP has ended, or can be ended; everything that came has been read.
     fn check_ends(&mut self, id: ConnId) {
         let Some(phase) = self.phase(id) else { return };
-        let unread = self.stack.received_bytes(id) > 0;
+        let unread = self.has_unread(id);
         let ended = match self.stack.status(id) {
             Some(Status::Closed(cause)) => cause,
             // What is unread because the peer is behind will still be read.
             Some(Status::PeerFinished) if !unread => CloseCause::Finished,
             Some(Status::Open) if phase == Phase::Lingering => return self.finish_if_flushed(id),
+            Some(Status::Open) if self.is_closed_by_peer(id) && !unread => CloseCause::Finished,
             _ => return,
         };
         let over = matches!(self.stack.status(id), Some(Status::Closed(_)));
@@ -265,10 +295,17 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// A session that has nothing more to say: FIN, as soon as everything is in the ring.
     fn finish_if_flushed(&mut self, id: ConnId) {
         let Some(session) = self.local.session(id) else { return };
-        if session.finish_when_flushed && !session.finished && session.outbound.waiting_bytes() == 0 {
-            session.finished = true;
-            self.stack.finish(id);
+        if !session.finish_when_flushed || session.finished || session.outbound.waiting_bytes() > 0 {
+            return;
         }
+        if let Some(secure) = &mut session.outbound.secure
+            && let Some(mut half) = self.stack.sender(id)
+            && !secure.close(&mut half)
+        {
+            return;
+        }
+        session.finished = true;
+        self.stack.finish(id);
     }
 
     /// Ends a session that has no WebSocket: what is queued still goes out, then FIN; what comes is discarded.
@@ -297,7 +334,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
                         reason: "",
                         clean: false,
                         cause: if ended == CloseCause::Finished {
-                            Cause::PeerFinished
+                            match &session.outbound.secure {
+                                Some(secure) if !secure.is_closed_by_peer() => Cause::Truncated,
+                                _ => Cause::PeerFinished,
+                            }
                         } else {
                             Cause::Transport(ended)
                         },
@@ -336,7 +376,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
     pub(super) fn fail_connect(&mut self, id: ConnId, cause: ConnectFailure) {
         let Some(inbound) = self.inbound.get_mut(id.index as usize) else { return };
         let inbound = std::mem::take(inbound);
-        if !matches!(self.stack.status(id), Some(Status::Closed(_))) {
+        // Where TLS failed an alert is on its way to tell the server why: that is not cut off.
+        let says_why = matches!(cause, ConnectFailure::Tls(_));
+        if !says_why && !matches!(self.stack.status(id), Some(Status::Closed(_))) {
             self.stack.abort(id);
         }
         self.remove(id);

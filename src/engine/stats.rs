@@ -12,6 +12,8 @@ pub struct WorkerStats {
     pub busy_polls: u64,
     /// Frames received from the port.
     pub rx_frames: u64,
+    /// Segments that the device gave to this worker and another one owns.
+    pub misplaced: u64,
     /// Frames handed over to the workers that own them, or copied to all of them.
     pub handed_over: u64,
     /// Frames that other workers handed over to this one.
@@ -35,6 +37,13 @@ pub struct WorkerStats {
     pub refused_busy: u64,
     /// Outgoing connections that came to nothing.
     pub connects_failed: u64,
+
+    /// TLS handshakes that came to their end, in both roles.
+    pub tls_handshakes: u64,
+    /// Of them, those that resumed an earlier session.
+    pub tls_resumed: u64,
+    /// Connections that ended because TLS failed, during the handshake or after it.
+    pub tls_failed: u64,
 
     /// Messages received.
     pub messages_in: u64,

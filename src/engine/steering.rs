@@ -50,18 +50,13 @@ impl Links {
         self.links.len() <= 1
     }
 
-    /// How many workers there are, this one included.
-    pub(super) fn workers(&self) -> usize {
-        self.links.len()
-    }
-
-    /// Copies a frame for one other worker; `false` when the link is full.
-    pub(super) fn give(&mut self, worker: usize, frame: &[u8]) -> bool {
+    /// Copies a frame for one other worker, with what the device said of its checksums; `false` when the link is full.
+    pub(super) fn give(&mut self, worker: usize, frame: &impl Frame) -> bool {
         self.links.get_mut(worker).and_then(Option::as_mut).is_some_and(|link| link.give(frame))
     }
 
     /// Copies a frame for all other workers; returns how many got it and how many did not.
-    pub(super) fn give_all(&mut self, frame: &[u8]) -> (u64, u64) {
+    pub(super) fn give_all(&mut self, frame: &impl Frame) -> (u64, u64) {
         let mut counts = (0, 0);
         for link in self.links.iter_mut().flatten() {
             if link.give(frame) {
@@ -87,13 +82,13 @@ impl Links {
     }
 
     /// Takes up to `max` frames from each other worker and lends them to `each`; returns how many it took.
-    pub(super) fn take(&mut self, max: usize, mut each: impl FnMut(&[u8])) -> usize {
+    pub(super) fn take(&mut self, max: usize, mut each: impl FnMut(&WireFrame)) -> usize {
         let mut taken = 0;
         let Links { links, received } = self;
         for link in links.iter_mut().flatten() {
             taken += link.port.rx_burst(received, max);
             for frame in received.drain(..) {
-                each(frame.bytes());
+                each(&frame);
                 link.port.release(frame);
             }
         }
@@ -121,13 +116,15 @@ impl Link {
         Link { port, out: VecDeque::with_capacity(HELD_FRAMES) }
     }
 
-    fn give(&mut self, bytes: &[u8]) -> bool {
+    fn give(&mut self, received: &impl Frame) -> bool {
+        let bytes = received.bytes();
         if bytes.len() > self.port.info().frame_bytes_max || self.out.len() >= HELD_FRAMES {
             return false;
         }
         let Some(mut frame) = self.port.alloc() else { return false };
         frame.set_len(bytes.len());
         frame.bytes_mut().copy_from_slice(bytes);
+        frame.set_rx_checksum(received.rx_checksum());
         self.out.push_back(frame);
         true
     }
@@ -136,18 +133,47 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::RxChecksum;
+
+    /// A frame of equal bytes of which the device says that its checksums are right.
+    struct Sound(Vec<u8>);
+
+    impl Sound {
+        fn new(byte: u8, len: usize) -> Self {
+            Sound(vec![byte; len])
+        }
+    }
+
+    impl Frame for Sound {
+        fn bytes(&self) -> &[u8] {
+            &self.0
+        }
+
+        fn bytes_mut(&mut self) -> &mut [u8] {
+            &mut self.0
+        }
+
+        fn set_len(&mut self, len: usize) {
+            self.0.resize(len, 0);
+        }
+
+        fn rx_checksum(&self) -> RxChecksum {
+            RxChecksum::Good
+        }
+    }
 
     #[test]
     fn every_pair_is_joined_both_ways() {
         let mut all = Links::new(3, 1500).unwrap();
         for (from, links) in all.iter_mut().enumerate() {
-            assert_eq!(links.give_all(&[from as u8; 60]), (2, 0));
+            assert_eq!(links.give_all(&Sound::new(from as u8, 60)), (2, 0));
             assert_eq!(links.flush(), 0);
         }
         for (me, links) in all.iter_mut().enumerate() {
             let mut seen = Vec::new();
-            links.take(8, |frame| seen.push(usize::from(frame[0])));
-            let expected: Vec<usize> = (0..3).filter(|&other| other != me).collect();
+            links.take(8, |frame| seen.push((usize::from(frame.bytes()[0]), frame.rx_checksum())));
+            let others = (0..3).filter(|&other| other != me);
+            let expected: Vec<_> = others.map(|other| (other, RxChecksum::Good)).collect();
             assert_eq!(seen, expected);
         }
     }
@@ -157,7 +183,7 @@ mod tests {
         let mut all = Links::new(2, 1500).unwrap();
         let (mut given, mut dropped) = (0, 0);
         for _ in 0..10 * LINK_FRAMES {
-            if all[0].give(1, &[0; 60]) {
+            if all[0].give(1, &Sound::new(0, 60)) {
                 given += 1;
             } else {
                 dropped += 1;
@@ -171,22 +197,22 @@ mod tests {
         }
         assert!(taken >= LINK_FRAMES);
         assert!(given > LINK_FRAMES);
-        assert!(all[0].give(1, &[0; 60]) && all[0].flush() == 0);
+        assert!(all[0].give(1, &Sound::new(0, 60)) && all[0].flush() == 0);
     }
 
     #[test]
     fn nobody_is_handed_its_own_frames_or_one_too_long() {
         let mut all = Links::new(2, 1500).unwrap();
-        assert!(!all[0].give(0, &[0; 60]));
-        assert!(!all[0].give(7, &[0; 60]));
-        assert!(!all[0].give(1, &[0; 2_000]));
+        assert!(!all[0].give(0, &Sound::new(0, 60)));
+        assert!(!all[0].give(7, &Sound::new(0, 60)));
+        assert!(!all[0].give(1, &Sound::new(0, 2_000)));
     }
 
     #[test]
     fn frames_beyond_the_burst_stay_in_the_link() {
         let mut all = Links::new(2, 1500).unwrap();
         for _ in 0..4 {
-            assert!(all[0].give(1, &[0; 60]));
+            assert!(all[0].give(1, &Sound::new(0, 60)));
         }
         all[0].flush();
         assert_eq!(all[1].take(1, |_| {}), 1);

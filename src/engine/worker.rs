@@ -8,13 +8,15 @@ use super::handler::Handler;
 use super::local::Local;
 use super::mailbox::{Command, Crew, Mailbox, Wake};
 use super::opening::Site;
+use super::placement::{Finding, Placement};
 use super::session::Inbound;
 use super::stats::WorkerReport;
 use super::steering::Links;
 use crate::port::wire::WireError;
-use crate::port::{Frame, MTU_MAX, Port, PortInfo, RxChecksum};
-use crate::stack::{Audience, ConnId, Lease, Stack, StackError, TxQueue};
+use crate::port::{Frame, MTU_MAX, Port, PortInfo};
+use crate::stack::{ConnId, Lease, Onward, Share, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
+use crate::tls::ServerTls;
 use crate::ws::deflate::Inflater;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -43,13 +45,18 @@ pub struct Worker<P: Port, H: Handler> {
     pub(super) local: Local<H::Session>,
     pub(super) site: Site,
     pub(super) burst: Burst,
-    steering: Steering,
+    placement: Placement,
     /// Connections whose turn ended before their bytes did.
     pub(super) unfinished: Vec<ConnId>,
     /// Responses and requests are built here.
     pub(super) scratch: Vec<u8>,
     /// Received bytes that this burst may still go through.
     pub(super) bytes_left: usize,
+    /// Steps of TLS handshakes that this burst may still do.
+    pub(super) handshakes_left: usize,
+    /// The ports where TLS is spoken, and how.
+    pub(super) tls_ports: Vec<u16>,
+    pub(super) tls: Option<Arc<ServerTls>>,
     pub(super) ending: Ending,
     started: bool,
     asleep: bool,
@@ -79,10 +86,10 @@ pub enum WorkerError {
     /// The stack cannot be set up.
     #[error(transparent)]
     Stack(#[from] StackError),
-    /// Frames that are larger than the MTU come without checksums, and links between workers carry neither.
+    /// Frames that are larger than the MTU do not fit into the links between workers.
     #[error(
         "{port} receives frames of up to {frame_bytes_max} bytes, which workers cannot hand to each other: turn the \
-         port's offloads off (`port.offload = false`), or let the device steer (`workers.steering = \"device\"`)"
+         port's offloads off"
     )]
     LargeFrames {
         /// The port's name.
@@ -153,8 +160,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
             connections_max.saturating_add(REFUSALS_MIN.max(connections_max / 16));
         let workers = crew.workers();
         stack_config.dhcp &= index == 0;
-        if config.steering == Steering::Software && workers > 1 {
-            stack_config.share = Some((index as u32, workers as u32));
+        let rss = port.info().rss.clone().filter(|_| config.steering == Steering::Device);
+        let placement = Placement::new(workers, rss.is_some());
+        if workers > 1 {
+            stack_config.share = Some(Share { worker: index as u32, workers: workers as u32, rss });
             let PortInfo { name, frame_bytes_max, .. } = port.info();
             if *frame_bytes_max > FRAME_BYTES_MAX {
                 return Err(WorkerError::LargeFrames {
@@ -164,7 +173,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             }
         }
         let mut stack = Stack::new(&stack_config, port.info(), stack_secret, now)?;
-        for &port in &config.listen {
+        for &port in config.listen.iter().chain(&config.listen_tls) {
             stack.listen(port);
         }
         Ok(Worker {
@@ -179,10 +188,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
             local: Local::new(config, index, crew, local_secret, now),
             site: Site::new(config),
             burst: config.burst,
-            steering: config.steering,
+            placement,
             unfinished: Vec::new(),
             scratch: Vec::new(),
             bytes_left: 0,
+            handshakes_left: 0,
+            tls_ports: config.listen_tls.clone(),
+            tls: config.tls.clone(),
             ending: Ending::default(),
             started: false,
             asleep: false,
@@ -196,6 +208,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     pub fn poll(&mut self, now: Instant) -> Progress {
         self.wake_up();
         self.local.now = now;
+        self.handshakes_left = self.burst.tls_handshakes;
         self.port.begin(now);
         self.stack.begin(now);
         self.tx.flush(&mut self.port);
@@ -240,6 +253,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// The stack, for those who look closer than [`Worker::report`] does.
     pub fn stack(&self) -> &Stack {
         &self.stack
+    }
+
+    /// What the first flows have shown of the device's steering, once.
+    pub(super) fn steering_found(&mut self) -> Option<Finding> {
+        self.placement.take_found()
     }
 
     /// All counters.
@@ -293,42 +311,41 @@ impl<P: Port, H: Handler> Worker<P, H> {
     fn receive(&mut self) -> usize {
         let frames = self.port.rx_burst(&mut self.rx, self.burst.rx_frames);
         self.local.stats.rx_frames += frames as u64;
+        let accepted = self.stack.stats().rx_syn_accepted;
         while let Some(frame) = self.rx.pop_front() {
-            if self.links.is_empty() {
-                self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
-            } else {
-                self.steer(frame.bytes(), frame.rx_checksum());
+            let onward = self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
+            if !self.links.is_empty() {
+                self.pass_on(onward, &frame);
             }
             self.port.release(frame);
+        }
+        if !self.placement.is_over() {
+            (accepted..self.stack.stats().rx_syn_accepted).for_each(|_| self.placement.right());
         }
         frames
     }
 
     /// With several workers: a frame goes to its flow's owner, and what all must know goes to all.
-    fn steer(&mut self, frame: &[u8], checksum: RxChecksum) {
-        let workers = self.links.workers();
-        match self.stack.audience(frame) {
-            // One that is known to be damaged is dropped and counted here.
-            Audience::Flow { hash } if self.steering == Steering::Software && checksum != RxChecksum::Bad => {
-                let owner = hash as usize % workers;
-                if owner != self.local.worker {
-                    return self.hand_over(owner, frame);
+    fn pass_on(&mut self, onward: Onward, frame: &P::Frame) {
+        match onward {
+            Onward::Done => {}
+            Onward::Owner(owner) => {
+                self.local.stats.misplaced += 1;
+                if !self.placement.is_over() {
+                    self.placement.wrong(self.stack.expected_rss_hash(frame.bytes()), frame.rss_hash());
                 }
+                self.hand_over(owner as usize, frame);
             }
-            Audience::Everyone if checksum != RxChecksum::Bad => {
+            Onward::First => self.hand_over(0, frame),
+            Onward::Everyone => {
                 let (given, dropped) = self.links.give_all(frame);
                 self.local.stats.handed_over += given;
                 self.local.stats.hand_over_dropped += dropped;
             }
-            Audience::First if self.local.worker != 0 && checksum != RxChecksum::Bad => {
-                return self.hand_over(0, frame);
-            }
-            Audience::Flow { .. } | Audience::Everyone | Audience::First | Audience::Receiver => {}
         }
-        self.stack.ingress(frame, checksum, &mut self.tx);
     }
 
-    fn hand_over(&mut self, worker: usize, frame: &[u8]) {
+    fn hand_over(&mut self, worker: usize, frame: &P::Frame) {
         let given = self.links.give(worker, frame);
         self.local.stats.handed_over += u64::from(given);
         self.local.stats.hand_over_dropped += u64::from(!given);
@@ -340,11 +357,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             return 0;
         }
         let Worker { links, stack, tx, burst, .. } = self;
-        let frames = links.take(burst.rx_frames, |frame| match stack.audience(frame) {
-            // The link does not carry what the device said: it is checked again unless the port is trusted.
-            Audience::Flow { .. } | Audience::First => stack.ingress(frame, RxChecksum::Unknown, tx),
-            Audience::Everyone | Audience::Receiver => stack.learn(frame),
-        });
+        let frames =
+            links.take(burst.rx_frames, |frame| stack.take_over(frame.bytes(), frame.rx_checksum(), tx));
         self.local.stats.taken_over += frames as u64;
         frames
     }
@@ -418,8 +432,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Opens the connections that callbacks and other threads asked for.
     fn open_connections(&mut self) {
         for _ in 0..self.burst.mailbox_commands {
-            let Some(connect) = self.local.connects.pop_front() else { break };
-            self.connect(connect);
+            let Some(connect) = self.local.connects.front() else { break };
+            if connect.tls.is_some() {
+                // Even a first message takes long: keys are made for it.
+                let Some(left) = self.handshakes_left.checked_sub(1) else { break };
+                self.handshakes_left = left;
+            }
+            if let Some(connect) = self.local.connects.pop_front() {
+                self.connect(connect);
+            }
         }
     }
 

@@ -7,19 +7,21 @@
 //!
 //! Backends: [`wire`] (memory, in one process), [`tap`] (a Linux TAP device) and, with the feature of that name, `dpdk`
 //! (poll-mode drivers of NICs, shared memory, packet sockets). Wrappers around any port: [`fault`] (a bad
-//! medium) and [`pcap`] (a capture file). Each loop of a worker calls, in this order, [`Port::begin`],
+//! medium) and [`pcap`] (a capture file). [`spread`] says which queue a flow belongs to. Each loop of a worker calls, in this order, [`Port::begin`],
 //! [`Port::rx_burst`], [`Port::tx_burst`], and, before it sleeps, [`Port::prepare_sleep`] and [`Port::next_deadline`].
 
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod fault;
 pub mod pcap;
+pub mod spread;
 pub mod tap;
 pub mod wire;
 
 use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 /// Smallest MTU in bytes: what every IPv4 host must accept (RFC 1122, section 3.3.2).
 pub const MTU_MIN: usize = 576;
@@ -40,6 +42,10 @@ pub trait Frame {
     /// What the device says of a received frame's IP and TCP checksums.
     fn rx_checksum(&self) -> RxChecksum {
         RxChecksum::Unknown
+    }
+    /// The hash by which the device chose a received frame's queue, where it tells.
+    fn rss_hash(&self) -> Option<u32> {
+        None
     }
 }
 
@@ -70,6 +76,9 @@ pub struct PortInfo {
     pub tx_checksum_offload: bool,
     /// Received frames need no checksum verification (trusted medium) unless a frame says otherwise.
     pub rx_checksum_trusted: bool,
+    /// How the device says that it spreads flows over its queues, each a worker's; `None` where it has one queue or does not
+    /// say (a TAP device learns it, the other end of shared memory chooses).
+    pub rss: Option<Arc<spread::Rss>>,
 }
 
 /// One RX/TX queue pair. Send but not shared: one worker owns it.
@@ -145,6 +154,8 @@ pub struct PortStats {
     pub rx_dropped: u64,
     /// Times that receiving failed, other than for want of a frame.
     pub rx_errors: u64,
+    /// Frames of other VLANs than the port's, dropped.
+    pub rx_other_vlan: u64,
     /// Frames sent.
     pub tx_frames: u64,
     /// Bytes sent, Ethernet headers included.

@@ -31,7 +31,7 @@
 //! behind the other one sees the other's store: the sleeper finds the frame, or the sender finds the flag and
 //! rings the doorbell (an eventfd). While nobody sleeps there is no system call.
 
-use super::{Frame, MTU_MAX, MTU_MIN, Port, PortInfo, PortStats};
+use super::{Frame, MTU_MAX, MTU_MIN, Port, PortInfo, PortStats, RxChecksum};
 use crossbeam_utils::CachePadded;
 use rtrb::{Consumer, Producer, RingBuffer};
 use rustix::event::{EventfdFlags, eventfd};
@@ -155,6 +155,7 @@ fn joined(config: &WireConfig, names: [String; 2]) -> Result<(WirePort, WirePort
                 frame_bytes_max,
                 tx_checksum_offload: config.checksum_offload,
                 rx_checksum_trusted: config.checksum_offload,
+                rss: None,
             },
             tx,
             rx,
@@ -179,11 +180,17 @@ fn joined(config: &WireConfig, names: [String; 2]) -> Result<(WirePort, WirePort
 pub struct WireFrame {
     buffer: Box<[u8]>,
     len: usize,
+    checksum: RxChecksum,
 }
 
 impl WireFrame {
     fn new(bytes_max: usize) -> Self {
-        WireFrame { buffer: vec![0; bytes_max].into_boxed_slice(), len: 0 }
+        WireFrame { buffer: vec![0; bytes_max].into_boxed_slice(), len: 0, checksum: RxChecksum::Unknown }
+    }
+
+    /// What the receiver is told of the frame's checksums; nothing is known of a frame that was just allocated.
+    pub fn set_rx_checksum(&mut self, checksum: RxChecksum) {
+        self.checksum = checksum;
     }
 }
 
@@ -199,6 +206,10 @@ impl Frame for WireFrame {
     fn set_len(&mut self, len: usize) {
         assert!(len <= self.buffer.len(), "a frame of {len} bytes in a buffer of {}", self.buffer.len());
         self.len = len;
+    }
+
+    fn rx_checksum(&self) -> RxChecksum {
+        self.checksum
     }
 }
 
@@ -274,9 +285,10 @@ impl Port for WirePort {
         if self.free.is_empty() {
             self.collect_returned();
         }
-        let frame = self.free.pop();
-        if frame.is_none() {
-            self.stats.alloc_failed += 1;
+        let mut frame = self.free.pop();
+        match &mut frame {
+            Some(frame) => frame.checksum = RxChecksum::Unknown,
+            None => self.stats.alloc_failed += 1,
         }
         frame
     }

@@ -1,5 +1,6 @@
 //! What a stack is configured with. Limits have their unit in the name.
 
+use super::share::Share;
 use crate::time::Duration;
 use std::net::IpAddr;
 
@@ -135,9 +136,8 @@ pub struct StackConfig {
     pub dhcp: bool,
     /// Clamp the MTU below the port's, bytes; 576..=9000.
     pub mtu: Option<usize>,
-    /// Software steering: this worker's index and how many there are; outgoing connections then choose source
-    /// ports whose flow hash is theirs.
-    pub share: Option<(u32, u32)>,
+    /// This worker's share of the flows, where there are several workers; `None` when all are its own.
+    pub share: Option<Share>,
     /// TCP settings.
     pub tcp: TcpConfig,
 }

@@ -14,13 +14,15 @@ use crate::port::Frame;
 use crate::time::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{DeviceCapabilities, Medium};
-use smoltcp::socket::dhcpv4::{Event, Socket};
-use smoltcp::time::Instant as StackInstant;
+use smoltcp::socket::dhcpv4::{Event, RetryConfig, Socket};
+use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use std::net::IpAddr;
 
 /// Least time between two attempts to send.
 const RETRY: Duration = Duration::from_millis(10);
+/// How long the first answer may take before the message is sent again; real time, as all of the client's.
+const FIRST_TIMEOUT: StackDuration = StackDuration::from_secs(4);
 
 /// What a DHCP server gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +55,13 @@ impl Dhcp {
             u64::from_le_bytes([key[0], key[1], key[2], key[3], key[4], key[5], key[6], key[7]]);
         let iface = Interface::new(config, &mut Listener { rx: None, caps: &caps }, real(now));
         let mut set = SocketSet::new(Vec::new());
-        let handle = set.add(Socket::new());
+        let mut socket = Socket::new();
+        // RFC 2131 section 4.1: the first message is sent again after about four seconds.
+        let mut retries = RetryConfig::default();
+        retries.discover_timeout = FIRST_TIMEOUT;
+        retries.initial_request_timeout = FIRST_TIMEOUT;
+        socket.set_retry_config(retries);
+        let handle = set.add(socket);
         Dhcp { iface, caps, set, handle, lease: None, next_at: now }
     }
 

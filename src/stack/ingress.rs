@@ -6,7 +6,7 @@ use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::{self, BareAck};
 use super::reply::Reply;
 use super::time_wait::Verdict;
-use super::{CloseCause, Stack};
+use super::{CloseCause, Onward, Stack};
 use crate::port::{Frame, RxChecksum};
 use crate::time::Instant;
 use smoltcp::iface::SocketSet;
@@ -14,33 +14,33 @@ use smoltcp::socket::tcp::State;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
 impl Stack {
-    /// Feeds one received frame. Every frame may cause an answer; one that finds no room in `tx` is lost and counted
-    /// ([`TxQueue::lost`]), and TCP recovers. Refusing to receive instead could lock two ends that are both full.
-    pub fn ingress<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) {
+    /// Feeds one received frame, and says where else it must go. Every frame may cause an answer; one that finds no room in
+    /// `tx` is lost and counted ([`TxQueue::lost`]), and TCP recovers. Refusing to receive instead could lock two
+    /// ends that are both full.
+    pub fn ingress<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) -> Onward {
         if checksum == RxChecksum::Bad {
             self.stats.rx_bad_checksum += 1;
-            return;
+            return Onward::Done;
         }
         let verify = checksum == RxChecksum::Unknown && !self.rx_checksum_trusted;
         match super::classify::classify(frame, self.nets.mac()) {
-            Class::Tcp(segment) => {
-                if verify && !segment.checksum_is_good(frame) {
-                    self.stats.rx_bad_checksum += 1;
-                    return;
-                }
-                self.ingress_segment(frame, &segment, tx);
-            }
+            Class::Tcp(segment) => return self.ingress_segment(frame, &segment, verify, tx),
             Class::Arp | Class::Ndp => {
                 self.ingress_control(frame, tx);
                 self.learn_neighbors(frame);
+                return Onward::Everyone;
             }
             Class::PathMtu(too_big) => {
                 if verify && !too_big.checksum_is_good(frame) {
                     self.stats.rx_bad_checksum += 1;
-                    return;
+                    return Onward::Done;
                 }
                 self.stats.rx_control += 1;
                 self.narrow_path(&too_big);
+                return Onward::Everyone;
+            }
+            Class::Dhcp if self.share.as_ref().is_some_and(|share| share.worker != 0) => {
+                return Onward::First;
             }
             Class::Dhcp => {
                 self.stats.rx_control += 1;
@@ -51,42 +51,74 @@ impl Stack {
             Class::Malformed(_) => self.stats.rx_malformed += 1,
             Class::Unsupported(_) => self.stats.rx_unsupported += 1,
         }
+        Onward::Done
     }
 
-    /// Feeds a frame that another worker received and answered: learn from it, answer nothing.
-    pub fn learn(&mut self, frame: &[u8]) {
+    /// Feeds a frame that another worker received: one that is ours alone is taken, and from one that it answered we learn.
+    pub fn take_over<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) {
         match super::classify::classify(frame, self.nets.mac()) {
             Class::Arp | Class::Ndp => {
                 let now = self.stack_now;
                 self.nets.main().learn(frame, now);
                 self.learn_neighbors(frame);
             }
-            Class::PathMtu(too_big) if self.rx_checksum_trusted || too_big.checksum_is_good(frame) => {
-                self.narrow_path(&too_big);
+            Class::PathMtu(too_big) => {
+                let is_sound = self.rx_checksum_trusted || checksum == RxChecksum::Good;
+                if is_sound || too_big.checksum_is_good(frame) {
+                    self.narrow_path(&too_big);
+                }
             }
-            _ => {}
+            // All workers know one rule: what comes to us by it does not go on.
+            _ => {
+                let _ = self.ingress(frame, checksum, tx);
+            }
         }
     }
 
-    /// A TCP segment, checksums right.
-    fn ingress_segment<F: Frame>(&mut self, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        if let Some(index) = self.flows.get(&segment.key) {
-            let slot = self.slab.slot(index);
-            if !segment.flags.is_opening() || slot.phase != Phase::Live {
-                self.stats.rx_segments += 1;
-                self.feed(index, frame, segment, tx);
-                return;
-            }
-            if slot.socket().state() != State::TimeWait {
-                self.stats.rx_segments += 1;
-                self.challenge(index, tx);
-                return;
-            }
-            // Over but for what its owner has not read or let go of yet: the record of TIME-WAIT decides, below.
-            self.ingress_new_segment(frame, segment, Some(index), tx);
-            return;
+    /// A TCP segment. The flow table first: it costs one that is in it nothing that there are other workers.
+    fn ingress_segment<F: Frame>(
+        &mut self,
+        frame: &[u8],
+        segment: &TcpInfo,
+        verify: bool,
+        tx: &mut TxQueue<F>,
+    ) -> Onward {
+        let flow = self.flows.get(&segment.key);
+        if flow.is_none()
+            && let Some(share) = &self.share
+            && let owner = share.owner(&segment.key)
+            && owner != share.worker
+        {
+            return Onward::Owner(owner);
         }
-        self.ingress_new_segment(frame, segment, None, tx);
+        if verify && !segment.checksum_is_good(frame) {
+            self.stats.rx_bad_checksum += 1;
+            return Onward::Done;
+        }
+        match flow {
+            None => self.ingress_new_segment(frame, segment, None, tx),
+            Some(index) => self.ingress_known(index, frame, segment, tx),
+        }
+        Onward::Done
+    }
+
+    /// A segment of a connection, checksums right.
+    fn ingress_known<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
+        let slot = self.slab.slot(index);
+        if !segment.flags.is_opening() || slot.phase != Phase::Live {
+            if segment.flags.rst() && slot.socket().state() == State::TimeWait {
+                // The record of TIME-WAIT must hear of it, too; what it says of a reset is not to be answered.
+                let _ = self.time_wait.on_segment(self.now, segment);
+            }
+            self.stats.rx_segments += 1;
+            self.feed(index, frame, segment, tx);
+        } else if slot.socket().state() != State::TimeWait {
+            self.stats.rx_segments += 1;
+            self.challenge(index, tx);
+        } else {
+            // Over but for what its owner has not read or let go of yet: the record of TIME-WAIT decides.
+            self.ingress_new_segment(frame, segment, Some(index), tx);
+        }
     }
 
     /// A segment of no connection, or a SYN for one that is in TIME-WAIT while slot `in_time_wait` still holds it.

@@ -1,5 +1,6 @@
-//! The name of a flow, and the hash that steers it to its worker.
+//! The name of a flow.
 
+use crate::port::spread::{End, flow_hash};
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -116,24 +117,9 @@ impl fmt::Debug for FlowKey {
     }
 }
 
-/// A hash of a flow that both of its directions share, for steering by `hash % workers`.
-///
-/// It has no key and is the same on every machine: whoever steers must agree. Peers can choose colliding flows,
-/// so it is no hash for a table.
+/// The hash by which workers share flows where no device steers.
 pub(crate) fn symmetric_hash(key: &FlowKey) -> u32 {
-    let end = |[high, low]: [u64; 2], port: u16| {
-        let folded = (high ^ (u64::from(port) << 48)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-        mix(folded ^ low)
-    };
-    let sum = end(key.remote, key.remote_port).wrapping_add(end(key.local, key.local_port));
-    (mix(sum) >> 32) as u32
-}
-
-/// The finaliser of splitmix64: every input bit reaches every output bit.
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    flow_hash(End { addr: key.remote, port: key.remote_port }, End { addr: key.local, port: key.local_port })
 }
 
 /// The upper half of the low word of an IPv4-mapped address.

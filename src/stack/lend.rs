@@ -143,6 +143,11 @@ impl<'a> SendHalf<'a> {
         filled
     }
 
+    /// Asks to be made ready when at least half of the ring is free again, like a write that did not fit.
+    pub fn want_room(&mut self) {
+        *self.flags.write_blocked = true;
+    }
+
     fn note_queued(&mut self, bytes: usize, was_empty: bool) {
         if bytes > 0 {
             *self.flags.rings_touched = true;

@@ -30,6 +30,7 @@ mod rate;
 mod reply;
 mod rings;
 mod secret;
+mod share;
 #[cfg(test)]
 mod tests;
 mod time_wait;
@@ -41,6 +42,7 @@ pub use device::TxQueue;
 pub use dhcp::Lease;
 pub use lend::SendHalf;
 pub use rings::RingError;
+pub use share::Share;
 
 use crate::port::PortInfo;
 use crate::time::{Duration, Instant};
@@ -50,7 +52,7 @@ use conn::{Phase, Slab};
 use dhcp::Dhcp;
 use flow::FlowTable;
 use isn::SequenceNumbers;
-use key::{FlowKey, symmetric_hash};
+use key::FlowKey;
 use neighbors::Neighbors;
 use net::Nets;
 use ports::EphemeralPorts;
@@ -103,20 +105,18 @@ pub enum CloseCause {
     AddressLost,
 }
 
-/// Whom a frame is for, when several workers share a port's addresses.
+/// Where a frame has to go after [`Stack::ingress`], when several workers share a port's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// The worker that owns the flow with this symmetric hash of addresses and ports.
-    Flow {
-        /// The hash; the owner is `hash % workers` under software steering.
-        hash: u32,
-    },
-    /// Every worker must see it (ARP, NDP, ICMP errors): the receiver answers, the others only learn.
-    Everyone,
-    /// The first worker, which alone runs DHCP.
+#[must_use]
+pub enum Onward {
+    /// Nowhere: it was taken, or dropped and counted.
+    Done,
+    /// To the worker that owns its flow; it was neither taken nor counted here.
+    Owner(u32),
+    /// To the first worker, which alone runs DHCP; it was neither taken nor counted here.
     First,
-    /// Whoever received it (ICMP echo, strays).
-    Receiver,
+    /// It was taken, and all other workers must learn from it (ARP, NDP, reports about a path).
+    Everyone,
 }
 
 /// Counters of one stack since it was made. Every received frame is counted in exactly one of the first group.
@@ -255,6 +255,7 @@ pub struct Stack {
     rings: RingPool,
     isn: SequenceNumbers,
     ports: EphemeralPorts,
+    share: Option<Share>,
     time_wait: TimeWait,
     listening: Vec<u16>,
     // Rarely.
@@ -292,7 +293,8 @@ impl Stack {
             least_wake: tcp.keep_alive.map_or(clock.min_rto(), |interval| interval.min(clock.min_rto())),
             rings: RingPool::new(tcp.connections_max, tcp.recv_ring_bytes(), tcp.send_buffer_bytes)?,
             isn: SequenceNumbers::new(&secret),
-            ports: EphemeralPorts::new(&secret, config.share),
+            ports: EphemeralPorts::new(&secret),
+            share: config.share.clone(),
             time_wait: TimeWait::new(tcp.time_wait_max, tcp.time_wait, &secret),
             listening: Vec::new(),
             neighbors: Neighbors::new(clock),
@@ -343,8 +345,14 @@ impl Stack {
     pub fn connect(&mut self, remote: SocketAddr) -> Result<ConnId, ConnectError> {
         let source = self.nets.source_for(remote.ip()).ok_or(ConnectError::NoRoute)?;
         let (flows, time_wait, now) = (&self.flows, &self.time_wait, self.now);
-        let in_use = |flow: &FlowKey| flows.get(flow).is_some() || time_wait.contains(now, flow);
-        let flow = self.ports.choose(source, remote, in_use).ok_or(ConnectError::NoPort)?;
+        let share = &self.share;
+        let is_free = |flow: &FlowKey| {
+            // What answers it must come to this worker.
+            share.as_ref().is_none_or(|share| share.owns(flow))
+                && flows.get(flow).is_none()
+                && !time_wait.contains(now, flow)
+        };
+        let flow = self.ports.choose(source, remote, is_free).ok_or(ConnectError::NoPort)?;
         let index = self.open(flow, Phase::Connecting).ok_or(ConnectError::Full)?;
         let isn = self.isn.generate(&flow, self.now, None);
         let mut net = self.nets.with_first_random(0, source, isn, self.stack_now);
@@ -373,13 +381,13 @@ impl Stack {
         self.stack_now = self.clock.to_stack(now);
     }
 
-    /// Whom a frame is for; needed only with several workers.
-    pub fn audience(&self, frame: &[u8]) -> Audience {
+    /// The hash by which the device should have chosen the queue of a segment; `None` for other frames, and where no
+    /// device says how it chooses.
+    pub fn expected_rss_hash(&self, frame: &[u8]) -> Option<u32> {
+        let rss = self.share.as_ref()?.rss.as_ref()?;
         match classify::classify(frame, self.nets.mac()) {
-            Class::Tcp(segment) => Audience::Flow { hash: symmetric_hash(&segment.key) },
-            Class::Arp | Class::Ndp | Class::PathMtu(_) => Audience::Everyone,
-            Class::Dhcp => Audience::First,
-            _ => Audience::Receiver,
+            Class::Tcp(segment) => rss.hash(segment.key.remote(), segment.key.local()),
+            _ => None,
         }
     }
 

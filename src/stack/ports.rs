@@ -1,6 +1,6 @@
 //! Ephemeral ports of outgoing connections (RFC 6056).
 
-use super::key::{FlowKey, symmetric_hash};
+use super::key::FlowKey;
 use super::secret::derive_key;
 use core::ops::RangeInclusive;
 use siphasher::sip::SipHasher24;
@@ -17,27 +17,24 @@ const COUNTERS: usize = 1_024;
 pub(crate) struct EphemeralPorts {
     hasher: SipHasher24,
     counters: Box<[u16; COUNTERS]>,
-    share: Option<(u32, u32)>,
 }
 
 impl EphemeralPorts {
-    /// Ports keyed by the worker's secret. With `share`, the index of this worker and how many there are, only those
-    /// whose flow hash steers to it.
-    pub(crate) fn new(secret: &[u8; 32], share: Option<(u32, u32)>) -> Self {
+    /// Ports keyed by the worker's secret.
+    pub(crate) fn new(secret: &[u8; 32]) -> Self {
         EphemeralPorts {
             hasher: SipHasher24::new_with_key(&derive_key(secret, "ephemeral ports")),
             counters: Box::new([0; COUNTERS]),
-            share,
         }
     }
 
     /// A flow from an address of ours to a destination of the same family, with a port of ours such that the flow is
-    /// not in use; `None` when all are. The common case looks at one port, the worst at every one.
+    /// free to use; `None` when none is. The common case looks at one port, the worst at every one.
     pub(crate) fn choose(
         &mut self,
         local: IpAddr,
         remote: SocketAddr,
-        in_use: impl Fn(&FlowKey) -> bool,
+        is_free: impl Fn(&FlowKey) -> bool,
     ) -> Option<FlowKey> {
         let towards = FlowKey::new(SocketAddr::new(local, 0), remote);
         let hash = self.hasher.hash(&towards.to_bytes());
@@ -48,9 +45,7 @@ impl EphemeralPorts {
             let port = PORTS.start() + ((offset + u32::from(*counter)) % PORT_COUNT) as u16;
             let flow = towards.with_local_port(port);
             *counter = counter.wrapping_add(1);
-            let is_ours =
-                self.share.is_none_or(|(index, count)| symmetric_hash(&flow) % count.max(1) == index);
-            if is_ours && !in_use(&flow) {
+            if is_free(&flow) {
                 return Some(flow);
             }
         }
@@ -68,7 +63,7 @@ mod tests {
     fn choose_all(ports: &mut EphemeralPorts, local: IpAddr, remote: SocketAddr) -> Vec<FlowKey> {
         let used = RefCell::new(HashSet::new());
         core::iter::from_fn(|| {
-            let flow = ports.choose(local, remote, |flow| used.borrow().contains(&flow.local_port()))?;
+            let flow = ports.choose(local, remote, |flow| !used.borrow().contains(&flow.local_port()))?;
             used.borrow_mut().insert(flow.local_port());
             Some(flow)
         })
@@ -78,7 +73,7 @@ mod tests {
     #[test]
     fn every_port_of_the_range_is_given_once_and_then_none() {
         for (ours, peer) in [(ours_v4(), peer_v4()), (ours_v6(), peer_v6())] {
-            let flows = choose_all(&mut EphemeralPorts::new(&[8; 32], None), ours.ip(), peer);
+            let flows = choose_all(&mut EphemeralPorts::new(&[8; 32]), ours.ip(), peer);
             assert_eq!(flows.len(), PORT_COUNT as usize);
             assert!(flows.iter().all(|flow| PORTS.contains(&flow.local_port())));
             assert!(flows.iter().all(|flow| flow.remote() == peer && flow.local().ip() == ours.ip()));
@@ -87,8 +82,8 @@ mod tests {
 
     #[test]
     fn a_port_comes_back_as_late_as_possible() {
-        let mut ports = EphemeralPorts::new(&[8; 32], None);
-        let mut next = || ports.choose(ours_v4().ip(), peer_v4(), |_| false).unwrap().local_port();
+        let mut ports = EphemeralPorts::new(&[8; 32]);
+        let mut next = || ports.choose(ours_v4().ip(), peer_v4(), |_| true).unwrap().local_port();
         let first: HashSet<u16> = (0..PORT_COUNT).map(|_| next()).collect();
         assert_eq!(first.len(), PORT_COUNT as usize);
     }
@@ -96,24 +91,12 @@ mod tests {
     #[test]
     fn destinations_and_secrets_start_elsewhere() {
         let start = |secret: u8, remote| {
-            let mut ports = EphemeralPorts::new(&[secret; 32], None);
-            ports.choose(ours_v4().ip(), remote, |_| false).unwrap().local_port()
+            let mut ports = EphemeralPorts::new(&[secret; 32]);
+            ports.choose(ours_v4().ip(), remote, |_| true).unwrap().local_port()
         };
         let other = SocketAddr::new(peer_v4().ip(), 443);
         assert_eq!(start(8, peer_v4()), start(8, peer_v4()));
         assert_ne!(start(8, peer_v4()), start(8, other));
         assert_ne!(start(8, peer_v4()), start(9, peer_v4()));
-    }
-
-    #[test]
-    fn workers_share_the_ports_by_the_flow_hash() {
-        let mut total = 0;
-        for index in 0..3 {
-            let mut ports = EphemeralPorts::new(&[index as u8; 32], Some((index, 3)));
-            let flows = choose_all(&mut ports, ours_v4().ip(), peer_v4());
-            assert!(flows.iter().all(|flow| symmetric_hash(flow) % 3 == index));
-            total += flows.len();
-        }
-        assert_eq!(total, PORT_COUNT as usize);
     }
 }

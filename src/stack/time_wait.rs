@@ -2,7 +2,7 @@
 //!
 //! RFC 9293 section 3.6.1 keeps such a 4-tuple for two segment lifetimes, so that a lost last acknowledgement can be
 //! sent again and no old segment is taken for a new connection's. smoltcp would hold a whole socket meanwhile and
-//! ignore a new SYN. A record is 24 bytes here and 56 to 72 in its flow table; there are at most a fixed number, and
+//! ignore a new SYN. A record is 32 bytes here and 56 to 72 in its flow table; there are at most a fixed number, and
 //! the oldest makes room. Records run out when they are met or needed: nothing walks them.
 
 use super::classify::TcpInfo;
@@ -19,9 +19,10 @@ const EXPIRED_PER_INSERT: usize = 4;
 /// What to do with a segment of a 4-tuple in TIME-WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The peer missed our last acknowledgement: send it again.
+    /// The peer missed our last acknowledgement, or begins anew with a sequence number that an old SYN could have had: send
+    /// the acknowledgement again.
     Acknowledge(Reply),
-    /// Nothing: resets (RFC 1337), acknowledgements, and SYNs that may be old.
+    /// Nothing: resets that answer no challenge of ours (RFC 1337), and acknowledgements.
     Drop,
     /// A new connection (RFC 9293 section 3.10.7.4, MAY-2), whose initial sequence number has to be above the floor.
     Reuse {
@@ -37,6 +38,8 @@ struct Record {
     rcv_nxt: u32,
     older: u32,
     newer: u32,
+    /// A SYN that could have been an old one was answered with an acknowledgement.
+    challenged: bool,
 }
 
 /// All 4-tuples in TIME-WAIT.
@@ -76,7 +79,14 @@ impl TimeWait {
         if self.flows.len() == self.records_max {
             self.remove_at(self.oldest);
         }
-        let record = Record { expires: now + self.duration, snd_nxt, rcv_nxt, older: NONE, newer: NONE };
+        let record = Record {
+            expires: now + self.duration,
+            snd_nxt,
+            rcv_nxt,
+            older: NONE,
+            newer: NONE,
+            challenged: false,
+        };
         let index = self.free;
         let index = if index == NONE {
             self.records.push(record);
@@ -101,12 +111,24 @@ impl TimeWait {
         }
         if segment.flags.is_opening() {
             // RFC 6191 for connections without timestamps: no later number, no new connection.
-            let is_later = !is_after(record.rcv_nxt, segment.seq);
-            let reuse = Verdict::Reuse { isn_floor: record.snd_nxt };
-            return Some(if is_later { reuse } else { Verdict::Drop });
+            if !is_after(record.rcv_nxt, segment.seq) {
+                return Some(Verdict::Reuse { isn_floor: record.snd_nxt });
+            }
+            // A process that has forgotten its last connections begins at any number (RFC 6528 with a new secret). It
+            // answers the acknowledgement of what it never sent with RST, which an old SYN's sender does not, and its
+            // next SYN finds no record (RFC 9293 section 3.10.7.4, RFC 5961 section 4.2).
+            self.records[index as usize].challenged = true;
+            return Some(Verdict::Acknowledge(Reply::acknowledge(segment, record.snd_nxt, record.rcv_nxt)));
+        }
+        if segment.flags.rst() {
+            // RFC 5961 section 3.2: exactly the number that the challenge asked for.
+            if record.challenged && segment.seq == record.rcv_nxt {
+                self.remove_at(index);
+            }
+            return Some(Verdict::Drop);
         }
         // A bare acknowledgement is not answered, or two ends in TIME-WAIT would go on for ever.
-        let is_answered = segment.flags.ack() && !segment.flags.rst() && segment.end_seq() != segment.seq;
+        let is_answered = segment.flags.ack() && segment.end_seq() != segment.seq;
         if !is_answered {
             return Some(Verdict::Drop);
         }
@@ -277,9 +299,33 @@ mod tests {
             let reuse = Verdict::Reuse { isn_floor: SND_NXT };
             assert_eq!(verdict(&mut records, at(1), &syn), Some(reuse), "{later}");
         }
+    }
+
+    #[test]
+    fn a_syn_with_an_earlier_number_is_challenged_and_its_sender_may_reset_the_record() {
         for earlier in [RCV_NXT - 1, RCV_NXT.wrapping_sub(0x7fff_ffff)] {
-            let syn = with_seq(earlier, TcpControl::Syn);
-            assert_eq!(verdict(&mut records, at(1), &syn), Some(Verdict::Drop), "{earlier}");
+            let mut records = one();
+            let syn = frame(&with_seq(earlier, TcpControl::Syn));
+            let Some(Verdict::Acknowledge(reply)) = records.on_segment(at(1), &info(&syn)) else {
+                panic!("not challenged");
+            };
+            let mut answer = vec![0; reply.frame_bytes()];
+            reply.emit(&syn, &mut answer);
+            let Class::Tcp(ack) = classify(&answer, PEER_MAC) else { panic!("not a segment") };
+            assert!(ack.flags.ack() && !ack.flags.syn() && !ack.flags.rst());
+            assert_eq!((ack.seq, ack.ack), (SND_NXT, RCV_NXT));
+            // A reset must have exactly the number that was acknowledged.
+            for wrong in [RCV_NXT - 1, RCV_NXT + 1] {
+                let reset = with_seq(wrong, TcpControl::Rst);
+                assert_eq!(verdict(&mut records, at(1), &reset), Some(Verdict::Drop));
+                assert!(records.contains(at(1), &key(0)), "{wrong}");
+            }
+            assert_eq!(
+                verdict(&mut records, at(1), &with_seq(RCV_NXT, TcpControl::Rst)),
+                Some(Verdict::Drop)
+            );
+            assert!(!records.contains(at(1), &key(0)));
+            assert_eq!(verdict(&mut records, at(1), &with_seq(earlier, TcpControl::Syn)), None);
         }
     }
 
@@ -312,8 +358,8 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_24_bytes() {
-        assert_eq!(size_of::<Record>(), 24);
+    fn a_record_is_32_bytes() {
+        assert_eq!(size_of::<Record>(), 32);
     }
 
     proptest! {

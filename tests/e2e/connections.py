@@ -2,9 +2,9 @@
 
 import time
 
-from harness import CACHE, Failure, Program, url
+from harness import CLIENTS, Failure, Program, url
 
-MANY = CACHE.parent / "clients" / "release" / "many"
+MANY = CLIENTS / "many"
 SIZE = 64
 QUIET_SECONDS_MAX = 30
 # What may be left when all is idle: half a page of each connection, beside what any traffic touches once.

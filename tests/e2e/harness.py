@@ -15,6 +15,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests" / "e2e"
 CACHE = ROOT / "target" / "e2e"
+CLIENTS = ROOT / "target" / "clients" / "release"
 
 SERVER_IP = {"ipv4": "10.73.0.2", "ipv6": "fd73::2"}
 SERVER_ADDRESSES = "10.73.0.2/24,fd73::2/64"
@@ -50,6 +51,30 @@ class Namespace:
         """The command line that runs `command` inside."""
         return ["ip", "netns", "exec", self.name, *map(str, command)]
 
+    def run(self, *command):
+        """Runs a command inside that must succeed, and returns what it printed."""
+        return run(*self.inside(*command))
+
+    def ip(self, *arguments):
+        """Runs `ip` on the namespace."""
+        run("ip", "-n", self.name, *map(str, arguments))
+
+    def join(self, other, names, addresses, mtu=1500):
+        """A cable to another namespace: an interface of the first of `names` here and one of the second there, each
+        with its list of `addresses`."""
+        here, there = names
+        self.ip("link", "add", here, "mtu", mtu, "type", "veth", "peer", "name", there, "mtu", mtu, "netns", other.name)
+        for namespace, name, own in ((self, here, addresses[0]), (other, there, addresses[1])):
+            for address in own:
+                # Without duplicate detection the address can be used at once.
+                namespace.ip("addr", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
+            namespace.ip("link", "set", name, "up")
+
+    def forward(self):
+        """Makes a router of it."""
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            self.run("sh", "-c", f"echo 1 >/proc/sys/net/{switch}")
+
     def has_link(self, name):
         """Whether a device of that name exists inside."""
         found = subprocess.run(["ip", "-n", self.name, "link", "show", name], capture_output=True, timeout=20)
@@ -61,6 +86,7 @@ def run(*command):
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     if done.returncode != 0:
         raise Failure(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 class Server:
@@ -68,7 +94,16 @@ class Server:
 
     count = 0
 
-    def __init__(self, binary, namespace, *options, app="echo", tap=None):
+    def __init__(
+        self,
+        binary,
+        namespace,
+        *options,
+        app="echo",
+        tap=None,
+        addresses=SERVER_ADDRESSES,
+        host_addresses=HOST_ADDRESSES,
+    ):
         Server.count += 1
         self.tap = tap or f"ue{os.getpid() % 10_000_000}n{Server.count}"
         self.namespace = namespace
@@ -78,8 +113,8 @@ class Server:
             str(binary),
             "serve",
             *("--port", f"tap:{self.tap}"),
-            *("--ip", SERVER_ADDRESSES),
-            *("--host-ip", HOST_ADDRESSES),
+            *(("--ip", addresses) if addresses else ()),
+            *("--host-ip", host_addresses),
             *("--netns", namespace.name),
             *("--listen", "80"),
             *("--app", app),
@@ -172,6 +207,14 @@ class Server:
     def log_tail(self, lines=12):
         """The last lines that the server wrote, on one line."""
         return " | ".join(re.sub(r"\x1b\[[0-9;]*m", "", self.log()).splitlines()[-lines:]) or "(empty)"
+
+    def cores(self):
+        """The cores that each of the process's threads may run on, as the kernel lists them, by the thread's name."""
+        found = {}
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            status = (task / "status").read_text()
+            found[(task / "comm").read_text().strip()] = re.search(r"^Cpus_allowed_list:\s+(\S+)", status, re.M).group(1)
+        return found
 
     def threads(self):
         """The process's threads: name and CPU seconds used so far, by thread id."""
@@ -320,3 +363,27 @@ def die(message):
     """Ends the run with an error that says how to mend it."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def both_workers_serve(server, namespace, target):
+    """128 connections on ports of the kernel's choice echo; each worker's thread must have worked for them."""
+    count, rounds = 128, 200
+    with Program(namespace, [CLIENTS / "many", target, count, 64], f"workers {target}") as program:
+        before = server.threads()
+        for command in (None, f"echo {rounds}", "close"):
+            if command:
+                program.tell(command)
+            line = program.next(60)
+            if not line or line["errors"] or line["connections"] != count:
+                raise Failure(f"expected {count} connections without an error, the client says {line}")
+        after = server.threads()
+    busy = {
+        name: seconds - before[thread][1]
+        for thread, (name, seconds) in after.items()
+        if thread in before and re.fullmatch(r"unsocket-\d+", name)
+    }
+    if len(busy) != 2:
+        raise Failure(f"expected two threads named unsocket-N, found {sorted(after.values())}")
+    if min(busy.values()) < 0.1 * max(busy.values()):
+        raise Failure(f"one worker did nearly all the work: {busy}")
+    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in sorted(busy.items()))

@@ -8,8 +8,9 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 
-from harness import TESTS, Failure, Namespace, Program, Server, run, url
+from harness import SERVER_IP, TESTS, Failure, Namespace, Program, Server, run, url
 
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
@@ -21,6 +22,7 @@ def suite(report, binary):
         notifies_the_service_manager,
         drains_on_sigterm,
         drains_on_sigint,
+        drains_past_idle_clients,
         comes_back_after_kill,
         restarts_on_the_same_device_name,
         refuses_a_device_that_is_busy,
@@ -30,6 +32,7 @@ def suite(report, binary):
         refuses_a_missing_namespace,
         refuses_an_unknown_key,
         refuses_a_bad_address,
+        refuses_ipv6_on_a_narrow_link,
         refuses_an_unknown_option,
     ):
         with Namespace() as namespace:
@@ -116,6 +119,24 @@ def drains_on_sigint(binary, namespace):
     drains_on(signal.SIGINT, binary, namespace)
 
 
+def drains_past_idle_clients(binary, namespace):
+    """A kept-alive HTTP connection and one that never said a word get FIN at once, and hold nothing up."""
+    with Server(binary, namespace) as server:
+        server.start()
+        with Program(namespace, [sys.executable, TESTS / "inside" / "idle_client.py", SERVER_IP["ipv4"]], "idle") as client:
+            if (said := client.next(20)) != {"idle": 2}:
+                raise Failure(f"expected two idle connections, the client says {said}")
+            started = time.monotonic()
+            server.signal(signal.SIGTERM)
+            if (said := client.next(20)) != {"finished": 2}:
+                raise Failure(f"expected FIN on both connections, the client says {said}")
+            code = server.wait(20)
+        seconds = time.monotonic() - started
+    if code != 0 or seconds > 3:
+        raise Failure(f"exit status {code} after {seconds:.1f} s; the drain's deadline is 10 s")
+    return f"after {seconds:.1f} s"
+
+
 def comes_back_after_kill(binary, namespace):
     with Server(binary, namespace) as server:
         server.start()
@@ -194,6 +215,10 @@ def refuses_a_bad_address(binary, namespace):
     at = server.command.index("--ip") + 1
     server.command[at] = "10.73.0.2/99"
     return expect_refusal(server, "10.73.0.2/99")
+
+
+def refuses_ipv6_on_a_narrow_link(binary, namespace):
+    return expect_refusal(Server(binary, namespace, "--mtu", "576"), "port.mtu", "1280", "RFC 8200", "fd73::2")
 
 
 def refuses_an_unknown_option(binary, namespace):

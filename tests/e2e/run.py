@@ -16,12 +16,14 @@ import sys
 import tempfile
 
 import connections
+import dhcp
 import lifecycle
-from harness import CACHE, HOST_ADDRESSES, ROOT, TESTS, Failure, Namespace, Program, Report, Server, die, url
-from harness import SERVER_IP
+import networks
+import tls
+from harness import CACHE, CLIENTS, HOST_ADDRESSES, ROOT, SERVER_IP, TESTS
+from harness import Failure, Namespace, Report, Server, both_workers_serve, die, url
 
 INSIDE = TESTS / "inside"
-CLIENTS = ROOT / "target" / "clients" / "release"
 FAMILIES = ("ipv4", "ipv6")
 HOST_IP = dict(zip(FAMILIES, (address.split("/")[0] for address in HOST_ADDRESSES.split(","))))
 SCREENSHOTS = CACHE / "screenshots"
@@ -43,22 +45,35 @@ CLIENT_CASES = [
 DEADLINE_SECONDS_MAX = 6  # for the deadlines of 2 s that the HTTP suite configures
 
 
+def client_commands():
+    """The clients that have all of `CLIENT_CASES`, without the URL."""
+    return (
+        ("websockets", [sys.executable, INSIDE / "websockets_client.py"]),
+        ("ws", ["node", INSIDE / "ws_client.cjs"]),
+        ("tungstenite", [CLIENTS / "tungstenite_client"]),
+    )
+
+
 def clients(report, options):
     """The same cases by three clients that nobody here wrote, and by sockets that keep no rule."""
-    python = sys.executable
     with Namespace() as namespace, Server(options.binary, namespace) as server:
         server.start()
         for family in FAMILIES:
-            for name, command in (
-                ("websockets", [python, INSIDE / "websockets_client.py"]),
-                ("ws", ["node", INSIDE / "ws_client.cjs"]),
-                ("tungstenite", [CLIENTS / "tungstenite_client"]),
-            ):
+            for name, command in client_commands():
                 program = [*command, url(family)]
                 report.run_program(f"{name}/{family}", namespace, program, 300, CLIENT_CASES)
-            protocol = [python, INSIDE / "protocol_client.py", url(family)]
+            protocol = [sys.executable, INSIDE / "protocol_client.py", url(family)]
             report.run_program(f"protocol/{family}", namespace, protocol, 120)
         report.run("clients", "clean-stop", server.stop)
+
+
+def wss(report, options):
+    """TLS: the same clients over wss://, openssl, curl, sslyze, Chromium, certificates exchanged and refused."""
+    tls.protocol(report, options.binary, FAMILIES)
+    tls.clients(report, options.binary, FAMILIES, client_commands(), CLIENT_CASES)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    tls.browser(report, options.binary, FAMILIES, find_chromium(), SCREENSHOTS)
+    tls.scan(report, options.binary)
 
 
 def http(report, options):
@@ -121,39 +136,39 @@ def workers(report, options):
     with Namespace() as namespace, Server(options.binary, namespace, "--workers", 2) as server:
         server.start()
         for family in FAMILIES:
-            report.run(f"workers/{family}", "both-serve", both_workers_serve, server, namespace, family)
+            report.run(f"workers/{family}", "both-serve", both_workers_serve, server, namespace, url(family))
             command = [sys.executable, INSIDE / "network_client.py", SERVER_IP[family], HOST_IP[family]]
             report.run_program(f"workers/network/{family}", namespace, command, 120)
         report.run("workers", "clean-stop", server.stop)
+    two = sorted(os.sched_getaffinity(0))[:2][::-1]
+    with Namespace() as namespace, Server(options.binary, namespace, "--workers", 2, "--cores", f"{two[0]},{two[1]}") as server:
+        server.start()
+        report.run("workers", "pinned-to-their-cores", are_pinned, server, two)
+        report.run("workers", "pinned-clean-stop", server.stop)
 
 
-def both_workers_serve(server, namespace, family):
-    """128 connections on ports of the kernel's choice echo; each worker's thread must have worked for them."""
-    count, rounds = 128, 200
-    with Program(namespace, [CLIENTS / "many", url(family), count, 64], f"workers {family}") as program:
-        before = server.threads()
-        for command in (None, f"echo {rounds}", "close"):
-            if command:
-                program.tell(command)
-            line = program.next(60)
-            if not line or line["errors"] or line["connections"] != count:
-                raise Failure(f"expected {count} connections without an error, the client says {line}")
-        after = server.threads()
-    busy = {
-        name: seconds - before[thread][1]
-        for thread, (name, seconds) in after.items()
-        if thread in before and re.fullmatch(r"unsocket-\d+", name)
-    }
-    if len(busy) != 2:
-        raise Failure(f"expected two threads named unsocket-N, found {sorted(after.values())}")
-    if min(busy.values()) < 0.1 * max(busy.values()):
-        raise Failure(f"one worker did nearly all the work: {busy}")
-    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in sorted(busy.items()))
+def are_pinned(server, cores):
+    """Each worker's thread may run on its own core alone, in the order given; other threads anywhere."""
+    found = {name: allowed for name, allowed in server.cores().items() if re.fullmatch(r"unsocket-\d+", name)}
+    wanted = {f"unsocket-{worker}": str(core) for worker, core in enumerate(cores)}
+    if found != wanted:
+        raise Failure(f"expected the threads to be pinned as {wanted}, found {found}")
+    return f"{found}"
 
 
 def start_and_stop(report, options):
     """Start, refusal, drain, and return."""
     lifecycle.suite(report, options.binary)
+
+
+def links(report, options):
+    """MTUs from 576 to 9000, several addresses, static routes, and a path that narrows."""
+    networks.suite(report, options.binary)
+
+
+def leases(report, options):
+    """An address by DHCP from a server of Debian's, shared by two workers: renewed, lost, and another one."""
+    dhcp.suite(report, options.binary)
 
 
 def many(report, options):
@@ -168,9 +183,12 @@ def many(report, options):
 
 SUITES = {
     "network": network,
+    "links": links,
+    "dhcp": leases,
     "http": http,
     "lifecycle": start_and_stop,
     "clients": clients,
+    "wss": wss,
     "chat": chat,
     "workers": workers,
     "browser": browser,

@@ -1,12 +1,14 @@
-//! Several workers on each side, with a switch between them that puts frames on any queue.
+//! Several workers on each side, with a device on each side that puts frames on any queue.
 
 use crate::app::App;
 use crate::world::{client_config, server_addr, server_config};
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use unsocket::engine::{Connect, EngineConfig, Handle, NoWake, Steering, Wake, Worker, seats};
+use unsocket::engine::{Connect, EngineConfig, Handle, NoWake, Wake, Worker, seats};
+use unsocket::port::spread::{End, Hashed, Rss, flow_hash};
 use unsocket::port::wire::{self, WireConfig, WireFrame, WirePort};
-use unsocket::port::{Frame, Port};
+use unsocket::port::{Frame, Port, PortInfo, PortStats};
 use unsocket::time::{Duration, Instant};
 
 /// How a device spreads frames over its queues.
@@ -16,13 +18,73 @@ pub(crate) enum Spread {
     First,
     /// Anywhere, anew for each frame.
     Random,
-    /// By addresses and ports, as RSS does; what is not TCP over IPv4 on the first.
-    Flow,
+    /// By RSS, and it says how.
+    Rss,
+    /// As the workers' own hash has it, like the other end of a memif.
+    FlowHash,
+    /// By RSS with another key than it says.
+    OtherKey,
+}
+
+/// A queue that says how its device spreads flows.
+pub(crate) struct Nic {
+    queue: WirePort,
+    info: PortInfo,
+}
+
+impl Port for Nic {
+    type Frame = WireFrame;
+
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn rx_burst(&mut self, burst: &mut VecDeque<WireFrame>, max: usize) -> usize {
+        self.queue.rx_burst(burst, max)
+    }
+
+    fn alloc(&mut self) -> Option<WireFrame> {
+        self.queue.alloc()
+    }
+
+    fn tx_burst(&mut self, burst: &mut VecDeque<WireFrame>) -> usize {
+        self.queue.tx_burst(burst)
+    }
+
+    fn release(&mut self, frame: WireFrame) {
+        self.queue.release(frame);
+    }
+
+    fn stats(&self) -> PortStats {
+        self.queue.stats()
+    }
+}
+
+fn rss(key: [u8; 2], queues: usize) -> Rss {
+    let table = (0..128).map(|at| at % queues as u16).collect();
+    Rss::new(key.repeat(20), table, Hashed::AddressesAndPorts, Hashed::AddressesAndPorts).unwrap()
+}
+
+/// Source and destination of a TCP segment over IPv4.
+fn endpoints(frame: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let end = |addr: usize, port: usize| {
+        let addr: [u8; 4] = frame[addr..addr + 4].try_into().unwrap();
+        SocketAddr::from((addr, u16::from_be_bytes([frame[port], frame[port + 1]])))
+    };
+    (frame[12..14] == [8, 0] && frame[23] == 6).then(|| (end(26, 34), end(30, 36)))
+}
+
+/// The key under which both directions of a flow hash alike.
+const KEY: [u8; 2] = [0x6d, 0x5a];
+
+fn end(addr: SocketAddr) -> End {
+    let IpAddr::V4(v4) = addr.ip() else { panic!("IPv4 only") };
+    End { addr: [0, 0xffff_0000_0000 | u64::from(v4.to_bits())], port: addr.port() }
 }
 
 /// One side: the workers of one host on one device.
 pub(crate) struct Side {
-    pub(crate) workers: Vec<Worker<WirePort, App>>,
+    pub(crate) workers: Vec<Worker<Nic, App>>,
     pub(crate) handle: Handle,
     /// The switch's ends of the queues.
     cables: Vec<WirePort>,
@@ -46,12 +108,15 @@ impl Side {
     ) -> Self {
         let macs = [[2, 0, 0, 0, 0, mac], [2, 0, 0, 0, 0, 0xEE]];
         let (ports, cables) = wire::queues(workers, &WireConfig { macs, ..WireConfig::default() }).unwrap();
-        let steering = if spread == Spread::Flow { Steering::Device } else { Steering::Software };
-        let config = EngineConfig { steering, ..config.clone() };
         let wakers: Vec<Arc<dyn Wake>> = ports.iter().map(|_| Arc::new(NoWake) as Arc<dyn Wake>).collect();
-        let (handle, seats) = seats(&config, 1500, [mac; 32], wakers).unwrap();
+        let (handle, seats) = seats(config, 1500, [mac; 32], wakers).unwrap();
         let now = Instant::from_millis(1_000);
-        let worker = |(index, (port, seat))| Worker::new(&config, seat, port, app(index), now).unwrap();
+        let says_how = matches!(spread, Spread::Rss | Spread::OtherKey);
+        let worker = |(index, (queue, seat)): (usize, (WirePort, _))| {
+            let rss = says_how.then(|| Arc::new(rss(KEY, workers)));
+            let info = PortInfo { rss, ..queue.info().clone() };
+            Worker::new(config, seat, Nic { queue, info }, app(index), now).unwrap()
+        };
         let workers = ports.into_iter().zip(seats).enumerate().map(worker).collect();
         Side { workers, handle, cables, spread }
     }
@@ -75,11 +140,14 @@ impl Side {
         let queue = match self.spread {
             Spread::First => 0,
             Spread::Random => random as usize % queues,
-            Spread::Flow if bytes[12..14] == [8, 0] => {
-                // Symmetric: the sum of both addresses and both ports.
-                bytes[26..38].iter().map(|&byte| usize::from(byte)).sum::<usize>() % queues
-            }
-            Spread::Flow => 0,
+            Spread::Rss | Spread::OtherKey | Spread::FlowHash => endpoints(bytes).map_or(0, |(from, to)| {
+                let queue = match self.spread {
+                    Spread::Rss => rss(KEY, queues).queue(from, to).into(),
+                    Spread::FlowHash => flow_hash(end(from), end(to)) as usize,
+                    _ => rss([0x12, 0x34], queues).queue(from, to).into(),
+                };
+                queue % queues
+            }),
         };
         let cable = &mut self.cables[queue];
         let Some(mut frame): Option<WireFrame> = cable.alloc() else { return };

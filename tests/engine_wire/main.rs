@@ -2,6 +2,8 @@
 
 mod app;
 mod crowd;
+mod pki;
+mod tls_peer;
 mod world;
 
 mod backpressure;
@@ -13,4 +15,6 @@ mod ending;
 mod http;
 mod random;
 mod steering;
+mod tls;
+mod tls_hostile;
 mod topics;

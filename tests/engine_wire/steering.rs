@@ -71,10 +71,25 @@ fn frames_on_any_queue_find_their_worker_on_both_sides() {
 
 #[test]
 fn a_device_that_steers_leaves_only_arp_to_hand_over() {
-    let crowd = everything_echoes([3, 1], Spread::Flow);
-    let handed_over = crowd.server.sum(|stats| stats.handed_over);
-    assert!(handed_over > 0 && handed_over < 20, "{handed_over}");
-    assert!(crowd.server.workers.iter().filter(|worker| worker.report().engine.opened > 0).count() > 1);
+    for spread in [Spread::Rss, Spread::FlowHash] {
+        for workers in [[3, 1], [2, 2], [2, 3]] {
+            let crowd = everything_echoes(workers, spread);
+            for side in [&crowd.server, &crowd.client] {
+                assert_eq!(side.sum(|stats| stats.misplaced), 0, "{spread:?} {workers:?}");
+                assert!(side.sum(|stats| stats.handed_over) < 20);
+                assert!(side.workers.iter().all(|worker| worker.report().engine.opened > 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_that_steers_otherwise_than_it_says_is_put_right() {
+    let crowd = everything_echoes([3, 2], Spread::OtherKey);
+    for side in [&crowd.server, &crowd.client] {
+        assert!(side.sum(|stats| stats.misplaced) > 0);
+        assert!(side.sum(|stats| stats.taken_over) >= side.sum(|stats| stats.misplaced));
+    }
 }
 
 #[test]

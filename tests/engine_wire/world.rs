@@ -1,13 +1,15 @@
 //! Hosts on wires, polled in turn on a virtual clock.
 
 use crate::app::App;
+use crate::pki;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use unsocket::engine::{Connect, EngineConfig, Handle, NoWake, Progress, Wake, Worker, seats};
+use unsocket::engine::{Connect, ConnectTls, EngineConfig, Handle, NoWake, Progress, Wake, Worker, seats};
 use unsocket::port::wire::{self, WireConfig, WirePort};
 use unsocket::port::{Frame, Port};
 use unsocket::stack::{ConnId, Stack, StackConfig, Status, TxQueue};
 use unsocket::time::{Duration, Instant};
+use unsocket::tls::ClientAuth;
 
 pub(crate) const PORT: u16 = 80;
 /// What one turn of all hosts costs on the virtual clock while there is something to do.
@@ -21,6 +23,21 @@ pub(crate) fn server_addr() -> SocketAddr {
 /// A server's configuration: one address, one port.
 pub(crate) fn server_config() -> EngineConfig {
     EngineConfig { listen: vec![PORT], stack: stack_config("10.1.0.1/24"), ..EngineConfig::default() }
+}
+
+/// The server's address where TLS is spoken.
+pub(crate) fn tls_server_addr() -> SocketAddr {
+    "10.1.0.1:443".parse().unwrap()
+}
+
+/// A server's configuration with TLS on a port of its own, and without on the usual one.
+pub(crate) fn tls_server_config() -> EngineConfig {
+    EngineConfig { listen_tls: vec![443], tls: Some(pki::server(ClientAuth::None)), ..server_config() }
+}
+
+/// A client's TLS for it.
+pub(crate) fn connect_tls() -> ConnectTls {
+    ConnectTls { config: pki::client(None), server_name: "one.test".into() }
 }
 
 /// A client's configuration.
@@ -54,6 +71,8 @@ pub(crate) struct World {
     pub(crate) client_runs: bool,
     /// How far the clock jumps at most when nobody has anything to do.
     pub(crate) jump_max: Duration,
+    /// What the client's connections speak.
+    pub(crate) tls: Option<ConnectTls>,
 }
 
 impl World {
@@ -79,12 +98,22 @@ impl World {
             client_handle,
             client_runs: true,
             jump_max: Duration::from_secs(1),
+            tls: None,
         }
+    }
+
+    /// As [`World::new`], with TLS in between.
+    pub(crate) fn with_tls(server: App, client: App) -> Self {
+        let mut world = World::with(tls_server_config(), client_config(), server, client);
+        world.tls = Some(connect_tls());
+        world
     }
 
     /// Has the client open a connection to `target` on the server.
     pub(crate) fn connect(&mut self, target: &str, token: u64) {
-        let connect = Connect { token, ..Connect::new(server_addr(), target) };
+        let (addr, tls) =
+            (if self.tls.is_some() { tls_server_addr() } else { server_addr() }, self.tls.clone());
+        let connect = Connect { token, tls, ..Connect::new(addr, target) };
         self.client.with_context(|_, context| context.connect(connect));
     }
 
@@ -211,7 +240,7 @@ impl Host for RawHost {
         self.tx.refill(&mut self.port, 256);
         let mut work = self.port.rx_burst(&mut self.rx, 64);
         while let Some(frame) = self.rx.pop_front() {
-            self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
+            let _ = self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
             self.port.release(frame);
         }
         self.stack.timers();
@@ -262,7 +291,13 @@ impl RawWorld {
     /// A TCP connection to the server.
     #[track_caller]
     pub(crate) fn open(&mut self) -> ConnId {
-        let conn = self.raw.connect(server_addr());
+        self.open_at(server_addr())
+    }
+
+    /// A TCP connection to one of the server's ports.
+    #[track_caller]
+    pub(crate) fn open_at(&mut self, addr: SocketAddr) -> ConnId {
+        let conn = self.raw.connect(addr);
         for _ in 0..100 {
             self.step();
             if self.raw.status(conn) == Some(Status::Open) {

@@ -14,7 +14,7 @@ use unsocket::ws::Message;
 /// Sizes at which a header's form or a segment's end changes, and a large one.
 const SIZES: [usize; 12] = [0, 1, 125, 126, 127, 1400, 1460, 8960, 65_535, 65_536, 300_000, 1_000_000];
 
-fn engine(addr: &str) -> EngineConfig {
+pub(crate) fn engine(addr: &str) -> EngineConfig {
     let idle = Idle::Adaptive { spin: Duration::from_micros(50) };
     let mut engine =
         EngineConfig { listen: vec![80], idle, handle_signals: false, ..EngineConfig::default() };
@@ -23,7 +23,7 @@ fn engine(addr: &str) -> EngineConfig {
     engine
 }
 
-struct Echo;
+pub(crate) struct Echo;
 
 impl Handler for Echo {
     type Session = ();

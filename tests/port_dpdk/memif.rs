@@ -33,13 +33,13 @@ impl Meeting {
         )
     }
 
-    fn server(&self, mtu: usize, queues: usize) -> DpdkConfig {
-        DpdkConfig { mtu, queues, ..config(&self.spec("server")) }
+    pub(crate) fn server(&self, mtu: usize, workers: usize) -> DpdkConfig {
+        DpdkConfig { mtu, workers, queues: Some(workers), ..config(&self.spec("server")) }
     }
 
     /// Starts the other process: its queues send back what comes on them.
-    fn echo(&self, mtu: usize, queues: usize) -> Peer {
-        Peer::start("echo", &[&self.spec("client"), &mtu.to_string(), &queues.to_string()])
+    fn echo(&self, mtu: usize, workers: usize) -> Peer {
+        Peer::start("echo", &[&self.spec("client"), &mtu.to_string(), &workers.to_string()])
     }
 }
 
@@ -51,8 +51,9 @@ impl Drop for Meeting {
 
 pub(crate) fn echo_peer() {
     let arguments = runner::peer_arguments();
-    let [spec, mtu, queues] = &arguments[..] else { panic!("{arguments:?}") };
-    let config = DpdkConfig { mtu: mtu.parse().unwrap(), queues: queues.parse().unwrap(), ..config(spec) };
+    let [spec, mtu, workers] = &arguments[..] else { panic!("{arguments:?}") };
+    let workers = workers.parse().unwrap();
+    let config = DpdkConfig { mtu: mtu.parse().unwrap(), workers, queues: Some(workers), ..config(spec) };
     let mut ports: Vec<_> = open(&config).unwrap().into_iter().map(|port| (port, VecDeque::new())).collect();
     runner::until_stdin_ends(|| {
         for (port, burst) in &mut ports {

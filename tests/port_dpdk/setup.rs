@@ -68,7 +68,16 @@ pub(crate) fn refused() {
     assert!(matches!(refusal(&DpdkConfig { mtu: 575, ..sound.clone() }), DpdkError::Mtu(575)));
     assert!(matches!(refusal(&DpdkConfig { mtu: 9001, ..sound.clone() }), DpdkError::Mtu(9001)));
     for (config, expected) in [
-        (DpdkConfig { queues: 0, ..sound.clone() }, "queues of a device must be 1 to 1024, not 0"),
+        (DpdkConfig { workers: 0, ..sound.clone() }, "workers on a device must be 1 to 1024, not 0"),
+        (
+            DpdkConfig { queues: Some(1025), ..sound.clone() },
+            "queues of a device must be 1 to 1024, not 1025",
+        ),
+        (
+            DpdkConfig { workers: 2, queues: Some(3), ..sound.clone() },
+            "3 queue pairs cannot be divided evenly between 2 workers: make it a multiple",
+        ),
+        (DpdkConfig { vlan: Some(4095), ..sound.clone() }, "the VLAN of a port must be 1 to 4094, not 4095"),
         (
             DpdkConfig { descriptors: 16, ..sound.clone() },
             "descriptors of a ring must be 32 to 32768, not 16",
@@ -79,7 +88,7 @@ pub(crate) fn refused() {
         assert_eq!(error, expected);
     }
     // None of these got as far as DPDK, which starts once.
-    let port = open_one(&DpdkConfig { queues: 1, ..sound.clone() });
+    let port = open_one(&sound.clone());
     assert!(refusal(&sound).to_string().contains("attached already"));
     let error = refusal(&config("dpdk:net_memif0,role=emperor")).to_string();
     assert!(error.contains("role"), "{error}");

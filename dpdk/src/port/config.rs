@@ -56,6 +56,8 @@ pub struct PortConfig {
     pub allmulticast: bool,
     /// The port's MAC address; `None`: its own.
     pub mac: Option<[u8; 6]>,
+    /// An interrupt for each RX queue, see [`RxQueue::set_interrupt`](crate::RxQueue::set_interrupt).
+    pub rx_interrupts: bool,
 }
 
 impl Default for PortConfig {
@@ -71,6 +73,7 @@ impl Default for PortConfig {
             promiscuous: false,
             allmulticast: true,
             mac: None,
+            rx_interrupts: false,
         }
     }
 }
@@ -98,6 +101,8 @@ pub struct InUse {
     pub allmulticast: bool,
     /// The port's MAC address.
     pub mac: [u8; 6],
+    /// RX queues were set up with interrupts.
+    pub rx_interrupts: bool,
     /// What was asked for and not given, each with the reason, for the operator.
     pub refused: Vec<String>,
 }

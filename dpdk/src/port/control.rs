@@ -3,9 +3,13 @@
 use super::Port;
 use super::config::{Link, PortStats};
 use crate::error::Result;
+use crate::rss::{RssConfig, RssFunctions};
 use crate::sys;
 use std::time::Duration;
 
+/// The length of the Toeplitz key of most devices, and more than the longest, in bytes.
+const RSS_KEY_BYTES: usize = 40;
+const RSS_KEY_BYTES_MAX: usize = 64;
 /// How often the link is looked at while waiting for it.
 const LINK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -155,18 +159,25 @@ impl Port {
             .collect())
     }
 
-    /// The key that RSS hashes with.
+    /// What RSS hashes and with which key, as the driver tells it.
     ///
     /// # Errors
     /// When the driver has no RSS or cannot tell.
-    pub fn rss_key(&self) -> Result<Vec<u8>> {
-        let mut key = vec![0; self.capabilities.rss_key_bytes];
-        let mut conf = self.rss_conf(&mut key)?;
+    pub fn rss(&self) -> Result<RssConfig> {
+        // A driver that states no length has the usual one; there is room for the longest that any has.
+        let bytes = if self.capabilities.rss_key_bytes == 0 {
+            RSS_KEY_BYTES
+        } else {
+            self.capabilities.rss_key_bytes
+        };
+        let mut key = vec![0; bytes.max(RSS_KEY_BYTES_MAX)];
+        let (rss_key, rss_key_len) = (key.as_mut_ptr(), bytes as u8);
+        let mut conf = sys::rte_eth_rss_conf { rss_key, rss_key_len, ..Default::default() };
         // SAFETY: the structure points to a key of the length that it says.
         let returned = unsafe { sys::rte_eth_dev_rss_hash_conf_get(self.id(), &mut conf) };
         self.call("rte_eth_dev_rss_hash_conf_get", returned)?;
-        key.truncate(usize::from(conf.rss_key_len));
-        Ok(key)
+        key.truncate(if conf.rss_key_len == 0 { bytes } else { conf.rss_key_len.into() });
+        Ok(RssConfig { functions: RssFunctions::from_bits(conf.rss_hf), key: Some(key) })
     }
 
     /// Hashes with another key from now on.

@@ -38,18 +38,21 @@ impl Port {
         self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(pools);
         let _control = eal::control();
         log::forget();
-        if let Err(error) = self.configure_and_start(&plan, pools) {
-            // Some drivers advertise RSS and refuse it when they start.
-            if plan.setup.rss_functions == 0 {
+        while let Err(error) = self.configure_and_start(&plan, pools) {
+            // No driver says beforehand whether it has interrupts, and some advertise RSS and refuse it when they start.
+            if plan.setup.rx_interrupts != 0 {
+                plan.refused.push(format!("RX interrupts: {} has none", self.capabilities.driver));
+                plan.setup.rx_interrupts = 0;
+            } else if plan.setup.rss_functions != 0 {
+                plan.refused.push(format!(
+                    "RSS: {} offers it and does not start with it ({error})",
+                    self.capabilities.driver
+                ));
+                plan.setup.rss_functions = 0;
+            } else {
                 return Err(error);
             }
-            plan.refused.push(format!(
-                "RSS: {} offers it and does not start with it ({error})",
-                self.capabilities.driver
-            ));
-            plan.setup.rss_functions = 0;
             log::forget();
-            self.configure_and_start(&plan, pools)?;
         }
         let in_use = self.settle(config, plan)?;
         let rules = sys::shim_tx_rules {
@@ -119,6 +122,7 @@ impl Port {
             mtu: mtu.min(can.mtu_stated).into(),
             rx_queues,
             tx_queues,
+            rx_interrupts: config.rx_interrupts.into(),
         };
         Ok(Plan {
             setup,
@@ -195,6 +199,7 @@ impl Port {
             promiscuous: self.promiscuous(),
             allmulticast: self.allmulticast(),
             mac: self.mac()?,
+            rx_interrupts: setup.rx_interrupts != 0,
             refused,
         })
     }

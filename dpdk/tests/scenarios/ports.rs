@@ -116,7 +116,7 @@ pub(crate) fn capabilities() {
     assert!(matches!(port.start(&wanted, &[pool]), Err(Error::Setting { what: "port", .. })));
     assert!(matches!(port.reta(), Err(Error::Unsupported { .. })));
     assert!(matches!(port.set_reta(&[0]), Err(Error::Unsupported { .. })));
-    assert!(matches!(port.rss_key(), Err(Error::Unsupported { .. })));
+    assert!(matches!(port.rss(), Err(Error::Unsupported { .. })));
     port.set_promiscuous(false).unwrap();
     assert!(!port.promiscuous());
 

@@ -7,7 +7,7 @@ use crate::bench::in_process::{self, Wiring};
 use crate::bench::over_port::{self, Site};
 use crate::bench::report::Faults;
 use crate::bench::{BenchError, Plan, Progress, Report, Stop, WsUrl, kernel};
-use crate::config::{Checksum, Config, Poll, PortSpec};
+use crate::config::{Checksum, Config, Poll};
 use crate::port::tap;
 use crate::stack::CongestionControl;
 use crate::time::Duration;
@@ -174,7 +174,7 @@ impl BenchArgs {
                 }
                 #[cfg(feature = "dpdk")]
                 if let Some(dpdk) = config.dpdk() {
-                    let ports = super::dpdk_ports::open(&dpdk)?;
+                    let ports = crate::port::dpdk::open(&dpdk)?;
                     ports.iter().take(1).for_each(|port| eprintln!("{}", port.summary()));
                     return over_port::run(plan, url, &site, ports, interrupted, observer);
                 }
@@ -201,10 +201,6 @@ impl BenchArgs {
             return Err(BenchError::Dhcp);
         }
         config.workers.count = plan.shares().len();
-        if config.workers.count > 1 && matches!(config.port.spec, Some(PortSpec::Tap { .. })) {
-            // The workers hand frames to each other: those of offloads are larger than they can.
-            config.port.offload = false;
-        }
         config.tcp.congestion = match self.path.congestion() {
             CongestionControl::Cubic => crate::config::Congestion::Cubic,
             CongestionControl::None => crate::config::Congestion::None,
@@ -245,8 +241,21 @@ impl BenchArgs {
 
     /// Options of a device mean nothing without one; only MTU and checksums are the wire's, too.
     fn refuse_device_options(&self, wires_too: bool) -> Result<(), BenchError> {
-        let PortArgs { port: _, ip, host_ip, netns, mac, mtu, gateway, dhcp, checksum, no_huge, eal } =
-            &self.device;
+        let PortArgs {
+            port: _,
+            ip,
+            host_ip,
+            netns,
+            mac,
+            mtu,
+            queues,
+            vlan,
+            gateway,
+            dhcp,
+            checksum,
+            no_huge,
+            eal,
+        } = &self.device;
         let given = [
             ("--ip", !ip.is_empty()),
             ("--host-ip", !host_ip.is_empty()),
@@ -254,6 +263,8 @@ impl BenchArgs {
             ("--mac", mac.is_some()),
             ("--mtu", mtu.is_some() && wires_too),
             ("--checksum", checksum.is_some() && wires_too),
+            ("--queues", queues.is_some()),
+            ("--vlan", vlan.is_some()),
             ("--gateway", !gateway.is_empty()),
             ("--dhcp", *dhcp),
             ("--no-huge", *no_huge),

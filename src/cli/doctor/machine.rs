@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Bit of `CAP_NET_ADMIN` in the kernel's capability sets.
 pub(super) const CAP_NET_ADMIN: u32 = 12;
+/// Bit of `CAP_IPC_LOCK`.
+pub(super) const CAP_IPC_LOCK: u32 = 14;
 /// Bit of `CAP_SYS_ADMIN`.
 pub(super) const CAP_SYS_ADMIN: u32 = 21;
 
@@ -16,11 +18,6 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// The one that we run on.
-    pub(super) fn this() -> Machine {
-        Machine::at("/")
-    }
-
     /// One whose /proc, /sys and /dev lie below `root`.
     pub(super) fn at(root: impl Into<PathBuf>) -> Machine {
         Machine { root: root.into() }
@@ -46,6 +43,18 @@ impl Machine {
     /// Opens a file for reading and writing, and closes it again.
     pub(super) fn open_read_write(&self, path: &str) -> io::Result<()> {
         File::options().read(true).write(true).open(self.path(path)).map(drop)
+    }
+
+    /// Whether this process may open a file for reading and writing. Does not open it: a VFIO group opens only once.
+    pub(super) fn may_read_and_write(&self, path: &str) -> bool {
+        use rustix::fs::Access;
+        rustix::fs::access(self.path(path), Access::READ_OK | Access::WRITE_OK).is_ok()
+    }
+
+    /// The last name of what a symbolic link points at; `None` when it is no link.
+    pub(super) fn link_name(&self, path: &str) -> Option<String> {
+        let target = std::fs::read_link(self.path(path)).ok()?;
+        target.file_name()?.to_str().map(str::to_owned)
     }
 
     /// The names in a directory, sorted; empty when it is not there.

@@ -30,8 +30,12 @@ pub enum Checksums {
 pub struct DpdkConfig {
     /// The device.
     pub device: Device,
-    /// Queue pairs, each for one worker: 1..=1024. A device that has fewer gives fewer.
-    pub queues: usize,
+    /// Workers, each with a port of its own: 1..=1024.
+    pub workers: usize,
+    /// Queue pairs: a multiple of `workers`, 1..=1024, and the device must have them. `None` for one for each worker, or as
+    /// many as the device has: where those are fewer, the first workers receive and send for all. On a memif `None` is one,
+    /// and a number must be the same at both ends.
+    pub queues: Option<usize>,
     /// Largest IP packet in bytes: 576..=9000.
     pub mtu: usize,
     /// Descriptors of each ring: 32..=32768; the device rounds them.
@@ -42,6 +46,11 @@ pub struct DpdkConfig {
     pub mac: Option<[u8; 6]>,
     /// Who sees to checksums.
     pub checksums: Checksums,
+    /// The VLAN that the port belongs to, 1..=4094: frames are tagged with it, and others are dropped. `None` for untagged
+    /// frames.
+    pub vlan: Option<u16>,
+    /// Ask for RX interrupts, so that an idle worker can sleep until frames come.
+    pub interrupts: bool,
     /// What memory is made of.
     pub memory: Memory,
     /// Few large memory files: virtio-user and zero-copy memif need it.
@@ -53,16 +62,19 @@ pub struct DpdkConfig {
 }
 
 impl DpdkConfig {
-    /// One queue pair of `device`, with an Ethernet MTU, on hugepages.
+    /// One worker with one queue pair of `device`, with an Ethernet MTU, on hugepages.
     pub fn new(device: Device) -> Self {
         DpdkConfig {
             device,
-            queues: 1,
+            workers: 1,
+            queues: None,
             mtu: 1500,
             descriptors: 1024,
             frames: 2048,
             mac: None,
             checksums: Checksums::Verify,
+            vlan: None,
+            interrupts: false,
             memory: Memory::HugePages,
             single_file_segments: false,
             service_cpus: None,

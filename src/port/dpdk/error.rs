@@ -44,10 +44,16 @@ pub enum DpdkError {
     /// The device has no queue pair.
     #[error("{0} has no RX and TX queue that could be used together")]
     NoQueues(String),
-    /// The device has fewer queue pairs than there are workers.
-    #[error(
-        "{device} has {given} queue pairs, and {wanted} workers need one each: run {given} (`--workers {given}`)"
-    )]
+    /// The queue pairs cannot be divided evenly.
+    #[error("{queues} queue pairs cannot be divided evenly between {workers} workers: make it a multiple")]
+    UnevenQueues {
+        /// Queue pairs that were asked for.
+        queues: usize,
+        /// Workers.
+        workers: usize,
+    },
+    /// The device has fewer queue pairs than were asked for.
+    #[error("{device} has {given} queue pairs, not {wanted}: ask for fewer, or for none in particular")]
     FewQueues {
         /// The device with its arguments.
         device: String,

@@ -1,7 +1,15 @@
 //! DPDK devices: NICs without their kernel driver, shared memory, and the kernel's own packet sockets.
 //!
-//! Each queue pair of a device is a port, and each port has a mempool of its own, so that workers share nothing.
-//! Frames are mbufs: they are read where the device wrote them and filled where it reads them.
+//! Each worker has a port with queue pairs of the device and a mempool of its own, so that workers share nothing. Frames are
+//! mbufs: they are read where the device wrote them and filled where it reads them.
+//!
+//! # Queues
+//!
+//! Queue `n` is worker `n % workers`'s. With several queues to a worker a segment is sent on the one that its flow's hash
+//! names ([`spread::flow_hash`](super::spread::flow_hash), modulo the number of queues), as a NIC does when it receives: over shared
+//! memory it is the sender who steers. A device with fewer queues than workers is shared: the first workers
+//! receive for all, and the first one sends for those that have no queue. Over vhost it also sends for a queue at whose
+//! other end there is nobody, as when the peer has fewer queues.
 //!
 //! # Checksums
 //!
@@ -12,7 +20,7 @@
 //! # Losses
 //!
 //! None is silent. What the device does not take stays with the worker; a used-up mempool is
-//! [`PortStats::alloc_failed`]; what the device had to drop is [`PortStats::rx_dropped`], counted by the device for all of
+//! [`PortStats::alloc_failed`]; frames of other VLANs are [`PortStats::rx_other_vlan`]; what the device had to drop is [`PortStats::rx_dropped`], counted by the device for all of
 //! its queues and reported by the first; frames that can never be received or sent are [`PortStats::rx_errors`] and
 //! [`PortStats::tx_errors`].
 
@@ -20,19 +28,29 @@ mod config;
 mod error;
 mod open;
 mod packet;
+mod queues;
+mod sleep;
 mod stale;
+mod vlan;
 
 pub use config::{Checksums, DpdkConfig, Memory};
 pub use error::DpdkError;
 pub use open::{Steering, Summary, open};
 
 use super::{Frame, Port, PortInfo, PortStats, RxChecksum};
-use ::dpdk::{Eal, Mbuf, Mempool, RegisteredThread, RxQueue, TxQueue};
+use crate::time::{Duration, Instant};
+use ::dpdk::{Eal, Mbuf, Mempool, RegisteredThread};
+use queues::{Queues, Sent};
+use sleep::Sleep;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use vlan::Vlan;
 
 const ETHERNET_HEADER_BYTES: usize = 14;
+/// How long an idle worker sleeps at a time where no interrupt can wake it.
+const IDLE_INTERVAL: Duration = Duration::from_micros(50);
 /// Mbufs that are taken from the mempool, and given back, at once.
 const BATCH: usize = 32;
 
@@ -64,13 +82,20 @@ impl Frame for Mbuf {
     fn rx_checksum(&self) -> RxChecksum {
         packet::rx_checksum(self.rx_ip_checksum(), self.rx_l4_checksum(), self.data())
     }
+
+    fn rss_hash(&self) -> Option<u32> {
+        Mbuf::rss_hash(self)
+    }
 }
 
-/// One queue pair of a DPDK device.
+/// One worker's queues of a DPDK device.
 pub struct DpdkPort {
     info: PortInfo,
-    rx: RxQueue,
-    tx: TxQueue,
+    queues: Queues,
+    sleep: Sleep,
+    vlan: Option<Vlan>,
+    /// The first of the device's ports: it reports what the device counts for all.
+    is_first: bool,
     /// The device asks for TCP checksums to be filled in.
     tx_tcp_checksum: bool,
     pool: Mempool,
@@ -81,7 +106,7 @@ pub struct DpdkPort {
     stats: PortStats,
     /// The port's thread is known to EAL, or cannot be.
     registered: bool,
-    /// All queues' device; its counters are asked for by the first queue.
+    /// All ports' device.
     device: Arc<Mutex<::dpdk::Port>>,
     summary: Arc<Summary>,
     eal: Eal,
@@ -93,7 +118,7 @@ impl DpdkPort {
         &self.summary
     }
 
-    /// Mbufs of this queue's mempool that are not in it: in the device's rings, or held by this port and its worker.
+    /// Mbufs of this port's mempool that are not in it: in the device's rings, or held by this port and its worker.
     pub fn frames_in_use(&self) -> u32 {
         self.pool.in_use()
     }
@@ -109,18 +134,34 @@ impl DpdkPort {
         }
     }
 
-    /// What is left of frames that came in from `from` on, once all are whole, sound Ethernet frames.
-    #[cold]
+    /// What is left of frames that came in from `from` on, once all are whole, sound Ethernet frames of the port's VLAN.
     fn mend(&mut self, burst: &mut VecDeque<Mbuf>, from: usize) {
         for _ in from..burst.len() {
             let Some(mut frame) = burst.remove(from) else { return };
-            if frame.linearize(&self.pool).is_ok() && frame.len() >= ETHERNET_HEADER_BYTES {
-                burst.push_back(frame);
-            } else {
+            if frame.linearize(&self.pool).is_err() || frame.len() < ETHERNET_HEADER_BYTES {
                 self.stats.rx_errors += 1;
                 self.used.push_back(frame);
+            } else if self.vlan.is_some_and(|vlan| !vlan.untag(&mut frame)) {
+                self.stats.rx_other_vlan += 1;
+                self.used.push_back(frame);
+            } else {
+                burst.push_back(frame);
             }
         }
+    }
+
+    fn count(&mut self, sent: Sent) {
+        self.stats.tx_errors += sent.refused;
+    }
+
+    /// Asks the device for what it does to a frame on its own.
+    fn prepare(&self, frame: &mut Mbuf) {
+        let checksum = packet::tcp_checksum_offload(frame.data()).filter(|_| self.tx_tcp_checksum);
+        let mut offload = checksum.unwrap_or_default();
+        if let Some(vlan) = self.vlan {
+            vlan.tag(frame, &mut offload);
+        }
+        frame.set_tx_offload(&offload);
     }
 }
 
@@ -139,9 +180,11 @@ impl Port for DpdkPort {
             Mbuf::free_burst(&mut self.used);
         }
         let from = burst.len();
-        self.rx.rx_burst(burst, max);
+        self.sleep.end(&mut self.queues, burst);
+        let sent = self.queues.rx_burst(burst, max);
+        self.count(sent);
         let sound = |frame: &Mbuf| frame.is_contiguous() && frame.len() >= ETHERNET_HEADER_BYTES;
-        if !burst.range(from..).all(sound) {
+        if self.vlan.is_some() || !burst.range(from..).all(sound) {
             self.mend(burst, from);
         }
         let count = burst.len() - from;
@@ -167,20 +210,19 @@ impl Port for DpdkPort {
         if burst.is_empty() {
             return 0;
         }
-        if self.tx_tcp_checksum {
-            burst.iter_mut().for_each(packet::leave_tcp_checksum);
+        if self.tx_tcp_checksum || self.vlan.is_some() {
+            burst.iter_mut().for_each(|frame| self.prepare(frame));
         }
         let before = burst.len();
         let bytes_before: u64 = burst.iter().map(|frame| frame.len() as u64).sum();
-        let refused_before = self.tx.refused();
-        let sent = self.tx.tx_burst(burst);
-        let refused = self.tx.refused() - refused_before;
-        self.stats.tx_frames += sent as u64;
-        self.stats.tx_errors += refused;
+        let sent = self.queues.tx_burst(burst);
+        let taken = before - burst.len();
+        self.count(sent);
+        self.stats.tx_frames += (taken as u64).saturating_sub(sent.refused);
         self.stats.tx_full += u64::from(!burst.is_empty());
         let bytes_left: u64 = burst.iter().map(|frame| frame.len() as u64).sum();
         self.stats.tx_bytes += bytes_before - bytes_left;
-        before - burst.len()
+        taken
     }
 
     fn release(&mut self, frame: Mbuf) {
@@ -190,9 +232,29 @@ impl Port for DpdkPort {
         }
     }
 
+    fn begin(&mut self, now: Instant) {
+        self.sleep.begin(now);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.sleep.deadline()
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.sleep.wait_fd(&self.queues)
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        !self.queues.has_waiting() && self.sleep.prepare(&mut self.queues)
+    }
+
+    fn poll_interval(&self) -> Duration {
+        IDLE_INTERVAL
+    }
+
     fn stats(&self) -> PortStats {
         let mut stats = self.stats;
-        if self.rx.queue() == 0 {
+        if self.is_first {
             let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
             if let Ok(counted) = device.stats() {
                 stats.rx_dropped = counted.rx_missed + counted.rx_no_mbuf;

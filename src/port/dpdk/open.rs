@@ -1,6 +1,10 @@
-//! Opening a device: DPDK's runtime, mempools, the port, and one [`DpdkPort`] per queue pair.
+//! Opening a device: DPDK's runtime, mempools, the port, and one [`DpdkPort`] for each worker.
 
+use super::queues::Queues;
+use super::sleep::Sleep;
+use super::vlan::Vlan;
 use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, stale};
+use crate::port::spread::{Hashed, Rss};
 use crate::port::{MTU_MAX, MTU_MIN, PortInfo, PortStats};
 use ::dpdk::{
     Bus, Capabilities, Device, Eal, EalArgs, InUse, Link, Mempool, MempoolConfig, Offloads, PortConfig,
@@ -20,6 +24,7 @@ const CACHE_MBUFS: u32 = 256;
 const QUEUES_MAX: usize = 1024;
 const DESCRIPTORS: (usize, usize) = (32, 32_768);
 const FRAMES: (usize, usize) = (256, 1 << 20);
+const VLAN_IDS: (usize, usize) = (1, 4094);
 
 /// What a device was asked for and what is in use.
 #[derive(Clone, Debug)]
@@ -28,14 +33,20 @@ pub struct Summary {
     pub device: String,
     /// DPDK's version.
     pub version: String,
-    /// Queue pairs that were asked for.
-    pub queues_wanted: usize,
+    /// Workers, each with a port.
+    pub workers: usize,
     /// What the driver says it can do.
     pub capabilities: Capabilities,
     /// What is in use.
     pub in_use: InUse,
+    /// How the device chooses the queue of a received segment, read back from it.
+    pub rss: Option<Arc<Rss>>,
     /// How flows come to their queues.
     pub steering: Steering,
+    /// The VLAN that the port belongs to.
+    pub vlan: Option<u16>,
+    /// RX interrupts wake idle workers.
+    pub interrupts: bool,
     /// The link, as it was when the device was opened.
     pub link: Option<Link>,
 }
@@ -43,24 +54,36 @@ pub struct Summary {
 /// How flows come to a device's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steering {
-    /// There is one queue.
+    /// One queue, one worker.
     Single,
-    /// The device hashes addresses and ports, by a key under which both directions of a flow hash alike.
-    SymmetricRss,
-    /// The device hashes addresses and ports by a key of its own.
+    /// There are fewer queues than workers: those who receive hand frames over by the flow hash.
+    Shared {
+        /// Queue pairs.
+        queues: usize,
+        /// Workers.
+        workers: usize,
+    },
+    /// The device hashes addresses and ports, by a key and table that were read back from it.
     Rss,
-    /// The device has no RSS: who sends to it chooses the queue (memif, vhost).
+    /// The device hashes, but does not tell by which key or table: frames are handed over by the flow hash.
+    UntoldRss,
+    /// The device has no RSS: who sends to it chooses the queue (memif, vhost, the kernel behind a TAP).
     Sender,
 }
 
 impl fmt::Display for Steering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Single => "one queue",
-            Self::SymmetricRss => "RSS with a symmetric key",
-            Self::Rss => "RSS with the device's key",
-            Self::Sender => "the sender chooses the queue",
-        })
+        match self {
+            Self::Single => f.write_str("one queue"),
+            Self::Shared { queues, workers } => {
+                write!(f, "{queues} queues for {workers} workers, frames are handed over by flow hash")
+            }
+            Self::Rss => f.write_str("RSS, its key and table as read back from the device"),
+            Self::UntoldRss => f.write_str(
+                "RSS by a key or table that the device does not tell, frames are handed over by flow hash",
+            ),
+            Self::Sender => f.write_str("the sender chooses the queue"),
+        }
     }
 }
 
@@ -77,11 +100,17 @@ impl fmt::Display for Summary {
             Some(_) => f.write_str("link down; ")?,
             None => {}
         }
+        if let Some(vlan) = self.vlan {
+            write!(f, "VLAN {vlan}; ")?;
+        }
+        if self.interrupts {
+            f.write_str("RX interrupts; ")?;
+        }
         write!(f, "{}; steering: {}", self.in_use, self.steering)
     }
 }
 
-/// Opens a device: one port per queue pair, at most as many as were asked for. The first device that a process
+/// Opens a device: one port for each worker. The first device that a process
 /// opens starts DPDK, with the memory that its configuration names; a NIC on the PCI bus must be that first one.
 ///
 /// # Errors
@@ -101,39 +130,47 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
         *eal.ports_of(&config.device)?.first().ok_or_else(|| DpdkError::NoPort(config.device.to_string()))?;
     let mut port = ::dpdk::Port::open(&eal, id)?;
     let can = port.capabilities().clone();
-    let queues = config.queues.min(can.rx_queues_max.min(can.tx_queues_max).into());
-    if queues == 0 {
-        return Err(DpdkError::NoQueues(config.device.to_string()));
-    }
+    let queues = queue_count(config, &can)?;
     if config.mtu > usize::from(can.mtu_max) {
         let (device, driver) = (port.name().to_owned(), can.driver);
         return Err(DpdkError::MtuOfDevice { device, driver, wanted: config.mtu, max: can.mtu_max.into() });
     }
     let pools = mempools(&eal, config, queues, can.numa_node)?;
-    let (wanted, symmetric) = port_config(config, queues, &can);
-    let (rx, tx) = port.start(&wanted, &pools)?;
-    let summary = Arc::new(summarize(config, &port, symmetric));
+    let (rx, tx) = port.start(&port_config(config, queues, &can), &pools)?;
+    let is_virtual = config.device.bus() == Bus::Virtual;
+    // At the other end of a vhost queue there may be nobody: the peer may have fewer.
+    let mut divided = Queues::divide(rx, tx, config.workers, is_virtual && !is_memif(config));
+    let sleeps: Vec<Sleep> =
+        divided.iter_mut().map(|queues| Sleep::new(queues, can_interrupt(config, &can))).collect();
+    let interrupts = !sleeps.is_empty() && sleeps.iter().all(Sleep::has_interrupt);
+    let summary = Arc::new(summarize(config, &port, interrupts));
     let in_use = &summary.in_use;
     if config.mtu > usize::from(in_use.mtu) {
         let (device, driver) = (port.name().to_owned(), summary.capabilities.driver.clone());
         return Err(DpdkError::MtuOfDevice { device, driver, wanted: config.mtu, max: in_use.mtu.into() });
     }
     let trusted = config.checksums == Checksums::Trust;
+    let vlan = config.vlan.map(|id| Vlan::new(id, in_use.offloads.tx_vlan_insert));
     let device = Arc::new(Mutex::new(port));
-    let ports = rx.into_iter().zip(tx).zip(pools).enumerate().map(|(queue, ((rx, tx), pool))| DpdkPort {
+    let parts = divided.into_iter().zip(sleeps).zip(pools).enumerate();
+    let ports = parts.map(|(worker, ((queues, sleep), pool))| DpdkPort {
         info: PortInfo {
-            name: match queues {
+            name: match config.workers {
                 1 => format!("dpdk:{}", summary.device),
-                _ => format!("dpdk:{}/{queue}", summary.device),
+                _ => format!("dpdk:{}/{worker}", summary.device),
             },
             mac: in_use.mac,
             mtu: config.mtu,
-            frame_bytes_max: pool.config().data_bytes.into(),
+            // What workers can hand to each other; an mbuf has room for tags beside it.
+            frame_bytes_max: usize::from(pool.config().data_bytes).min(MTU_MAX + ETHERNET_HEADER_BYTES),
             tx_checksum_offload: trusted || in_use.offloads.tx_tcp_checksum,
             rx_checksum_trusted: trusted,
+            rss: summary.rss.clone(),
         },
-        rx,
-        tx,
+        queues,
+        sleep,
+        vlan,
+        is_first: worker == 0,
         tx_tcp_checksum: in_use.offloads.tx_tcp_checksum,
         pool,
         fresh: VecDeque::with_capacity(2 * super::BATCH),
@@ -147,12 +184,41 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     Ok(ports.collect())
 }
 
+/// Queue pairs to set up.
+fn queue_count(config: &DpdkConfig, can: &Capabilities) -> Result<usize, DpdkError> {
+    let most = usize::from(can.rx_queues_max.min(can.tx_queues_max));
+    if most == 0 {
+        return Err(DpdkError::NoQueues(config.device.to_string()));
+    }
+    match config.queues {
+        None if is_memif(config) => Ok(1),
+        None => Ok(config.workers.min(most)),
+        Some(wanted) if wanted > most => {
+            Err(DpdkError::FewQueues { device: config.device.to_string(), wanted, given: most })
+        }
+        Some(wanted) => Ok(wanted),
+    }
+}
+
+/// A memif takes as many queues as it is asked for, and when its peer has fewer, the others alias the first (DPDK 22.11): one
+/// queue, unless the operator gave both ends the same number.
+fn is_memif(config: &DpdkConfig) -> bool {
+    config.device.name().starts_with("net_memif")
+}
+
+/// Whether to try RX interrupts. Those of vhost and memif come and go with the other end.
+fn can_interrupt(config: &DpdkConfig, can: &Capabilities) -> bool {
+    config.interrupts && !["net_vhost", "net_memif"].contains(&can.driver.as_str())
+}
+
 fn validate(config: &DpdkConfig) -> Result<(), DpdkError> {
     if !(MTU_MIN..=MTU_MAX).contains(&config.mtu) {
         return Err(DpdkError::Mtu(config.mtu));
     }
     for (what, given, (min, max)) in [
-        ("queues of a device", config.queues, (1, QUEUES_MAX)),
+        ("workers on a device", config.workers, (1, QUEUES_MAX)),
+        ("queues of a device", config.queues.unwrap_or(1), (1, QUEUES_MAX)),
+        ("the VLAN of a port", config.vlan.unwrap_or(1).into(), VLAN_IDS),
         ("descriptors of a ring", config.descriptors.into(), DESCRIPTORS),
         ("frames of a queue", config.frames as usize, FRAMES),
     ] {
@@ -160,7 +226,12 @@ fn validate(config: &DpdkConfig) -> Result<(), DpdkError> {
             return Err(DpdkError::Number { what, min, max, given });
         }
     }
-    Ok(())
+    match config.queues {
+        Some(queues) if queues % config.workers != 0 => {
+            Err(DpdkError::UnevenQueues { queues, workers: config.workers })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The device, with buffers that hold whole frames: a memif whose buffers are smaller cuts frames into chains of them,
@@ -170,10 +241,7 @@ fn whole_frames(config: &DpdkConfig) -> Result<Device, DpdkError> {
     const MEMIF_BUFFER_BYTES: usize = 2048;
     let device = &config.device;
     let bytes = config.mtu + ETHERNET_HEADER_BYTES + SPARE_BYTES;
-    if !device.name().starts_with("net_memif")
-        || device.argument("bsize").is_some()
-        || bytes <= MEMIF_BUFFER_BYTES
-    {
+    if !is_memif(config) || device.argument("bsize").is_some() || bytes <= MEMIF_BUFFER_BYTES {
         return Ok(device.clone());
     }
     Ok(format!("{},bsize={}", device.devargs(), bytes.next_multiple_of(64)).parse()?)
@@ -195,7 +263,7 @@ fn eal_args(config: &DpdkConfig) -> EalArgs {
     }
 }
 
-/// One for each queue: workers share no memory. On the device's NUMA node.
+/// One for each worker: they share no memory. On the device's NUMA node.
 fn mempools(
     eal: &Eal,
     config: &DpdkConfig,
@@ -203,33 +271,35 @@ fn mempools(
     numa_node: Option<u32>,
 ) -> Result<Vec<Mempool>, DpdkError> {
     let data_bytes = (config.mtu + ETHERNET_HEADER_BYTES + SPARE_BYTES).max(2048);
+    // Over shared memory frames can wait in front of queues, too; there is room for a burst and more in any case.
+    let pairs = queues.div_ceil(config.workers) as u32;
     let pool = MempoolConfig {
-        mbufs: config.frames + 2 * u32::from(config.descriptors),
+        mbufs: config.frames + 2 * pairs * u32::from(config.descriptors),
         cache_mbufs: CACHE_MBUFS.min(config.frames / 2),
         data_bytes: data_bytes as u16,
         numa_node,
     };
-    let pools: Result<Vec<_>, _> = (0..queues).map(|_| Mempool::new(eal, pool)).collect();
+    let pools: Result<Vec<_>, _> = (0..config.workers).map(|_| Mempool::new(eal, pool)).collect();
     Ok(pools?)
 }
 
-/// What to ask of the port, and whether RSS would then be symmetric.
-fn port_config(config: &DpdkConfig, queues: usize, can: &Capabilities) -> (PortConfig, bool) {
-    let offloads = match config.checksums {
-        Checksums::Verify => Offloads {
-            rx_ipv4_checksum: true,
-            rx_tcp_checksum: true,
-            tx_tcp_checksum: true,
-            ..Offloads::default()
-        },
-        Checksums::Trust => Offloads::default(),
-    };
-    let symmetric = can.rss_key_bytes > 0;
+/// What to ask of the port.
+fn port_config(config: &DpdkConfig, queues: usize, can: &Capabilities) -> PortConfig {
+    let verify = config.checksums == Checksums::Verify;
     let rss = (queues > 1 && !can.rss_functions.is_empty()).then(|| RssConfig {
         functions: RssFunctions::tcp().or(RssFunctions::IPV4).or(RssFunctions::IPV6).and(can.rss_functions),
-        key: symmetric.then(|| ::dpdk::symmetric_key(can.rss_key_bytes)),
+        key: (can.rss_key_bytes > 0).then(|| ::dpdk::symmetric_key(can.rss_key_bytes)),
     });
-    let wanted = PortConfig {
+    let offloads = Offloads {
+        rx_ipv4_checksum: verify,
+        rx_tcp_checksum: verify,
+        tx_tcp_checksum: verify,
+        rx_rss_hash: rss.is_some(),
+        rx_vlan_strip: config.vlan.is_some(),
+        tx_vlan_insert: config.vlan.is_some(),
+        ..Offloads::default()
+    };
+    PortConfig {
         rx_queues: queues as u16,
         tx_queues: queues as u16,
         rx_descriptors: config.descriptors,
@@ -241,30 +311,61 @@ fn port_config(config: &DpdkConfig, queues: usize, can: &Capabilities) -> (PortC
         promiscuous: false,
         allmulticast: true,
         mac: config.mac,
-    };
-    (wanted, symmetric)
+        rx_interrupts: can_interrupt(config, can),
+    }
 }
 
-fn summarize(config: &DpdkConfig, port: &::dpdk::Port, symmetric: bool) -> Summary {
+/// How the device chooses queues, as it tells it after it was started. `None` when it does not say.
+fn read_rss(port: &::dpdk::Port, in_use: &InUse, workers: usize) -> Option<Rss> {
+    // With fewer queues than workers it cannot choose for all of them.
+    if in_use.rss_functions.is_empty() || usize::from(in_use.rx_queues) < workers {
+        return None;
+    }
+    // Every queue as often as the others: not all drivers start out so. What is in use then is read back.
+    let queues: Vec<u16> = (0..in_use.rx_queues).collect();
+    let _ = port.set_reta(&queues);
+    let table = port.reta().ok()?;
+    let told = port.rss().ok()?;
+    // Some drivers tell the key alone.
+    let functions = if told.functions.is_empty() { in_use.rss_functions } else { told.functions };
+    let hashed = |ports, addresses| match functions {
+        _ if !functions.and(ports).is_empty() => Hashed::AddressesAndPorts,
+        _ if !functions.and(addresses).is_empty() => Hashed::Addresses,
+        _ => Hashed::Nothing,
+    };
+    Rss::new(
+        told.key?,
+        table,
+        hashed(RssFunctions::IPV4_TCP, RssFunctions::IPV4),
+        hashed(RssFunctions::IPV6_TCP, RssFunctions::IPV6),
+    )
+}
+
+fn summarize(config: &DpdkConfig, port: &::dpdk::Port, interrupts: bool) -> Summary {
     // A virtual device's link waits for its other end; a NIC's for the cable's.
     let link = match config.device.bus() {
         Bus::Virtual => port.link(),
         Bus::Pci | Bus::Other => port.wait_link(LINK_TIME),
     };
     let in_use = port.in_use().expect("the port is started").clone();
-    let steering = match (in_use.rx_queues, in_use.rss_functions.is_empty()) {
-        (0 | 1, _) => Steering::Single,
-        (_, true) => Steering::Sender,
-        (_, false) if symmetric => Steering::SymmetricRss,
-        (_, false) => Steering::Rss,
+    let rss = read_rss(port, &in_use, config.workers).map(Arc::new);
+    let steering = match (usize::from(in_use.rx_queues), &rss) {
+        (1, _) if config.workers == 1 => Steering::Single,
+        (queues, _) if queues < config.workers => Steering::Shared { queues, workers: config.workers },
+        (_, Some(_)) => Steering::Rss,
+        (_, None) if in_use.rss_functions.is_empty() => Steering::Sender,
+        (_, None) => Steering::UntoldRss,
     };
     Summary {
         device: port.name().to_owned(),
         version: Eal::version(),
-        queues_wanted: config.queues,
+        workers: config.workers,
         capabilities: port.capabilities().clone(),
         in_use,
+        rss,
         steering,
+        vlan: config.vlan,
+        interrupts,
         link: link.ok(),
     }
 }

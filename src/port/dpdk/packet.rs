@@ -2,7 +2,9 @@
 
 use super::ETHERNET_HEADER_BYTES;
 use crate::port::RxChecksum;
-use ::dpdk::{IpVersion, L4Checksum, Mbuf, RxChecksum as Found, TxOffload};
+use crate::port::spread::{self, End};
+use ::dpdk::{IpVersion, L4Checksum, RxChecksum as Found, TxOffload};
+use std::net::Ipv4Addr;
 
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
@@ -36,14 +38,30 @@ fn ipv4_header_is_good(frame: &[u8]) -> bool {
     header_bytes >= IPV4_HEADER_BYTES && (sum & 0xffff) + (sum >> 16) == 0xffff
 }
 
-/// Asks the device for the TCP checksum where the frame holds a whole TCP segment; asks for nothing else.
-#[inline]
-pub(super) fn leave_tcp_checksum(frame: &mut Mbuf) {
-    let offload = tcp_checksum_offload(frame.data()).unwrap_or_default();
-    frame.set_tx_offload(&offload);
+/// The hash of a whole TCP segment's flow.
+pub(super) fn flow_hash(frame: &[u8]) -> Option<u32> {
+    let TxOffload { ip, l3_bytes, .. } = tcp_checksum_offload(frame)?;
+    let packet = frame.get(ETHERNET_HEADER_BYTES..)?;
+    let ports = packet.get(usize::from(l3_bytes)..)?.first_chunk::<4>()?;
+    let [source, destination] = match ip {
+        IpVersion::V4 => [12, 16].map(|at| packet.get(at..)?.first_chunk::<4>().copied().map(ipv4_words)),
+        IpVersion::V6 => [8, 24].map(|at| packet.get(at..)?.first_chunk::<16>().copied().map(words)),
+    };
+    let end = |addr, high, low| End { addr, port: u16::from_be_bytes([high, low]) };
+    Some(spread::flow_hash(end(source?, ports[0], ports[1]), end(destination?, ports[2], ports[3])))
 }
 
-fn tcp_checksum_offload(frame: &[u8]) -> Option<TxOffload> {
+fn words(addr: [u8; 16]) -> [u64; 2] {
+    let whole = u128::from_be_bytes(addr);
+    [(whole >> 64) as u64, whole as u64]
+}
+
+fn ipv4_words(addr: [u8; 4]) -> [u64; 2] {
+    words(Ipv4Addr::from(addr).to_ipv6_mapped().octets())
+}
+
+/// What the device is to do for the TCP checksum of a frame that holds a whole TCP segment.
+pub(super) fn tcp_checksum_offload(frame: &[u8]) -> Option<TxOffload> {
     let packet = frame.get(ETHERNET_HEADER_BYTES..)?;
     let ethertype = frame.get(12..14)?;
     let (ip, protocol, l3_bytes) = if ethertype == ETHERTYPE_IPV4 {
@@ -128,6 +146,21 @@ mod tests {
     }
 
     #[test]
+    fn both_directions_of_a_flow_have_one_hash() {
+        let there = [&50_000u16.to_be_bytes()[..], &80u16.to_be_bytes(), &tcp()[4..]].concat();
+        let back = [&80u16.to_be_bytes()[..], &50_000u16.to_be_bytes(), &tcp()[4..]].concat();
+        let one = ipv4(PROTOCOL_TCP, 0, &there);
+        let mut other = ipv4(PROTOCOL_TCP, 0, &back);
+        let (client, server) = (one[26..30].to_vec(), one[30..34].to_vec());
+        other[26..30].copy_from_slice(&server);
+        other[30..34].copy_from_slice(&client);
+        assert!(flow_hash(&one).is_some());
+        assert_eq!(flow_hash(&one), flow_hash(&other));
+        assert!(flow_hash(&ipv6(PROTOCOL_TCP, &there)).is_some());
+        assert_eq!(flow_hash(&ipv4(17, 0, &there)), None);
+    }
+
+    #[test]
     fn one_verdict_out_of_two() {
         let good = ipv4(PROTOCOL_TCP, 0, &tcp());
         let mut bad = good.clone();
@@ -155,6 +188,7 @@ mod tests {
         ) {
             let frame = [&[0; 12][..], &kind, &rest].concat();
             ipv4_header_is_good(&frame);
+            flow_hash(&frame);
             if let Some(offload) = tcp_checksum_offload(&frame) {
                 let headers = usize::from(offload.l2_bytes) + usize::from(offload.l3_bytes) + TCP_HEADER_BYTES;
                 prop_assert!(headers <= frame.len());

@@ -191,6 +191,7 @@ impl TapPort {
                 frame_bytes_max: if config.offload { LARGE_FRAME_BYTES } else { frame_bytes },
                 tx_checksum_offload: config.offload,
                 rx_checksum_trusted: false,
+                rss: None,
             },
             tun,
             offload: config.offload,

@@ -1,6 +1,7 @@
 //! Closings: orderly, abrupt, half-way, and what is remembered afterwards.
 
 use super::host::{Host, Pair, Raw, arp_of_raw, config, segments};
+use crate::stack::key::FlowKey;
 use crate::stack::{CloseCause, Status};
 use crate::time::{Duration, Instant};
 use smoltcp::wire::TcpControl;
@@ -128,6 +129,26 @@ fn time_wait_does_not_give_way_to_an_old_syn() {
     let answer = segments(&host.burst(Instant::from_millis(10), &[Raw::syn(5000, theirs - 50).frame()]));
     assert!(answer.iter().all(|segment| !segment.syn && (segment.seq, segment.ack) == (ours, theirs)));
     assert_eq!(host.stack.connections(), 0);
+}
+
+#[test]
+fn a_client_that_forgot_its_connections_may_use_a_port_again() {
+    // Another process at the client's address: its sequence numbers begin anywhere, half of them below the old ones.
+    for lead in [0x1000, 0x7fff_0000] {
+        let mut pair = Pair::on_link();
+        let id = pair.a.stack.connect("10.0.0.2:80".parse().unwrap()).unwrap();
+        let flow = FlowKey::new("10.0.0.2:80".parse().unwrap(), pair.a.stack.local(id).unwrap());
+        let isn = pair.a.stack.slab.slot(id.index).unacknowledged;
+        pair.b.stack.time_wait.insert(Instant::ZERO, flow, 77, isn.wrapping_add(lead));
+        let started = pair.now;
+        while pair.a.stack.status(id) == Some(Status::Connecting) {
+            pair.run(Duration::from_millis(10));
+            assert!(pair.now < started + Duration::from_secs(2), "longer than one retransmission");
+        }
+        assert_eq!(pair.a.stack.status(id), Some(Status::Open));
+        assert_eq!(pair.b.stack.time_wait_records(), 0);
+        assert_eq!(pair.b.stack.stats().rx_syn_accepted, 1);
+    }
 }
 
 #[test]

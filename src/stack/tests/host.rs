@@ -1,7 +1,7 @@
 //! Hosts, a cable between them with a filter on it, and raw segments.
 
 use crate::port::{Frame, Port, PortInfo, PortStats, RxChecksum};
-use crate::stack::{Cidr, ConnId, Stack, StackConfig, Status, TxQueue};
+use crate::stack::{Cidr, ConnId, Onward, Stack, StackConfig, Status, TxQueue};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -78,6 +78,7 @@ impl Host {
             frame_bytes_max: 9014,
             tx_checksum_offload: false,
             rx_checksum_trusted: false,
+            rss: None,
         };
         Host {
             stack: Stack::new(config, &info, [id; 32], Instant::ZERO).expect("a valid configuration"),
@@ -95,7 +96,7 @@ impl Host {
         self.stack.begin(now);
         for frame in frames {
             self.tx.refill(&mut self.plug, 1);
-            self.stack.ingress(frame, RxChecksum::Unknown, &mut self.tx);
+            let _ = self.onward(frame);
             self.tx.flush(&mut self.plug);
         }
         self.stack.timers();
@@ -106,6 +107,16 @@ impl Host {
         self.stack.egress(&mut self.tx);
         self.tx.flush(&mut self.plug);
         self.plug.out.drain(..).collect()
+    }
+
+    /// One frame in; where it goes from there.
+    pub(super) fn onward(&mut self, frame: &[u8]) -> Onward {
+        self.stack.ingress(frame, RxChecksum::Unknown, &mut self.tx)
+    }
+
+    /// One frame in that another worker has received.
+    pub(super) fn take_over(&mut self, frame: &[u8]) {
+        self.stack.take_over(frame, RxChecksum::Unknown, &mut self.tx);
     }
 
     /// Like [`Host::burst`], with room for `room` frames only.

@@ -5,4 +5,5 @@ mod dhcp;
 mod host;
 mod opening;
 mod paths;
+mod sharing;
 mod transfer;

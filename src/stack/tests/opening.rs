@@ -61,6 +61,17 @@ fn a_connection_that_nobody_answers_times_out() {
 }
 
 #[test]
+fn beside_an_ipv6_address_there_is_a_link_local_one() {
+    let addrs = |given: &[&str]| -> Vec<String> {
+        Host::new(2, &config(given)).stack.addrs().iter().map(|cidr| cidr.addr.to_string()).collect()
+    };
+    // RFC 4291 appendix A: the MAC address with its local bit turned and ff:fe in its middle.
+    assert_eq!(addrs(&["10.0.0.2/24", "fd00::2/64"]), ["10.0.0.2", "fd00::2", "fe80::ff:fe00:2"]);
+    assert_eq!(addrs(&["fe80::7/64"]), ["fe80::7"]);
+    assert_eq!(addrs(&["10.0.0.2/24"]), ["10.0.0.2"]);
+}
+
+#[test]
 fn no_timestamps_are_offered_or_answered() {
     // smoltcp has neither PAWS nor RTT measurement from them: twelve bytes a segment for nothing.
     let mut host = listener();
@@ -219,6 +230,7 @@ fn configuration_errors_name_the_setting() {
         frame_bytes_max: 1514,
         tx_checksum_offload: false,
         rx_checksum_trusted: false,
+        rss: None,
     };
     let make = |config| crate::stack::Stack::new(&config, &info, [0; 32], Instant::ZERO).err();
     // Eight IPv6 addresses are nine with the link-local one.

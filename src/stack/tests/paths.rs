@@ -1,14 +1,14 @@
 //! Next hops and path MTUs: routers that must be asked again, paths that narrow, addresses that are taken away.
 
 use super::host::{Host, Pair, Raw, arp_of_raw, config, seen, segments};
-use crate::stack::{Audience, Route, Status};
+use crate::stack::{Onward, Route, StackConfig, Status};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl,
+    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// `a` on 10.0.0.0/24 reaches `b` on 10.9.0.0/24 through 10.0.0.2, which is `b` in truth: the router never appears
@@ -112,6 +112,37 @@ fn too_big(sent: &[u8], mtu: u16) -> Vec<u8> {
     let mut icmp_packet = Icmpv4Packet::new_unchecked(&mut frame[start..]);
     icmp_packet.fill_checksum();
     frame
+}
+
+#[test]
+fn segments_of_every_size_fit_the_mtu() {
+    for (mtu, to, headers) in
+        [(576, "10.0.0.2:80", 40), (1280, "[fd00::2]:80", 60), (1500, "[fd00::2]:80", 60)]
+    {
+        let narrow = |addrs: &[&str]| StackConfig { mtu: Some(mtu), ..config(addrs) };
+        let families: &[&[&str]] = if mtu < 1280 {
+            &[&["10.0.0.1/24"], &["10.0.0.2/24"]]
+        } else {
+            &[&["10.0.0.1/24", "fd00::1/64"], &["10.0.0.2/24", "fd00::2/64"]]
+        };
+        let mut pair = Pair::new(&narrow(families[0]), &config(families[1]));
+        pair.b.stack.listen(80);
+        let largest = Rc::new(Cell::new(0));
+        let seen_largest = largest.clone();
+        pair.filter = Box::new(move |frame| {
+            seen_largest.set(seen_largest.get().max(frame.len() - 14));
+            true
+        });
+        let (client, server) = pair.connect(to);
+        for bytes in [1, mtu - headers, mtu - headers + 1, 10_000] {
+            pair.a.send(client, &vec![1; bytes]);
+            pair.b.send(server, &vec![2; bytes]);
+            pair.run(Duration::from_secs(1));
+            assert_eq!((pair.b.receive(server).len(), pair.a.receive(client).len()), (bytes, bytes));
+        }
+        // The other end has 1500: it keeps to the MSS that it was told.
+        assert_eq!(largest.get(), mtu, "{to}");
+    }
 }
 
 #[test]
@@ -268,35 +299,19 @@ fn arp_ndp_and_ping_are_answered_over_both_families() {
         packet.is_ok_and(|packet| packet.next_header() == IpProtocol::Icmp)
     });
     assert_eq!(replies.count(), 1);
-    assert_eq!(pair.b.stack.audience(&frame), Audience::Receiver);
-    assert_eq!(pair.b.stack.audience(&arp_of_raw()), Audience::Everyone);
+    assert_eq!(pair.b.onward(&frame), Onward::Done);
+    assert_eq!(pair.b.onward(&arp_of_raw()), Onward::Everyone);
 }
 
 #[test]
 fn who_only_learns_answers_nothing_and_can_send_afterwards() {
     let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
     host.stack.listen(80);
-    host.stack.learn(&arp_of_raw());
+    host.take_over(&arp_of_raw());
     let sent = host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()]);
     // No ARP request of its own: the first frame is the SYN-ACK.
     assert!(segments(&sent)[0].syn);
     assert_eq!(sent.len(), 1);
-}
-
-#[test]
-fn both_directions_of_a_flow_have_one_audience() {
-    let host = Host::new(2, &config(&["10.0.0.2/24"]));
-    let there = Raw { control: TcpControl::None, ack: Some(1), ..Raw::syn(5000, 7) };
-    let back = Raw { from: there.to, to: there.from, ..there.clone() };
-    // The frame back is for another MAC; only the addresses matter to the hash.
-    let mut back = back.frame();
-    back[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
-    let (Audience::Flow { hash: one }, Audience::Flow { hash: other }) =
-        (host.stack.audience(&there.frame()), host.stack.audience(&back))
-    else {
-        panic!("TCP segments belong to a flow");
-    };
-    assert_eq!(one, other);
 }
 
 #[test]

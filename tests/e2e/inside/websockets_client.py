@@ -163,7 +163,7 @@ async def fin_without_close():
     ws = await open_connection()
     await ws.send("last words")
     expect_equal(await ws.recv(), "last words", "echo")
-    ws.transport.write_eof()
+    tcp_socket(ws).shutdown(socket.SHUT_WR)  # over TLS, too: a FIN without a close_notify
     try:
         await asyncio.wait_for(ws.recv(), 15)
         raise AssertionError("a message came after our FIN")

@@ -3,17 +3,26 @@
 
 const { once } = require('node:events');
 const { randomBytes } = require('node:crypto');
+const net = require('node:net');
+const tls = require('node:tls');
 const WebSocket = require('ws');
 const { Plan, expect, expectEqual, within } = require('./cases.cjs');
 
 const URL_ = process.argv[2];
+const TARGET = new URL(URL_);
+const HOST = TARGET.hostname.replace(/[[\]]/g, '');
+const PORTS = { 'ws:': 80, 'wss:': 443 };
 const SIZES = [0, 1, 125, 126, 65_535, 65_536, 1 << 20, 16 << 20];
 const CLOSES = [[1000, 'done'], [3000, 'the library says so'], [4999, 'the application says so, é漢😀']];
 
 const plan = new Plan();
 
 async function open() {
-  const ws = new WebSocket(URL_, { handshakeTimeout: 20_000 });
+  // The TCP connection is ours, so that it can be reset below TLS, too.
+  const tcp = net.connect({ host: HOST, port: TARGET.port || PORTS[TARGET.protocol] });
+  const createConnection = () => (TARGET.protocol === 'wss:' ? tls.connect({ socket: tcp, host: HOST }) : tcp);
+  const ws = new WebSocket(URL_, { handshakeTimeout: 20_000, createConnection });
+  ws.tcp = tcp;
   ws.inbox = [];
   ws.waiting = [];
   ws.on('message', (data, isBinary) => {
@@ -163,7 +172,7 @@ plan.add('reset', async () => {
     const ws = await open();
     ws.send(randomBytes(1000));
     const closed = once(ws, 'close');
-    ws._socket.resetAndDestroy();
+    ws.tcp.resetAndDestroy();
     await closed;
   }
   await stillServes();

@@ -172,7 +172,11 @@ async fn reset(url: &str) -> Outcome {
     for _ in 0..20 {
         let mut ws = connect(url).await?;
         ws.send(Message::binary(random_bytes(1000))).await?;
-        let MaybeTlsStream::Plain(tcp) = ws.get_ref() else { return Err("expected a plain stream".into()) };
+        let tcp = match ws.get_ref() {
+            MaybeTlsStream::Plain(tcp) => tcp,
+            MaybeTlsStream::Rustls(tls) => tls.get_ref().0,
+            _ => return Err("another TLS than rustls".into()),
+        };
         tcp.set_zero_linger()?; // dropping the connection now sends RST
     }
     still_serves(url).await
