@@ -76,6 +76,23 @@ def wss(report, options):
     tls.scan(report, options.binary)
 
 
+def compression(report, options):
+    """The cases of `clients` once more with compression, with context takeover and without."""
+    commands = (
+        ("websockets", [sys.executable, INSIDE / "websockets_client.py"]),
+        ("ws", ["node", INSIDE / "ws_client.cjs"]),
+    )
+    for takeover in ("false", "true"):
+        settings = [f"{way}_takeover={takeover}" for way in ("send", "receive")]
+        given = [word for key in ("threshold_bytes=1", *settings) for word in ("--set", f"compression.{key}")]
+        with Namespace() as namespace, Server(options.binary, namespace, "--deflate", *given) as server:
+            server.start()
+            for name, command in commands:
+                suite = f"{name}/takeover={takeover}"
+                report.run_program(suite, namespace, [*command, url("ipv4"), "deflate"], 400, CLIENT_CASES)
+            report.run("compression", "clean-stop", server.stop)
+
+
 def http(report, options):
     """The HTTP side."""
     deadlines = ["--set", "websocket.handshake_timeout_ms=2000", "--set", "websocket.http_idle_timeout_ms=2000"]
@@ -188,6 +205,7 @@ SUITES = {
     "http": http,
     "lifecycle": start_and_stop,
     "clients": clients,
+    "compression": compression,
     "wss": wss,
     "chat": chat,
     "workers": workers,
