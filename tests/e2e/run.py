@@ -202,6 +202,7 @@ SUITES = {
     "http": http,
     "lifecycle": start_and_stop,
     "clients": clients,
+    "compression": compression,
     "wss": wss,
     "connect": connecting,
     "chat": chat,
