@@ -15,7 +15,8 @@
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `exception` | frames for nobody, to the kernel and back |
-//! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `config`, `stats` | limits and deadlines; counters |
+//! | `launch`, `told` | threads, clock and signals; what is logged of them |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
@@ -45,6 +46,7 @@ mod serve;
 mod session;
 mod stats;
 mod steering;
+mod told;
 mod topics;
 mod worker;
 
