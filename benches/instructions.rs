@@ -13,7 +13,7 @@ use std::sync::Arc;
 use unsocket::apps::Echo;
 use unsocket::bench::client::{Client, Destination, Rounds};
 use unsocket::bench::crew::{Bounds, Crew};
-use unsocket::bench::{Clock, Plan, Stop, engine_setup};
+use unsocket::bench::{Clock, Plan, Scenario, Stop, engine_setup};
 use unsocket::engine::{EngineConfig, Handler, NoWake, Wake, Worker, seats};
 use unsocket::port::wire::{self, WireConfig, WirePort};
 use unsocket::stack::StackConfig;
@@ -60,6 +60,7 @@ struct EnginePair {
 impl EnginePair {
     fn new(size: usize) -> Self {
         let plan = Plan {
+            scenario: Scenario::Echo,
             connections: CONNECTIONS as u32,
             in_flight: 1,
             size,
@@ -78,6 +79,7 @@ impl EnginePair {
             engine_setup::config(&plan, stack)
         };
         let destination = Destination {
+            sources: Vec::new(),
             remotes: vec![([10, 0, 0, 1], PORT).into()],
             host: "10.0.0.1".to_owned(),
             target: "/".to_owned(),

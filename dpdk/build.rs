@@ -23,7 +23,6 @@ const FUNCTIONS: &[&str] = &[
     "rte_thread_register",
     "rte_thread_unregister",
     "rte_dev_probe",
-    "rte_pktmbuf_pool_create",
     "rte_mempool_free",
     "rte_mempool_avail_count",
     "rte_mempool_in_use_count",

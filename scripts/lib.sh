@@ -45,4 +45,21 @@ give_back() {
     done
 }
 
+# Runs a command with so many free hugepages of 2 MiB. What had to be added is given back when
+# the shell ends.
+with_hugepages() {
+    local wanted=$1 pages=/sys/kernel/mm/hugepages/hugepages-2048kB free
+    shift
+    free=$(cat "$pages/free_hugepages")
+    if ((free < wanted)); then
+        local added=$((wanted - free))
+        echo $(($(cat "$pages/nr_hugepages") + added)) >"$pages/nr_hugepages" ||
+            die "hugepages cannot be reserved here: in a container, mount /sys writable or reserve them outside"
+        # shellcheck disable=SC2064 # These values, now.
+        trap "give_back; echo \$((\$(cat '$pages/nr_hugepages') - $added)) >'$pages/nr_hugepages'" EXIT
+        free=$(cat "$pages/free_hugepages")
+        ((free >= wanted)) || die "$wanted free hugepages of 2 MiB are needed and the kernel gives $free: free memory, or reserve them at boot (hugepages=$wanted)"
+    fi
+    DPDK_MEMORY=huge "$@"
+}
 use_callers_rust

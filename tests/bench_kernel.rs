@@ -8,10 +8,11 @@ use std::time::Duration;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Message, WebSocket, accept_with_config};
-use unsocket::bench::{Plan, Report, Stop, Target, kernel};
+use unsocket::bench::{Plan, Report, Scenario, Stop, Target, kernel};
 
 fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
     Plan {
+        scenario: Scenario::Echo,
         connections,
         in_flight,
         size: 20,

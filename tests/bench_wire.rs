@@ -6,11 +6,12 @@ use std::thread;
 use std::time::Duration;
 use unsocket::bench::in_process::{self, Wiring};
 use unsocket::bench::report::Faults;
-use unsocket::bench::{BenchError, Phase, Plan, Report, Stop};
+use unsocket::bench::{BenchError, Phase, Plan, Report, Scenario, Stop};
 use unsocket::stack::CongestionControl;
 
 fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
     Plan {
+        scenario: Scenario::Echo,
         connections,
         in_flight,
         size: 20,
@@ -89,6 +90,41 @@ fn nothing_is_lost_or_changed_on_a_bad_path() {
     let report = run(&Plan { size: 300, ..plan(50, 2, 3_000) }, &wiring);
     assert_eq!((report.messages, report.errors, report.lost), (3_000, 0, 0), "{report}");
     assert!(report.rtt_us.min >= 200.0, "100 us each way: {report}");
+}
+
+#[test]
+fn connections_are_opened_used_and_closed_again_and_again() {
+    for (echoes, workers) in [(0, 1), (1, 2), (3, 1)] {
+        let scenario = Scenario::Connect { echoes };
+        let report = run(&Plan { scenario, workers, ..plan(20, 1, 2_000) }, &wiring());
+        assert_eq!((report.messages, report.errors, report.lost), (2_000, 0, 0), "{report}");
+        assert!(report.to_string().contains("connections opened/s"), "{report}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_ends_the_load() {
+    let faults = Faults { loss: 1.0, reorder: 0.0, duplicate: 0.0, corrupt: 0.0, delay_us: 0, seed: 7 };
+    let wiring = Wiring { faults: Some(faults), ..wiring() };
+    let scenario = Scenario::Connect { echoes: 1 };
+    let timeout = Duration::from_millis(200);
+    let report = run(&Plan { scenario, timeout, ..plan(20, 1, 1_000_000) }, &wiring);
+    assert_eq!((report.messages, report.errors), (0, 20), "{report}");
+    assert_eq!(report.errors_by_cause["timeout"].count, 20);
+}
+
+#[test]
+fn openings_are_measured_for_a_time_and_through_faults() {
+    let scenario = Scenario::Connect { echoes: 1 };
+    let stop = Stop::After(Duration::from_millis(300));
+    let report = run(&Plan { scenario, stop, ..plan(50, 1, 0) }, &wiring());
+    assert!(report.messages > 0 && report.errors == 0, "{report}");
+
+    let faults = Faults { loss: 0.01, reorder: 0.01, duplicate: 0.01, corrupt: 0.01, delay_us: 100, seed: 7 };
+    let wiring = Wiring { checksums: true, faults: Some(faults), ..wiring() };
+    let report = run(&Plan { scenario, ..plan(50, 1, 1_000) }, &wiring);
+    assert_eq!((report.messages, report.lost), (1_000, 0), "{report}");
+    assert_eq!(report.errors, 0, "{report}");
 }
 
 #[test]
@@ -196,4 +232,18 @@ fn an_interrupt_ends_the_run_with_its_result() {
     let json: serde_json::Value = serde_json::from_reader(&mut stdout).unwrap();
     assert!(child.wait().unwrap().success());
     assert!(json["messages"].as_u64().unwrap() > 0 && json["seconds"].as_f64().unwrap() < 60.0);
+}
+
+#[test]
+fn what_a_scenario_cannot_use_is_refused() {
+    for (arguments, expected) in [
+        ("bench --echoes 2", "--echoes means nothing in --scenario echo"),
+        ("bench --scenario connect --in-flight 2", "--in-flight means nothing in --scenario connect"),
+        ("bench ws://127.0.0.1:9/ --scenario connect", "carried out by the engine's own client"),
+    ] {
+        let output = unsocket(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {said}");
+        assert!(said.contains(expected), "{arguments}: {said}");
+    }
 }

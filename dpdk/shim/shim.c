@@ -9,7 +9,9 @@
 #include <string.h>
 
 #include <rte_interrupts.h>
+#include <rte_mbuf_pool_ops.h>
 #include <rte_net.h>
+#include <rte_telemetry.h>
 
 /* ---- Layouts: Rust's view of an mbuf against DPDK's, and the few of DPDK's structures that Rust uses as they are. */
 
@@ -242,7 +244,56 @@ int shim_port_stats(uint16_t port, struct shim_port_stats *stats)
 	return 0;
 }
 
+/* ---- Telemetry */
+
+static void add_pool(struct rte_mempool *pool, void *answer)
+{
+	rte_tel_data_add_dict_int(answer, pool->name, (int)rte_mempool_in_use_count(pool));
+}
+
+static int mbufs_in_use(const char *command, const char *parameters, struct rte_tel_data *answer)
+{
+	(void)command;
+	(void)parameters;
+	rte_tel_data_start_dict(answer);
+	rte_mempool_walk(add_pool, answer);
+	return 0;
+}
+
+int shim_telemetry_open(void)
+{
+	return rte_telemetry_register_cmd("/unsocket/mbufs_in_use", mbufs_in_use,
+					  "Returns the mbufs of each mempool that are not in it. Takes no parameters.");
+}
+
 /* ---- Mbufs */
+
+struct rte_mempool *shim_mempool_create(const char *name, unsigned int mbufs, unsigned int cache, uint16_t room, int node,
+					int packed)
+{
+	struct rte_pktmbuf_pool_private private = {.mbuf_data_room_size = room};
+	struct rte_mempool *pool;
+	int status;
+
+	if (!packed)
+		return rte_pktmbuf_pool_create(name, mbufs, cache, 0, room, node);
+	pool = rte_mempool_create_empty(name, mbufs, sizeof(struct rte_mbuf) + room, cache, sizeof(private), node,
+					RTE_MEMPOOL_F_NO_IOVA_CONTIG);
+	if (pool == NULL)
+		return NULL;
+	status = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+	if (status == 0) {
+		rte_pktmbuf_pool_init(pool, &private);
+		status = rte_mempool_populate_default(pool);
+	}
+	if (status < 0) {
+		rte_mempool_free(pool);
+		rte_errno = -status;
+		return NULL;
+	}
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
+}
 
 int shim_mbuf_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count)
 {

@@ -184,6 +184,13 @@ int shim_tx_queue_setup(uint16_t port, uint16_t queue, uint16_t descriptors, uin
 int shim_port_link(uint16_t port, struct shim_link *link);
 int shim_port_stats(uint16_t port, struct shim_port_stats *stats);
 
+/* Adds /unsocket/mbufs_in_use to what EAL's telemetry socket answers, where there is one; 0 on success. */
+int shim_telemetry_open(void);
+
+/* A mempool of mbufs; NULL with rte_errno. `packed` ones lie side by side in one piece of memory, across the ends of
+ * pages, so that a device must reach them by virtual addresses. */
+struct rte_mempool *shim_mempool_create(const char *name, unsigned int mbufs, unsigned int cache, uint16_t room, int node,
+					int packed);
 /* `count` mbufs or none; 0 on success. */
 int shim_mbuf_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
 void shim_mbuf_free(struct rte_mbuf *mbuf);

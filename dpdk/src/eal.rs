@@ -55,6 +55,8 @@ impl Eal {
         folder.iter().for_each(|folder| sweep_beside(folder));
         let eal = Self { runtime: Arc::new(Runtime { folder }) };
         *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&eal.runtime);
+        // SAFETY: EAL runs; the command's function is C's and reads what DPDK itself guards. Without it nothing is amiss.
+        unsafe { sys::shim_telemetry_open() };
         interrupts::watch()?;
         for device in args.devices() {
             match device.bus() {

@@ -23,11 +23,14 @@ pub struct MempoolConfig {
     pub data_bytes: u16,
     /// NUMA node to take the memory from; `None`: any.
     pub numa_node: Option<u32>,
+    /// All mbufs side by side in one piece of memory, across the ends of pages. For devices without DMA only; net_af_xdp
+    /// needs it, because it takes the pool for that up to DPDK 22.11 at least, and loses the frames that lie elsewhere.
+    pub packed: bool,
 }
 
 impl Default for MempoolConfig {
     fn default() -> Self {
-        Self { mbufs: 8191, cache_mbufs: 256, data_bytes: 2048, numa_node: None }
+        Self { mbufs: 8191, cache_mbufs: 256, data_bytes: 2048, numa_node: None, packed: false }
     }
 }
 
@@ -74,12 +77,13 @@ impl Mempool {
     pub fn new(eal: &Eal, config: MempoolConfig) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let room = check_size(&config)?;
-        let name = c_string(&format!("mbufs-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))?;
+        let name = c_string(&format!("mbufs_{}", NUMBER.fetch_add(1, Ordering::Relaxed)))?;
         let node = config.numa_node.map_or(-1, |node| i32::try_from(node).unwrap_or(i32::MAX));
         log::forget();
         // SAFETY: EAL runs (we hold it), the name outlives the call, and the sizes have been checked.
         let pool = unsafe {
-            sys::rte_pktmbuf_pool_create(name.as_ptr(), config.mbufs, config.cache_mbufs, 0, room, node)
+            let packed = i32::from(config.packed);
+            sys::shim_mempool_create(name.as_ptr(), config.mbufs, config.cache_mbufs, room, node, packed)
         };
         let Some(pool) = NonNull::new(pool) else {
             return Err(match Errno::last() {
@@ -88,7 +92,7 @@ impl Mempool {
                     bytes: u64::from(config.mbufs) * (u64::from(room) + MBUF_OVERHEAD_BYTES),
                     node: config.numa_node.map_or("any NUMA node".into(), |node| format!("NUMA node {node}")),
                 },
-                errno => Error::Call { what: "rte_pktmbuf_pool_create".into(), errno, log: log::recent() },
+                errno => Error::Call { what: "creating a mempool".into(), errno, log: log::recent() },
             });
         };
         Ok(Self { shared: Arc::new(Shared { pool: PoolPointer(pool), config, _eal: eal.clone() }) })

@@ -67,7 +67,7 @@ impl Adversaries {
             server: End { addr: hosts[plan.server].addr, port: PORT },
             server_mac: hosts[plan.server].mac,
             begun: None,
-            over: scenario.without.adversaries.contains(&index),
+            over: !scenario.has_adversary(index),
             steps: 0,
             next_port: 20_000 + 4_000 * index as u16,
             talk: None,

@@ -129,7 +129,7 @@ impl App {
         let at = self.world_time(now);
         while self.say_next(&mut script, now, at, voice) {}
         if script.part.is_none() {
-            self.check_done(&script, voice);
+            self.check_done(&script, at, voice);
         }
         self.scripts.insert(token, script);
     }
@@ -176,7 +176,7 @@ impl App {
                 script.next_index += 1;
                 outcome == SendOutcome::Sent || script.plan.greedy
             }
-            SendOutcome::Dropped => false,
+            SendOutcome::Dropped => self.told_dropped(),
             SendOutcome::Closed => {
                 script.left = 0;
                 false
@@ -221,12 +221,17 @@ impl App {
                         script.next_index += 1;
                         true
                     }
-                    _ => {
+                    SendOutcome::Dropped => {
+                        script.part = Some(part);
+                        self.told_dropped()
+                    }
+                    SendOutcome::Closed => {
                         script.part = Some(part);
                         false
                     }
                 }
             }
+            // A fragment that is refused is tried again; the engine does not count it.
             Some(SendOutcome::Dropped) => false,
             Some(SendOutcome::Closed) => {
                 script.part = None;
@@ -237,7 +242,7 @@ impl App {
     }
 
     /// Ends the connection, if this side is to end it and everything is said.
-    fn check_done(&mut self, script: &Script, voice: &mut impl Voice) {
+    fn check_done(&mut self, script: &Script, at: Instant, voice: &mut impl Voice) {
         let (plan, side) = (script.plan, script.side);
         if !self.book.borrow_mut().has_all(script.token, side) {
             return;
@@ -249,7 +254,13 @@ impl App {
             (_, Ending::Both { codes }, side) => codes[side as usize],
             _ => return,
         };
+        self.book.borrow_mut().closes(at, script.token, side);
         voice.close(CloseCode(code));
+    }
+
+    fn told_dropped(&self) -> bool {
+        self.book.borrow_mut().told_dropped(self.publisher);
+        false
     }
 }
 
@@ -292,7 +303,7 @@ impl Handler for App {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
         let (side, id, now, token) = (side_of(conn), conn.id(), conn.now(), conn.session().token);
         let at = self.world_time(now);
-        let plan = self.book.borrow_mut().opened(at, token, side, id);
+        let plan = self.book.borrow_mut().opened(at, token, side, id, self.publisher);
         let Some(plan) = plan else { return };
         if side == Side::Server
             && let Some(topic) = plan.topic
@@ -322,15 +333,20 @@ impl Handler for App {
                     let what = format!("connection {token}: the echo of {} was dropped", letter.index);
                     self.book.borrow_mut().violate("an echo is never dropped", what);
                 }
-                SendOutcome::Dropped | SendOutcome::Closed => {}
+                SendOutcome::Dropped => {
+                    self.told_dropped();
+                }
+                SendOutcome::Closed => {}
             }
         }
         if side == Side::Server
             && let Some(topic) = plan.topic
             && letter.index.is_multiple_of(3)
         {
-            let number = self.book.borrow_mut().next_publication(self.publisher);
-            conn.publish(&topic_name(topic), Message::Binary(&publication(topic, self.publisher, number)));
+            let number = self.book.borrow().next_publication(self.publisher);
+            let bytes = publication(topic, self.publisher, number);
+            let outcome = conn.publish(&topic_name(topic), Message::Binary(&bytes));
+            self.book.borrow_mut().published(at, self.publisher, topic, outcome);
         }
         self.pump(token, now, conn);
     }

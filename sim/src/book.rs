@@ -3,10 +3,14 @@
 
 use crate::rng::Rng;
 use crate::scenario::{ConnPlan, Serving};
-use std::collections::{BTreeMap, VecDeque};
-use unsocket::engine::{Cause, Closed, ConnRef, ConnectFailure};
-use unsocket::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use unsocket::engine::{Cause, Closed, ConnRef, ConnectFailure, PublishOutcome};
+use unsocket::stack::CloseCause;
+use unsocket::time::{Duration, Instant};
 use unsocket::ws::Message;
+
+/// How long a publication may take from one worker to another.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// A rule that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +106,12 @@ pub(crate) struct SideBook {
     pub(crate) partial: bool,
     pub(crate) sent: u64,
     pub(crate) received: u64,
+    /// The last publication of each publisher that arrived here.
     pub(crate) published: BTreeMap<u64, u64>,
+    /// The worker that has this side, as a publisher.
+    pub(crate) worker: u64,
+    /// When the application, or the peer's close frame, ended it.
+    pub(crate) closing: Option<Instant>,
 }
 
 impl SideBook {
@@ -142,8 +151,51 @@ pub(crate) struct Book {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
     pub(crate) publications: u64,
-    /// Numbers of publications by publisher.
-    pub(crate) published: BTreeMap<u64, u64>,
+    /// What each worker published, in order.
+    pub(crate) published: BTreeMap<u64, Vec<Publication>>,
+    /// What subscribers did not get, by server (a publisher without its worker).
+    pub(crate) missed: BTreeMap<u64, Missed>,
+    /// Connections that did not go as planned, by what excuses that.
+    pub(crate) excused: BTreeMap<&'static str, u64>,
+    /// Connections judged.
+    pub(crate) judged: u64,
+}
+
+/// A message that was published.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    at: Instant,
+    /// Subscribers that must get it, unless it is dropped by policy.
+    owed: BTreeSet<u64>,
+}
+
+/// What subscribers of one server did not get, and what the engine says about that.
+#[derive(Debug, Default)]
+pub(crate) struct Missed {
+    publications: u64,
+    example: Option<(u64, u64, u64)>,
+    /// Dropped, not forwarded, or skipped because their subscriber was closing, as the engine counts.
+    counted: u64,
+    /// Of these, messages that the application itself was told of.
+    told: u64,
+}
+
+/// The server among a publisher's bits: its host and incarnation.
+fn server_of(publisher: u64) -> u64 {
+    publisher >> 4
+}
+
+/// What may have happened to a connection that did not go as planned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Excuses {
+    /// Deadlines are short, so that slowness ends connections, too.
+    pub(crate) harsh: bool,
+    /// A fault that may cost a connection its life met it.
+    pub(crate) hit: bool,
+    /// One of its hosts was drained.
+    pub(crate) drained: bool,
+    /// Its server had more half-open connections than it keeps, since it began.
+    pub(crate) evicted: bool,
 }
 
 impl Book {
@@ -163,19 +215,84 @@ impl Book {
         self.conns.get(&token).map_or(0, |conn| conn.sides[0].sent.saturating_sub(conn.sides[0].received))
     }
 
-    pub(crate) fn next_publication(&mut self, publisher: u64) -> u64 {
-        let number = self.published.entry(publisher).or_insert(0);
-        *number += 1;
-        *number
+    /// The number of what a worker publishes next.
+    pub(crate) fn next_publication(&self, publisher: u64) -> u64 {
+        self.published.get(&publisher).map_or(0, |all| all.len() as u64) + 1
+    }
+
+    /// A message was published. Whoever is subscribed now must get it, once, in order, or it was dropped by policy.
+    pub(crate) fn published(&mut self, at: Instant, publisher: u64, topic: u8, outcome: PublishOutcome) {
+        let subscribes = |conn: &ConnBook| {
+            let [_, server] = &conn.sides;
+            let is_here = server.opened && server_of(server.worker) == server_of(publisher);
+            is_here && conn.plan.topic == Some(topic) && !server.is_over() && server.closing.is_none()
+        };
+        let owed: BTreeSet<u64> =
+            self.conns.iter().filter(|(_, conn)| subscribes(conn)).map(|(&token, _)| token).collect();
+        let here = owed.iter().filter(|token| self.conns[token].sides[1].worker == publisher).count();
+        let skipped = here.saturating_sub(outcome.sent + outcome.queued + outcome.dropped);
+        self.missed.entry(server_of(publisher)).or_default().counted += skipped as u64;
+        self.published.entry(publisher).or_default().push(Publication { at, owed });
+    }
+
+    /// The application was told that a message was dropped.
+    pub(crate) fn told_dropped(&mut self, worker: u64) {
+        self.missed.entry(server_of(worker)).or_default().told += 1;
+    }
+
+    /// A worker has ended: how many messages it dropped, by its own counters.
+    pub(crate) fn counted_dropped(&mut self, worker: u64, dropped: u64) {
+        self.missed.entry(server_of(worker)).or_default().counted += dropped;
+    }
+
+    /// Those of a worker's publications in `numbers` that a subscriber was to get will not come any more.
+    fn miss(&mut self, token: u64, publisher: u64, numbers: std::ops::Range<u64>, until: Option<Instant>) {
+        let Some(all) = self.published.get(&publisher) else { return };
+        let Some(conn) = self.conns.get(&token) else { return };
+        let is_here = conn.sides[1].worker == publisher;
+        for number in numbers {
+            let Some(publication) = all.get(number as usize - 1) else { continue };
+            // What comes from another worker may have been on its way when the connection closed.
+            let in_time = is_here || until.is_none_or(|until| publication.at + ON_ITS_WAY < until);
+            if publication.owed.contains(&token) && in_time {
+                let missed = self.missed.entry(server_of(publisher)).or_default();
+                missed.publications += 1;
+                missed.example.get_or_insert((token, publisher, number));
+            }
+        }
+    }
+
+    /// When all is over: whatever did not arrive was dropped by policy, and counted.
+    pub(crate) fn judge_publications(&self) -> Result<(), Violation> {
+        for missed in self.missed.values() {
+            let counted = missed.counted.saturating_sub(missed.told);
+            if let (true, Some((token, publisher, number))) = (missed.publications > counted, missed.example)
+            {
+                let what = format!(
+                    "{} did not arrive, {counted} are counted as dropped; the first: {number} of {publisher} at connection {token}",
+                    missed.publications
+                );
+                return Err(Violation { oracle: "publications once and in order", what });
+            }
+        }
+        Ok(())
     }
 
     /// A side opened; its plan.
-    pub(crate) fn opened(&mut self, at: Instant, token: u64, side: Side, id: ConnRef) -> Option<ConnPlan> {
+    pub(crate) fn opened(
+        &mut self,
+        at: Instant,
+        token: u64,
+        side: Side,
+        id: ConnRef,
+        worker: u64,
+    ) -> Option<ConnPlan> {
         self.note(at, 5 << 56 | token, || format!("{token} {side:?} opens"));
         let conn = self.conns.get_mut(&token)?;
         let plan = conn.plan;
         let book = conn.side(side);
         book.conn = Some(id);
+        book.worker = worker;
         if std::mem::replace(&mut book.opened, true) {
             self.violate("on_open once", format!("connection {token}, {side:?}"));
         }
@@ -332,13 +449,14 @@ impl Book {
                 format!("connection {token} got topic {topic}"),
             );
         }
-        let last = conn.side(side).published.insert(publisher, number);
-        if last.is_some_and(|last| last >= number) {
+        let last = conn.side(side).published.insert(publisher, number).unwrap_or(0);
+        if last >= number {
             self.violate(
                 "publications once and in order",
-                format!("connection {token}: {number} of {publisher} after {last:?}"),
+                format!("connection {token}: {number} of {publisher} after {last}"),
             );
         }
+        self.miss(token, publisher, last + 1..number, None);
     }
 
     /// A side's connection ended.
@@ -363,23 +481,59 @@ impl Book {
                     "connection {token}: {side:?} got the close frame but not {whole} messages before it"
                 );
                 self.violate("nothing lost before a close frame", what);
+            } else if side == Side::Client {
+                self.close_subscriber(token);
             }
         }
     }
 
-    /// How a connection that is over ended, when nothing excuses a loss: RFC 6455 section 7.
-    pub(crate) fn judge(&mut self, token: u64, gentle: bool, drained: bool, flooded: bool) {
-        let Some(conn) = self.conns.get_mut(&token) else { return };
+    /// A subscriber saw its server's close frame: what was published before is here.
+    fn close_subscriber(&mut self, token: u64) {
+        let Some(conn) = self.conns.get(&token).filter(|conn| conn.plan.topic.is_some()) else { return };
         let [client, server] = &conn.sides;
-        let mut wrong = Vec::new();
+        // Drained, or for reading too slowly: closed by the engine, at a time that the application does not know.
+        let by_engine =
+            client.closing.is_some() || client.ended.is_some_and(|ended| matches!(ended.code, 1001 | 1013));
+        let Some(until) = server.closing.filter(|_| !server.lost && !by_engine) else { return };
+        let home = server_of(server.worker);
+        let publishers = self.published.iter().filter(|(publisher, _)| server_of(**publisher) == home);
+        let rest: Vec<_> = publishers
+            .map(|(&publisher, all)| {
+                let last = client.published.get(&publisher).copied().unwrap_or(0);
+                (publisher, last + 1..all.len() as u64 + 1)
+            })
+            .collect();
+        for (publisher, numbers) in rest {
+            self.miss(token, publisher, numbers, Some(until));
+        }
+    }
+
+    /// The application closes its side.
+    pub(crate) fn closes(&mut self, at: Instant, token: u64, side: Side) {
+        if let Some(conn) = self.conns.get_mut(&token) {
+            conn.side(side).closing.get_or_insert(at);
+        }
+    }
+
+    /// How a connection that is over ended: RFC 6455 section 7. What could not go as planned needs an excuse, which is
+    /// counted.
+    pub(crate) fn judge(&mut self, token: u64, excuses: Excuses) {
+        let Some(conn) = self.conns.get_mut(&token) else { return };
+        let Excuses { harsh, hit, drained, evicted } = excuses;
+        let cut_by_drain = harsh && drained;
+        let [client, server] = &conn.sides;
+        // What is wrong, and what would excuse it.
+        let mut wrong: Vec<(String, Vec<(&'static str, bool)>)> = Vec::new();
         match (&conn.failed, conn.plan.serving) {
             (Some(ConnectFailure::Refused(_)), Serving::Refuse { .. }) => {}
             (None, Serving::Refuse { .. }) if client.opened => {
-                wrong.push("opened although refused".to_owned())
+                wrong.push(("opened although refused".to_owned(), Vec::new()));
             }
-            // A flood of SYNs makes the oldest half-open connections give way.
-            (Some(failure), _) if gentle && !drained && !flooded => {
-                wrong.push(format!("not connected: {failure}"))
+            (Some(failure), _) => {
+                // A flood of SYNs makes the oldest half-open connections give way.
+                let is_eviction = matches!(failure, ConnectFailure::Transport(_) | ConnectFailure::NoAnswer);
+                let may = vec![(FAULT, hit), (DRAIN, drained), (EVICTION, evicted && is_eviction)];
+                wrong.push((format!("not connected: {failure}"), may));
             }
             _ => {}
         }
@@ -387,28 +541,50 @@ impl Book {
             let ends = [client, server];
             for [one, other] in [[client, server], [server, client]] {
                 if one.cause == Cause::Peer && (other.cause == Cause::Peer || other.code != one.code) {
-                    wrong.push(format!("close codes disagree: {ends:?}"));
+                    wrong.push((format!("close codes disagree: {ends:?}"), Vec::new()));
                 }
-                if gentle && !one.clean {
-                    wrong.push(format!("not closed cleanly: {ends:?}"));
+                if !one.clean {
+                    let may = vec![(FAULT, hit), (DRAIN, cut_by_drain), (DEADLINE, harsh)];
+                    wrong.push((format!("not closed cleanly: {ends:?}"), may));
                 }
                 let may = match one.cause {
-                    Cause::Peer | Cause::Local => true,
-                    Cause::Drain => drained,
-                    Cause::SlowReader => one.code == 1013,
-                    Cause::Idle | Cause::PongMissing => !gentle,
-                    _ => !gentle,
+                    Cause::Peer | Cause::Local => continue,
+                    Cause::Drain if drained => continue,
+                    Cause::SlowReader if one.code == 1013 => continue,
+                    Cause::Idle | Cause::PongMissing => vec![(FAULT, hit), (DEADLINE, harsh)],
+                    Cause::Transport(CloseCause::Aborted | CloseCause::Reset) => {
+                        vec![(FAULT, hit), (DRAIN, cut_by_drain), (DEADLINE, harsh)]
+                    }
+                    _ => vec![(FAULT, hit), (DRAIN, cut_by_drain)],
                 };
-                if !may {
-                    wrong.push(format!("must not end like this: {ends:?}"));
-                }
+                wrong.push((format!("must not end like this: {ends:?}"), may));
             }
-        } else if gentle && client.opened != server.opened && conn.failed.is_none() {
-            wrong.push("opened on one side only".to_owned());
+        } else if client.opened != server.opened && conn.failed.is_none() {
+            wrong.push(("opened on one side only".to_owned(), vec![(FAULT, hit), (DRAIN, cut_by_drain)]));
         }
         let plan = conn.plan;
-        for what in wrong {
-            self.violate("close codes and causes", format!("connection {token}: {what}; plan {plan:?}"));
+        self.judged += 1;
+        let mut excuse = None;
+        for (what, may) in wrong {
+            match may.iter().find(|(_, is_so)| *is_so) {
+                Some((name, _)) => excuse = Some(*name),
+                None => self.violate(
+                    "close codes and causes",
+                    format!("connection {token}: {what}; {excuses:?}; plan {plan:?}"),
+                ),
+            }
+        }
+        if let Some(name) = excuse {
+            *self.excused.entry(name).or_default() += 1;
         }
     }
 }
+
+/// A connection was hit by a fault that may cost it its life.
+const FAULT: &str = "fault";
+/// A host of it was drained.
+const DRAIN: &str = "drain";
+/// Its server had too many half-open connections.
+const EVICTION: &str = "half-open eviction";
+/// A short deadline of a harsh world.
+const DEADLINE: &str = "short deadline";

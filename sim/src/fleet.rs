@@ -2,6 +2,7 @@
 
 use crate::scenario::{Scenario, Without};
 use crate::world::{Outcome, World};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -39,6 +40,10 @@ pub struct Totals {
     pub messages: u64,
     /// Published messages that arrived.
     pub publications: u64,
+    /// Connections of plans that are over and were judged.
+    pub judged: u64,
+    /// Connections that did not go as planned, by what excuses that.
+    pub excused: BTreeMap<&'static str, u64>,
     /// Frames on all links.
     pub frames: u64,
     /// Frames that faults took.
@@ -57,12 +62,21 @@ pub(crate) fn run_world(seed: u64, without: &Without, in_words: bool) -> Result<
     })
 }
 
-/// Runs a fleet; `each` hears of every world that failed, as it happens.
-pub fn run_fleet(fleet: &Fleet, each: impl Fn(u64, &str) + Sync) -> Totals {
+/// How often a fleet says how far it is.
+const PROGRESS: Duration = Duration::from_secs(60);
+
+/// Runs a fleet; `each` hears of every world that failed, as it happens, `progress` once a minute of what was done and
+/// from which seed to go on.
+pub fn run_fleet(
+    fleet: &Fleet,
+    each: impl Fn(u64, &str) + Sync,
+    progress: impl Fn(&Totals, u64) + Sync,
+) -> Totals {
     let next = AtomicU64::new(fleet.from);
     let over = AtomicBool::new(false);
     let began = Instant::now();
     let totals = Mutex::new((Totals::default(), Vec::new()));
+    let told = Mutex::new(began);
     let run = || {
         while !over.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -84,6 +98,10 @@ pub fn run_fleet(fleet: &Fleet, each: impl Fn(u64, &str) + Sync) -> Totals {
                     totals.connections += outcome.connections;
                     totals.messages += outcome.messages;
                     totals.publications += outcome.publications;
+                    totals.judged += outcome.judged;
+                    for (name, count) in outcome.excused {
+                        *totals.excused.entry(name).or_default() += count;
+                    }
                     totals.frames += outcome.net.frames;
                     totals.frames_lost += outcome.net.lost + outcome.net.overflowed + outcome.net.too_long;
                     hashes.push((seed, outcome.hash));
@@ -93,6 +111,12 @@ pub fn run_fleet(fleet: &Fleet, each: impl Fn(u64, &str) + Sync) -> Totals {
             if let Some(failure) = failure {
                 each(seed, &failure);
                 totals.failures.push((seed, failure));
+            }
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() >= PROGRESS {
+                *told = Instant::now();
+                // Worlds under way are run again.
+                progress(totals, (seed + 1).saturating_sub(fleet.threads as u64).max(fleet.from));
             }
         }
     };

@@ -58,6 +58,8 @@ pub(crate) struct Host {
     pub(crate) crashed: bool,
     pub(crate) drained: bool,
     pub(crate) incarnation: u64,
+    /// When a worker last had more half-open connections than it keeps.
+    pub(crate) evicted_at: Option<Instant>,
     /// Which queue a flow is on: the one it was last sent from.
     flows: BTreeMap<(End, End), usize>,
     rng: Rng,
@@ -157,6 +159,7 @@ impl Host {
             crashed: false,
             drained: false,
             incarnation: 0,
+            evicted_at: None,
             flows: BTreeMap::new(),
             rng: Rng::new(scenario.seed, "steering", index as u64),
             frame_bytes_max: plan.mtu + 14,
@@ -203,7 +206,7 @@ impl Host {
                 Rng::new(self.seed, "queue", purpose << 8 | at as u64),
             );
             let queue = port.queue.clone();
-            let publisher = (self.index as u64) << 8 | self.incarnation << 4 | at as u64;
+            let publisher = self.incarnation_bits() | at as u64;
             let app = App::new(self.book.clone(), self.offset.clone(), publisher);
             let worker = Worker::new(&self.config, seat, port, app, self.local(now))
                 .expect("a configuration that works");
@@ -217,6 +220,11 @@ impl Host {
                 moved: [0; 4],
             });
         }
+    }
+
+    /// What tells this host since its last start from all others, in the numbers of its publishers.
+    fn incarnation_bits(&self) -> u64 {
+        (self.index as u64) << 16 | self.incarnation << 4
     }
 
     /// This host's time.
@@ -234,10 +242,22 @@ impl Host {
         Ok(())
     }
 
+    /// This host is left out of the world.
+    pub(crate) fn never_starts(&mut self) {
+        self.crashed = true;
+        self.seats.iter_mut().for_each(|seat| seat.worker = None);
+    }
+
     /// A worker ends: every frame must be back.
     pub(crate) fn leave(&mut self, at: usize) -> Result<(), Violation> {
         let seat = &mut self.seats[at];
-        seat.worker = None;
+        if let Some(worker) = seat.worker.take() {
+            let engine = worker.report().engine;
+            let dropped = engine.dropped_slow_reader + engine.dropped_memory + engine.publishes_not_forwarded;
+            let publisher = self.incarnation_bits() | at as u64;
+            self.book.borrow_mut().counted_dropped(publisher, dropped);
+        }
+        let seat = &mut self.seats[at];
         let queue = seat.queue.borrow();
         if queue.leaked > 0 || queue.held() > 0 {
             return Err(Violation {
@@ -280,8 +300,13 @@ impl Host {
         let local = self.local(now);
         let seat = &mut self.seats[at];
         let worker = seat.worker.as_mut()?;
+        let (half_open, accepted) = (worker.stack().half_open(), worker.report().stack.rx_syn_accepted);
         let progress = worker.poll(local);
         let report = worker.report();
+        // What the burst would have left half-open, had the oldest not given way.
+        if half_open as u64 + report.stack.rx_syn_accepted - accepted > HALF_OPEN_MAX as u64 {
+            self.evicted_at = Some(now);
+        }
         let moved = [
             report.port.rx_frames,
             report.port.tx_frames,

@@ -24,4 +24,5 @@ mod trace;
 mod world;
 
 pub use fleet::{Fleet, Totals, run_fleet};
+pub use scenario::Without;
 pub use shrink::{Failure, Replay, examine};

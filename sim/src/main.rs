@@ -3,7 +3,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use unsocket_sim::{Fleet, Replay, examine, run_fleet};
+use unsocket_sim::{Fleet, Replay, Totals, Without, examine, run_fleet};
 
 /// Runs simulated worlds: the whole engine under every fault, each drawn from a seed.
 #[derive(Debug, Parser)]
@@ -12,7 +12,7 @@ struct Options {
     /// Run this one world; if it fails, show what happened and the smallest world that fails alike.
     #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
     seed: Option<u64>,
-    /// Run these worlds: A..B, without B.
+    /// Run these worlds: A..B, without B, or A.. for all from A on, as long as --minutes says.
     #[arg(long, value_parser = parse_range)]
     seeds: Option<(u64, u64)>,
     /// Run random worlds for so many minutes.
@@ -30,6 +30,15 @@ struct Options {
     /// With --seed: leave out these adversaries.
     #[arg(long, value_delimiter = ',')]
     without_adversaries: Vec<usize>,
+    /// With --seed: leave out these hosts, and what is theirs.
+    #[arg(long, value_delimiter = ',')]
+    without_hosts: Vec<usize>,
+    /// With --seed: halve the number of messages of each connection so often.
+    #[arg(long, default_value_t = 0)]
+    halve_messages: u32,
+    /// With --seed: leave out what begins later, milliseconds of the world's time.
+    #[arg(long)]
+    until_ms: Option<u64>,
     /// With --seed: do not look for a smaller world.
     #[arg(long)]
     whole: bool,
@@ -45,9 +54,10 @@ struct Options {
 }
 
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
-    let wanted = || format!("`{text}` is no range of seeds: A..B, like 0..1000");
+    let wanted = || format!("`{text}` is no range of seeds: A..B, like 0..1000, or A..");
     let (from, until) = text.split_once("..").ok_or_else(wanted)?;
-    Ok((from.parse().map_err(|_| wanted())?, until.parse().map_err(|_| wanted())?))
+    let until = if until.is_empty() { Ok(u64::MAX) } else { until.parse() };
+    Ok((from.parse().map_err(|_| wanted())?, until.map_err(|_| wanted())?))
 }
 
 fn main() -> ExitCode {
@@ -62,9 +72,14 @@ fn run_one(seed: u64, options: &Options) -> ExitCode {
     std::panic::set_hook(Box::new(|info| eprintln!("{info}")));
     let replay = Replay {
         seed,
-        without_faults: options.without_faults.iter().copied().collect(),
-        without_conns: options.without_connections.iter().copied().collect(),
-        without_adversaries: options.without_adversaries.iter().copied().collect(),
+        without: Without {
+            faults: options.without_faults.iter().copied().collect(),
+            conns: options.without_connections.iter().copied().collect(),
+            adversaries: options.without_adversaries.iter().copied().collect(),
+            hosts: options.without_hosts.iter().copied().collect(),
+            halved: options.halve_messages,
+            after: options.until_ms.map(Duration::from_millis),
+        },
         shrink: false,
         lines: if options.show { options.lines } else { 0 },
     };
@@ -96,12 +111,23 @@ fn run_many(options: &Options) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let first = options.first;
     let began = Instant::now();
-    let totals = run_fleet(&fleet, |seed, failure| {
+    let failed = |seed, failure: &str| {
         println!("seed {seed} FAILED {failure}\n  again: scripts/simulate --seed {seed}");
         if first {
             std::process::exit(1);
         }
-    });
+    };
+    let progress = |totals: &Totals, next| {
+        println!(
+            "{:.0} s: {} worlds, {} connections, {} messages, {} failures; to go on: --seeds {next}..",
+            began.elapsed().as_secs_f64(),
+            totals.worlds,
+            totals.connections,
+            totals.messages,
+            totals.failures.len()
+        );
+    };
+    let totals = run_fleet(&fleet, failed, progress);
     let took = began.elapsed().as_secs_f64();
     println!(
         "{} worlds from seed {from} in {took:.1} s: {:.0} worlds a minute, {:.0} simulated seconds a second of one thread",
@@ -119,9 +145,10 @@ fn run_many(options: &Options) -> ExitCode {
         totals.events,
         totals.hash
     );
+    println!("{} connections judged; excused: {:?}", totals.judged, totals.excused);
+    println!("{} worlds failed", totals.failures.len());
     if totals.failures.is_empty() {
         return ExitCode::SUCCESS;
     }
-    println!("{} worlds failed", totals.failures.len());
     ExitCode::FAILURE
 }

@@ -8,13 +8,24 @@ use unsocket::stack::CongestionControl;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+/// How long what a fault left behind may trouble others: half-dead connections, timers backed off.
+const AFTERMATH: Duration = Duration::from_secs(60);
 
 /// What is left out of a world: how a failing one is made smaller. Nothing else changes by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Without {
-    pub(crate) faults: BTreeSet<usize>,
-    pub(crate) conns: BTreeSet<usize>,
-    pub(crate) adversaries: BTreeSet<usize>,
+pub struct Without {
+    /// Faults, by number.
+    pub faults: BTreeSet<usize>,
+    /// Connections, by number.
+    pub conns: BTreeSet<usize>,
+    /// Adversaries, by number.
+    pub adversaries: BTreeSet<usize>,
+    /// Hosts, by number, with all that is theirs: connections, faults, adversaries that aim at them.
+    pub hosts: BTreeSet<usize>,
+    /// How often the number of messages of each connection is halved.
+    pub halved: u32,
+    /// What would begin after this much of the world's time.
+    pub after: Option<Duration>,
 }
 
 /// A whole world.
@@ -197,11 +208,74 @@ impl Scenario {
         let faults =
             (0..faults).map(|i| Fault::draw(seed, i, hosts.len(), gentle, routed, horizon)).collect();
         let adversaries = if rng.chance(0.4) { rng.size(1, 3) } else { 0 };
-        let adversaries = (0..adversaries).map(|i| Adversary::draw(seed, i, servers, horizon)).collect();
-        Scenario { seed, horizon, gentle, ipv6, hosts, conns, faults, adversaries, without }
+        let adversaries: Vec<_> =
+            (0..adversaries).map(|i| Adversary::draw(seed, i, servers, horizon)).collect();
+        if !adversaries.is_empty() {
+            // Some vanish without a word: a server that has neither pings nor an idle deadline keeps them for ever.
+            for host in hosts.iter_mut().filter(|host| host.idle.is_none()) {
+                host.ping = host.ping.or(Some(SECOND * 30));
+            }
+        }
+        let mut scenario =
+            Scenario { seed, horizon, gentle, ipv6, hosts, conns, faults, adversaries, without };
+        scenario.shrink();
+        scenario
     }
 
-    /// Nothing excuses a connection of this world that is lost.
+    /// Less to say, and less time to say it in.
+    fn shrink(&mut self) {
+        let Without { halved, after, .. } = self.without;
+        for conn in &mut self.conns {
+            conn.messages = conn.messages.checked_shr(halved).unwrap_or(0);
+            match &mut conn.serving {
+                Serving::Push { count } => *count = count.checked_shr(halved).unwrap_or(0),
+                Serving::CloseAfter { count, .. } => *count = (*count).min(conn.messages),
+                Serving::Echo | Serving::Sink | Serving::Refuse { .. } => {}
+            }
+        }
+        if let Some(after) = after.filter(|after| *after < self.horizon) {
+            self.horizon = after;
+            self.faults.iter_mut().for_each(|fault| fault.until = fault.until.min(after));
+            for host in &mut self.hosts {
+                host.drain_at = host.drain_at.filter(|at| *at <= after);
+            }
+        }
+    }
+
+    pub(crate) fn has_host(&self, host: usize) -> bool {
+        !self.without.hosts.contains(&host)
+    }
+
+    pub(crate) fn has_conn(&self, index: usize) -> bool {
+        let conn = &self.conns[index];
+        let has_hosts = self.has_host(conn.client) && self.has_host(conn.server);
+        has_hosts && conn.start <= self.horizon && !self.without.conns.contains(&index)
+    }
+
+    pub(crate) fn has_fault(&self, index: usize) -> bool {
+        let fault = &self.faults[index];
+        let has_host = fault.host.is_none_or(|host| self.has_host(host));
+        has_host && fault.from < self.horizon && !self.without.faults.contains(&index)
+    }
+
+    pub(crate) fn has_adversary(&self, index: usize) -> bool {
+        let adversary = &self.adversaries[index];
+        let is_there = self.has_host(adversary.server) && !self.without.adversaries.contains(&index);
+        is_there && adversary.start <= self.horizon
+    }
+
+    /// Whether a fault that may cost a connection its life, or what it left behind, was there between two times of
+    /// the world for either of two hosts.
+    pub(crate) fn is_hit(&self, hosts: [usize; 2], from: Duration, until: Duration) -> bool {
+        (0..self.faults.len()).filter(|&index| self.has_fault(index)).any(|index| {
+            let fault = &self.faults[index];
+            // The router has a path of its own.
+            let is_theirs = fault.host.is_none_or(|host| hosts.contains(&host))
+                || (self.has_router() && matches!(fault.kind, FaultKind::Mtu { .. }));
+            is_theirs && fault.from <= until && from <= fault.until + AFTERMATH
+        })
+    }
+
     pub(crate) fn has_router(&self) -> bool {
         self.hosts.iter().any(|host| host.off_link)
     }

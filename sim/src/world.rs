@@ -1,7 +1,7 @@
 //! One world: its clock, its events, and what must hold in it.
 
 use crate::adversary::Adversaries;
-use crate::book::{Book, ConnBook, SideBook, Violation};
+use crate::book::{Book, ConnBook, Excuses, SideBook, Violation};
 use crate::host::{Host, PORT, ROUTER, address};
 use crate::net::{Link, Net, NetStats, Router, Way};
 use crate::nic::BurstMode;
@@ -15,6 +15,8 @@ use std::rc::Rc;
 use unsocket::engine::Connect;
 use unsocket::time::{Duration, Instant};
 
+/// When every world begins.
+const BEGINNING: Instant = Instant::from_millis(1);
 /// How long connections may take to end once the network is whole: longer than every deadline they are under.
 const PATIENCE: Duration = Duration::from_secs(500);
 /// How long the rest may take to be cleaned up.
@@ -45,6 +47,9 @@ pub(crate) struct Outcome {
     pub(crate) connections: u64,
     pub(crate) messages: u64,
     pub(crate) publications: u64,
+    /// Connections judged, and those that did not go as planned, by what excuses that.
+    pub(crate) judged: u64,
+    pub(crate) excused: BTreeMap<&'static str, u64>,
     pub(crate) net: NetStats,
     /// The last of what happened, if it was wanted in words.
     pub(crate) trace: Vec<String>,
@@ -62,6 +67,8 @@ pub(crate) struct World {
     trace: Trace,
     /// Connections that are not over yet.
     open: Vec<u64>,
+    /// When each connection began.
+    begun: BTreeMap<u64, Instant>,
     in_words: bool,
     /// When TX room or buffers were last short.
     short_until: Instant,
@@ -69,7 +76,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(scenario: Scenario, in_words: bool) -> Self {
-        let now = Instant::from_millis(1);
+        let now = BEGINNING;
         let book = Rc::new(RefCell::new(Book { wants_notes: in_words, ..Book::default() }));
         for (index, &plan) in scenario.conns.iter().enumerate() {
             let conn = ConnBook { plan, started: false, failed: None, sides: Default::default() };
@@ -96,6 +103,7 @@ impl World {
             book,
             trace: Trace::new(in_words),
             open: Vec::new(),
+            begun: BTreeMap::new(),
             in_words,
             short_until: now,
             scenario,
@@ -108,23 +116,27 @@ impl World {
         let start = self.now;
         for (index, conn) in self.scenario.conns.clone().iter().enumerate() {
             let gone = |host: usize| self.scenario.hosts[host].drain_at.is_some_and(|at| at <= conn.start);
-            if !self.scenario.without.conns.contains(&index) && !gone(conn.client) && !gone(conn.server) {
+            if self.scenario.has_conn(index) && !gone(conn.client) && !gone(conn.server) {
                 self.open.push(index as u64);
                 self.at(start + conn.start, Event::Connect { token: index as u64 });
             }
         }
         for (index, fault) in self.scenario.faults.clone().iter().enumerate() {
-            if !self.scenario.without.faults.contains(&index) {
+            if self.scenario.has_fault(index) {
                 self.at(start + fault.from, Event::FaultBegins { index });
                 self.at(start + fault.until, Event::FaultEnds { index });
             }
         }
         for (index, adversary) in self.scenario.adversaries.clone().iter().enumerate() {
-            if !self.scenario.without.adversaries.contains(&index) {
+            if self.scenario.has_adversary(index) {
                 self.at(start + adversary.start, Event::Adversary { index });
             }
         }
         for host in 0..self.hosts.len() {
+            if !self.scenario.has_host(host) {
+                self.hosts[host].never_starts();
+                continue;
+            }
             if let Some(at) = self.hosts[host].plan.drain_at {
                 self.at(start + at, Event::Drain { host });
             }
@@ -170,6 +182,8 @@ impl World {
                 + self.adversaries.connections,
             messages: book.messages,
             publications: book.publications,
+            judged: book.judged,
+            excused: book.excused.clone(),
             net: self.net.stats,
             trace,
         }
@@ -207,7 +221,7 @@ impl World {
                 host.leave(at)?;
             }
         }
-        Ok(())
+        self.book.borrow().judge_publications()
     }
 
     fn step(&mut self) -> Result<(), Violation> {
@@ -354,6 +368,7 @@ impl World {
         }) else {
             return;
         };
+        self.begun.insert(token, self.now);
         let remote = SocketAddr::new(self.hosts[plan.server].addr, PORT);
         let mut connect = Connect::new(remote, format!("/plan?{token}"));
         connect.token = token;
@@ -477,9 +492,15 @@ impl World {
         });
         for token in over {
             let plan = book.conns[&token].plan;
-            let drained = hosts[plan.server].drained || hosts[plan.client].drained;
-            let flooded = self.scenario.adversaries.iter().any(|adversary| adversary.server == plan.server);
-            book.judge(token, gentle, drained, flooded);
+            let begun = self.begun.get(&token).copied().unwrap_or(BEGINNING);
+            let [from, until] = [begun, self.now].map(|at| at.saturating_since(BEGINNING));
+            let excuses = Excuses {
+                harsh: !gentle,
+                hit: !gentle && self.scenario.is_hit([plan.client, plan.server], from, until),
+                drained: hosts[plan.server].drained || hosts[plan.client].drained,
+                evicted: hosts[plan.server].evicted_at.is_some_and(|at| at >= begun),
+            };
+            book.judge(token, excuses);
         }
         match book.violations.is_empty() {
             true => Ok(()),

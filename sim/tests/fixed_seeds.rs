@@ -14,9 +14,19 @@ fn fixed_seeds_break_no_rule() {
     // A debug build has the arithmetic checks, a release the speed.
     let until = if cfg!(debug_assertions) { 40 } else { 600 };
     let fleet = Fleet { from: 0, until, time_limit: None, threads: threads() };
-    let totals = run_fleet(&fleet, |_, _| {});
+    let totals = run_fleet(&fleet, |_, _| {}, |_, _| {});
     assert_eq!(totals.worlds, until);
     assert!(totals.failures.is_empty(), "scripts/simulate --seed N shows each: {:#?}", totals.failures);
+    // What excuses a connection is narrow: most worlds have faults or adversaries, few connections need an excuse.
+    let excused: u64 = totals.excused.values().sum();
+    assert!(
+        excused * 10 < totals.judged,
+        "{excused} of {} connections excused: {:?}",
+        totals.judged,
+        totals.excused
+    );
+    let evicted = totals.excused.get("half-open eviction").copied().unwrap_or(0);
+    assert!(evicted * 100 < totals.judged, "{evicted} of {} connections evicted", totals.judged);
     assert!(totals.messages > 100 * until, "worlds in which little happens: {totals:?}");
 }
 

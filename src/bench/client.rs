@@ -13,7 +13,7 @@ use crate::port::Port;
 use crate::stack::CloseCause;
 use crate::time::{Duration, Instant};
 use crate::ws::{CloseCode, Message};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Most connections that one worker opens at the same time.
 const OPENING_MAX: u32 = 256;
@@ -33,8 +33,39 @@ pub struct Destination {
     pub host: String,
     /// Path and query.
     pub target: String,
+    /// Our addresses, taken in turn; none for the stack's choice.
+    pub sources: Vec<IpAddr>,
     /// With TLS, and how.
     pub tls: Option<ConnectTls>,
+}
+
+impl Destination {
+    /// What to ask the engine for, as connection number `turn`, known by `token`.
+    pub fn connect(&self, turn: usize, token: u32) -> Connect {
+        let in_turn = turn % self.remotes.len().max(1);
+        Connect {
+            host: self.host.clone(),
+            tls: self.tls.clone(),
+            token: u64::from(token),
+            source: self.sources.get(turn % self.sources.len().max(1)).copied(),
+            ..Connect::new(self.remotes[in_turn], self.target.clone())
+        }
+    }
+}
+
+/// A load that [`drive`] carries out.
+pub trait Driven: Handler + Sized {
+    /// How often it is given a turn.
+    const INTERVAL: Duration;
+
+    /// Opens connections; looks at every connection, too, when it is time to `sweep`.
+    fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool);
+
+    /// Whether nothing is left to do but to close connections.
+    fn is_done(&self) -> bool;
+
+    /// Ends the load and hands out what was counted.
+    fn finish(&mut self) -> (Tally, Usage);
 }
 
 /// The connections of one generator worker.
@@ -46,6 +77,7 @@ pub struct Client {
     begun: u32,
     opening: u32,
     live: u32,
+    started: bool,
     scratch: Vec<u8>,
 }
 
@@ -61,7 +93,7 @@ impl Client {
         let mut rows = Vec::new();
         rows.resize_with(connections as usize, || None);
         let scratch = Vec::with_capacity(generator.message_bytes());
-        Client { generator, destination, rows, begun: 0, opening: 0, live: 0, scratch }
+        Client { generator, destination, rows, begun: 0, opening: 0, live: 0, started: false, scratch }
     }
 
     /// Opens connections, as many as may be under way.
@@ -70,13 +102,7 @@ impl Client {
             && self.opening < OPENING_MAX
             && !self.generator.is_over()
         {
-            let remotes = &self.destination.remotes;
-            context.connect(Connect {
-                host: self.destination.host.clone(),
-                tls: self.destination.tls.clone(),
-                token: u64::from(self.begun),
-                ..Connect::new(remotes[self.begun as usize % remotes.len()], self.destination.target.clone())
-            });
+            context.connect(self.destination.connect(self.begun as usize, self.begun));
             self.begun += 1;
             self.opening += 1;
         }
@@ -100,12 +126,6 @@ impl Client {
             *row = None;
             self.live -= 1;
         }
-    }
-
-    /// Whether every connection has been opened and is over.
-    fn is_done(&self) -> bool {
-        let begun = self.begun == self.generator.share().connections || self.generator.is_over();
-        begun && self.opening == 0 && self.live == 0
     }
 
     fn tick(&mut self, now: Instant) {
@@ -209,8 +229,31 @@ impl Handler for Client {
     }
 }
 
+impl Driven for Client {
+    const INTERVAL: Duration = START_INTERVAL;
+
+    fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool) {
+        self.tick(now);
+        self.open(context);
+        let starts = !self.started && self.generator.has_started();
+        self.started |= starts;
+        if starts || sweep {
+            self.sweep(context);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let begun = self.begun == self.generator.share().connections || self.generator.is_over();
+        begun && self.opening == 0 && self.live == 0
+    }
+
+    fn finish(&mut self) -> (Tally, Usage) {
+        self.generator.finish()
+    }
+}
+
 /// What the end of an open connection means.
-fn close_failure(closed: &Closed<'_>) -> Failure {
+pub(super) fn close_failure(closed: &Closed<'_>) -> Failure {
     match closed.cause {
         engine::Cause::Protocol(error) => Failure::new(Cause::Protocol, error.to_string()),
         engine::Cause::Transport(CloseCause::TimedOut) => {
@@ -229,7 +272,7 @@ fn close_failure(closed: &Closed<'_>) -> Failure {
 }
 
 /// What it means that a connection did not come to be.
-fn connect_failure(failure: &ConnectFailure) -> Failure {
+pub(super) fn connect_failure(failure: &ConnectFailure) -> Failure {
     let cause = match failure {
         ConnectFailure::Transport(CloseCause::Refused) => Cause::Refused,
         ConnectFailure::Transport(CloseCause::TimedOut) | ConnectFailure::NoAnswer => Cause::Timeout,
@@ -239,33 +282,27 @@ fn connect_failure(failure: &ConnectFailure) -> Failure {
     Failure::new(cause, failure.to_string())
 }
 
-/// What the owner of a [`Client`]'s worker does between its polls.
+/// What the owner of a load's worker does between its polls.
 #[derive(Debug, Default)]
 pub struct Rounds {
-    next_open: Instant,
+    next_turn: Instant,
     next_sweep: Instant,
-    started: bool,
     give_up_at: Option<Instant>,
 }
 
 impl Rounds {
     /// Opens connections and looks at all of them, each as often as it is due at `now`; returns whether the load is
     /// over and its connections are closed. To be called before each poll.
-    pub fn go<P: Port>(&mut self, worker: &mut Worker<P, Client>, now: Instant) -> bool {
-        if now < self.next_open {
+    pub fn go<P: Port, L: Driven>(&mut self, worker: &mut Worker<P, L>, now: Instant) -> bool {
+        if now < self.next_turn {
             return false;
         }
-        self.next_open = now + START_INTERVAL;
-        worker.with_context(|client, context| {
-            client.tick(now);
-            client.open(context);
-            let starts = !self.started && client.generator.has_started();
-            self.started |= starts;
-            if starts || now >= self.next_sweep {
-                self.next_sweep = now + SWEEP_INTERVAL;
-                client.sweep(context);
-            }
-        });
+        self.next_turn = now + L::INTERVAL;
+        let sweep = now >= self.next_sweep;
+        if sweep {
+            self.next_sweep = now + SWEEP_INTERVAL;
+        }
+        worker.with_context(|load, context| load.advance(now, context, sweep));
         if !worker.handler().is_done() {
             return false;
         }
@@ -275,16 +312,16 @@ impl Rounds {
 }
 
 /// Polls `worker` until its load is over and its connections are closed; `after` each burst is told what it came to.
-pub fn drive<P: Port>(
-    worker: &mut Worker<P, Client>,
+pub fn drive<P: Port, L: Driven>(
+    worker: &mut Worker<P, L>,
     clock: Clock,
-    mut after: impl FnMut(&mut Worker<P, Client>, Instant, engine::Progress),
+    mut after: impl FnMut(&mut Worker<P, L>, Instant, engine::Progress),
 ) -> (Tally, Usage) {
     let mut rounds = Rounds::default();
     loop {
         let now = clock.now();
         if rounds.go(worker, now) {
-            return worker.handler_mut().generator.finish();
+            return worker.handler_mut().finish();
         }
         let progress = worker.poll(now);
         after(worker, now, progress);

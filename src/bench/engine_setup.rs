@@ -1,7 +1,7 @@
 //! How the engine's workers are set up for a load, on either end.
 
 use super::BenchError;
-use super::plan::Plan;
+use super::plan::{Plan, Scenario};
 use crate::engine::{Deadlines, EngineConfig, Limits, NoWake, Seat, Wake, seats as crew_seats};
 use crate::stack::{CongestionControl, StackConfig};
 use crate::ws;
@@ -13,7 +13,11 @@ pub fn config(plan: &Plan, stack: StackConfig) -> EngineConfig {
     EngineConfig {
         stack,
         limits: Limits {
-            connections_max: plan.connections as usize + 1,
+            // Where connections come and go, the old ones take a while to go.
+            connections_max: match plan.scenario {
+                Scenario::Echo => plan.connections as usize + 1,
+                Scenario::Connect { .. } => 2 * plan.connections as usize + 64,
+            },
             message: ws::Limits {
                 message_bytes_max: message.message_bytes_max.max(plan.size),
                 frame_bytes_max: message.frame_bytes_max.max(plan.size),

@@ -8,7 +8,7 @@
 
 use super::crew::{Board, Bounds, Window};
 use super::pattern::{Mismatch, Pattern};
-use super::plan::{Plan, Share, Stop};
+use super::plan::{Plan, Scenario, Share, Stop};
 use super::tally::{Cause, Tally};
 use super::usage::{SchedStat, Usage};
 use crate::time::{Duration, Instant};
@@ -26,6 +26,25 @@ pub struct Load {
     sent: u64,
     /// Replies received.
     answered: u64,
+}
+
+impl Load {
+    /// Whether a reply is awaited.
+    pub fn is_waiting(&self) -> bool {
+        self.sent > self.answered
+    }
+
+    /// Awaits nothing any more.
+    pub fn forget(&mut self) {
+        self.answered = self.sent;
+    }
+}
+
+/// A connection that is being opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Birth {
+    at: Instant,
+    measured: bool,
 }
 
 /// Why a connection cannot go on.
@@ -47,6 +66,7 @@ impl Failure {
 /// One thread's closed loop.
 #[derive(Debug)]
 pub struct Generator {
+    scenario: Scenario,
     share: Share,
     in_flight: u32,
     timeout: Duration,
@@ -81,6 +101,7 @@ impl Generator {
         board: Arc<CachePadded<Board>>,
     ) -> Self {
         Generator {
+            scenario: plan.scenario,
             share,
             in_flight: plan.in_flight,
             timeout: plan.timeout,
@@ -100,6 +121,11 @@ impl Generator {
             stat_at_start: None,
             stat_at_end: None,
         }
+    }
+
+    /// What is done over and over.
+    pub fn scenario(&self) -> Scenario {
+        self.scenario
     }
 
     /// The connections to open.
@@ -148,10 +174,38 @@ impl Generator {
         Load { row, sent: 0, answered: 0 }
     }
 
+    /// Connections of this thread are opened as part of the load, so that none is waited for before it begins.
+    pub fn settle(&mut self) {
+        self.settled = self.share.connections;
+    }
+
+    /// The place of connections that are opened one after the other.
+    pub fn place(&self, row: u32) -> Load {
+        Load { row, sent: 0, answered: 0 }
+    }
+
+    /// Whether another connection is due, where opening them is the load.
+    pub fn may_begin(&self) -> bool {
+        self.has_started() && !self.is_over()
+    }
+
+    /// The connection that was due is being opened.
+    pub fn begun(&mut self) -> Birth {
+        let measured = self.now >= self.measuring_since;
+        self.quota = self.quota.saturating_sub(u64::from(measured));
+        Birth { at: self.now, measured }
+    }
+
+    /// It is open: where opening is the load, that is what counts, and its time.
+    pub fn born(&mut self, birth: Birth) {
+        self.opened += 1;
+        self.count(birth.at, birth.measured);
+    }
+
     /// A connection failed before it was open.
     #[cold]
     pub fn failed_to_open(&mut self, failure: Failure) {
-        self.settled += 1;
+        self.settled = self.settled.saturating_add(1);
         self.tally.error(failure.cause, || failure.detail);
     }
 
@@ -203,12 +257,45 @@ impl Generator {
         load.sent += 1;
     }
 
-    /// Verifies a reply. One that is wrong but keeps the loop in step is counted and the loop goes on.
+    /// A message is on its way that is not what the load counts.
+    pub fn sent_beside(&mut self, load: &mut Load) {
+        let slot = self.slot(load, load.sent);
+        self.sent_at[slot] = self.now;
+        load.sent += 1;
+    }
+
+    /// Verifies a reply and counts it. One that is wrong but keeps the loop in step is an error and the loop goes on.
     ///
     /// # Errors
     /// When the loop has lost step: the connection must be given up with [`Generator::failed`].
     pub fn reply(&mut self, load: &mut Load, message: Message<'_>) -> Result<(), Failure> {
-        if load.sent == load.answered {
+        let sent_at = self.sent_at[self.slot(load, load.answered)];
+        if self.verify(load, message)? {
+            self.count(sent_at, self.measuring_since <= sent_at);
+        }
+        Ok(())
+    }
+
+    /// Counts what was begun at `begun_at` and is complete now; `measured` says whether it began within the measured time.
+    fn count(&mut self, begun_at: Instant, measured: bool) {
+        let measured = if self.counts_by_time {
+            self.bounds.from <= self.now && self.now < self.bounds.until
+        } else {
+            measured
+        };
+        if measured {
+            self.tally.reply(self.now, self.now - begun_at);
+        } else {
+            self.unmeasured += 1;
+        }
+    }
+
+    /// Verifies a reply; whether it is right. One that is wrong but keeps the loop in step is counted as an error.
+    ///
+    /// # Errors
+    /// When the loop has lost step: the connection must be given up with [`Generator::failed`].
+    pub fn verify(&mut self, load: &mut Load, message: Message<'_>) -> Result<bool, Failure> {
+        if !load.is_waiting() {
             return Err(Failure::new(Cause::Unsolicited, "a message came while none was awaited"));
         }
         let (payload, is_text) = match message {
@@ -216,28 +303,17 @@ impl Generator {
             Message::Binary(bytes) => (bytes, false),
         };
         let verdict = self.pattern.verify(self.share.first + load.row, load.answered, payload);
-        let slot = self.slot(load, load.answered);
         load.answered += 1;
-        if verdict.is_err() || is_text != self.pattern.is_text() {
-            return self.wrong_reply(verdict, is_text);
+        let right = verdict.is_ok() && is_text == self.pattern.is_text();
+        if !right {
+            self.wrong_reply(verdict, is_text)?;
         }
-        let sent_at = self.sent_at[slot];
-        let measured = if self.counts_by_time {
-            self.bounds.from <= self.now && self.now < self.bounds.until
-        } else {
-            self.measuring_since <= sent_at
-        };
-        if measured {
-            self.tally.reply(self.now, self.now - sent_at);
-        } else {
-            self.unmeasured += 1;
-        }
-        Ok(())
+        Ok(right)
     }
 
     /// Whether the oldest message on its way has waited for longer than the time limit.
     pub fn is_overdue(&self, load: &Load) -> bool {
-        load.sent > load.answered && self.now - self.sent_at[self.slot(load, load.answered)] > self.timeout
+        load.is_waiting() && self.now - self.sent_at[self.slot(load, load.answered)] > self.timeout
     }
 
     /// What a connection fails with that [`Generator::is_overdue`].

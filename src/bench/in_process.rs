@@ -3,10 +3,11 @@
 //! Each generator worker has a server worker of its own at the other end of a wire of its own, as each queue of
 //! a NIC has; every worker is a thread that never sleeps.
 
-use super::client::{self, Client, Destination};
+use super::churn::Churn;
+use super::client::{self, Client, Destination, Driven};
 use super::crew::{self, Bounds, Crew, Outcome, Progress, Window};
 use super::generator::Generator;
-use super::plan::Plan;
+use super::plan::{Plan, Scenario};
 use super::report::{Faults, Mode, Report, ThreadReport};
 use super::tally::Tally;
 use super::usage::{SchedStat, Usage};
@@ -228,8 +229,25 @@ fn load<P: Port>(
         host: SERVER.to_string(),
         target: "/".to_owned(),
         tls,
+        sources: Vec::new(),
     };
-    let mut worker = Worker::new(config, seat, port, Client::new(generator, destination), clock.now())?;
+    match generator.scenario() {
+        Scenario::Echo => carry(config, port, seat, Client::new(generator, destination), crowded, clock),
+        Scenario::Connect { echoes } => {
+            carry(config, port, seat, Churn::new(generator, destination, echoes), crowded, clock)
+        }
+    }
+}
+
+fn carry<P: Port, L: Driven>(
+    config: &EngineConfig,
+    port: P,
+    seat: Seat,
+    load: L,
+    crowded: bool,
+    clock: Clock,
+) -> Result<(Tally, Usage), BenchError> {
+    let mut worker = Worker::new(config, seat, port, load, clock.now())?;
     Ok(client::drive(&mut worker, clock, |_, _, progress| {
         if !progress.busy {
             rest(crowded);

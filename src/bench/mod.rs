@@ -8,11 +8,12 @@
 //! | [`tally`] | replies, round-trip times, errors by cause |
 //! | [`crew`] | the threads, when measuring begins and ends, progress |
 //! | [`kernel`] | transport: ordinary kernel sockets |
-//! | [`client`], [`engine_setup`] | transport: the engine's own client |
+//! | [`client`], [`churn`], [`engine_setup`] | transport: the engine's own client; that with connections that come and go |
 //! | [`in_process`], [`over_port`] | that with the server in this process; that over a device |
 //! | [`usage`], [`cache_line`], [`report`] | on what machine, with what result |
 
 pub mod cache_line;
+pub mod churn;
 pub mod client;
 pub mod crew;
 pub mod engine_setup;
@@ -27,7 +28,7 @@ pub mod tally;
 pub mod usage;
 
 pub use crew::{Phase, Progress};
-pub use plan::{Plan, Stop};
+pub use plan::{Plan, Scenario, Stop};
 pub use report::Report;
 
 use crate::config::ConfigError;
@@ -165,6 +166,19 @@ pub enum BenchError {
         /// The option.
         option: &'static str,
     },
+    /// A scenario that kernel sockets do not carry.
+    #[error(
+        "--scenario connect is carried out by the engine's own client: give --port, or no URL for a run in one process"
+    )]
+    ScenarioNeedsEngine,
+    /// An option of another scenario.
+    #[error("{option} means nothing in --scenario {scenario}: leave it out")]
+    OptionOfOtherScenario {
+        /// The option.
+        option: &'static str,
+        /// The scenario asked for.
+        scenario: &'static str,
+    },
     /// Addresses by DHCP.
     #[error("a load needs its addresses from the start: give --ip instead of --dhcp")]
     Dhcp,
@@ -229,6 +243,8 @@ impl BenchError {
                 | BenchError::OptionNeedsEngine { .. }
                 | BenchError::OptionNeedsTls { .. }
                 | BenchError::Tls(_)
+                | BenchError::ScenarioNeedsEngine
+                | BenchError::OptionOfOtherScenario { .. }
                 | BenchError::Dhcp
                 | BenchError::Config(_)
                 | BenchError::NoFamily { .. }

@@ -1,10 +1,11 @@
 //! The engine's own client over a device's ports, one generator worker to a port: any server that can be reached
 //! there.
 
-use super::client::{self, Client, Destination};
+use super::churn::Churn;
+use super::client::{self, Client, Destination, Driven};
 use super::crew::{self, Crew, Outcome, Progress};
 use super::generator::Generator;
-use super::plan::Plan;
+use super::plan::{Plan, Scenario};
 use super::report::{Faults, Mode, Report};
 use super::tally::Tally;
 use super::usage::Usage;
@@ -61,6 +62,13 @@ pub fn run<P: Port + Send>(
         tls: target
             .tls()
             .map(|config| ConnectTls { config: config.clone(), server_name: url.host().to_owned() }),
+        sources: site
+            .stack
+            .addrs
+            .iter()
+            .map(|cidr| cidr.addr)
+            .filter(|addr| addr.is_ipv4() == remote.is_ipv4())
+            .collect(),
     };
     let outcome = std::thread::scope(|scope| {
         let threads = ports
@@ -124,7 +132,23 @@ fn load<P: Port>(
     spin: bool,
     clock: Clock,
 ) -> Result<(Tally, Usage), BenchError> {
-    let mut worker = Worker::new(config, seat, port, Client::new(generator, destination), clock.now())?;
+    match generator.scenario() {
+        Scenario::Echo => carry(config, port, seat, Client::new(generator, destination), spin, clock),
+        Scenario::Connect { echoes } => {
+            carry(config, port, seat, Churn::new(generator, destination, echoes), spin, clock)
+        }
+    }
+}
+
+fn carry<P: Port, L: Driven>(
+    config: &EngineConfig,
+    port: P,
+    seat: Seat,
+    load: L,
+    spin: bool,
+    clock: Clock,
+) -> Result<(Tally, Usage), BenchError> {
+    let mut worker = Worker::new(config, seat, port, load, clock.now())?;
     let mut quiet_since = Instant::ZERO;
     Ok(client::drive(&mut worker, clock, |worker, now, progress| {
         if progress.busy || spin {
@@ -137,7 +161,7 @@ fn load<P: Port>(
 }
 
 /// Sleeps until frames are waiting, for `at_most` if none come.
-fn sleep<P: Port>(worker: &mut Worker<P, Client>, at_most: Duration) {
+fn sleep<P: Port, L: Driven>(worker: &mut Worker<P, L>, at_most: Duration) {
     if !worker.prepare_sleep() {
         return;
     }

@@ -2,9 +2,11 @@
 
 use crate::time::Duration;
 
-/// A closed loop: `connections` connections, each with `in_flight` messages of `size` bytes on their way.
+/// A closed loop over `connections` connections at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// What is done over and over.
+    pub scenario: Scenario,
     /// Connections in all; at least 1.
     pub connections: u32,
     /// Messages on their way per connection; at least 1.
@@ -27,12 +29,35 @@ pub struct Plan {
     pub seed: u64,
 }
 
+/// What a load does over and over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    /// Each connection has `in_flight` messages of `size` bytes on their way.
+    Echo,
+    /// Each connection is opened, used for so many messages one after the other, closed, and opened again. Openings are what
+    /// counts and what is timed; `in_flight` is 1.
+    Connect {
+        /// Messages of `size` bytes in the life of a connection.
+        echoes: u32,
+    },
+}
+
+impl Scenario {
+    /// Its name in options and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scenario::Echo => "echo",
+            Scenario::Connect { .. } => "connect",
+        }
+    }
+}
+
 /// When a load ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// When it has been measured for this long.
     After(Duration),
-    /// When this many measured messages, over all connections, have been sent.
+    /// When this many measured messages, over all connections, have been sent, or this many connections opened.
     Messages(u64),
 }
 
@@ -80,6 +105,7 @@ impl Plan {
     /// A plan for tests: one worker, messages of 20 bytes, no warm-up, a second's time limit.
     pub(crate) fn small(connections: u32, in_flight: u32, stop: Stop) -> Plan {
         Plan {
+            scenario: Scenario::Echo,
             connections,
             in_flight,
             size: 20,

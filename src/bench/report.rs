@@ -1,7 +1,7 @@
 //! The result of a run: one JSON object for scripts, a page of lines for people.
 
 use super::crew::Outcome;
-use super::plan::Plan;
+use super::plan::{Plan, Scenario};
 use super::tally::{Cause, Tally};
 use super::usage::{Machine, Usage};
 use crate::port::fault::{self, FaultConfig};
@@ -27,7 +27,13 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
 
-    /// Connections in all.
+    /// What was done over and over. With `connect`, `messages` counts connections opened, and `rtt_us` is the time from SYN to the
+    /// answer to the upgrade request.
+    pub scenario: &'static str,
+    /// Messages in the life of a connection; with `connect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echoes: Option<u32>,
+    /// Connections in all; with `connect`, at a time.
     pub connections: u32,
     /// Messages on their way per connection.
     pub in_flight: u32,
@@ -221,6 +227,11 @@ impl Report {
             mode,
             url: None,
             port: None,
+            scenario: plan.scenario.name(),
+            echoes: match plan.scenario {
+                Scenario::Echo => None,
+                Scenario::Connect { echoes } => Some(echoes),
+            },
             connections: plan.connections,
             in_flight: plan.in_flight,
             size: plan.size,
@@ -234,7 +245,10 @@ impl Report {
             seconds: round(seconds, 6),
             messages: tally.messages,
             messages_per_second: round(per_second, 1),
-            payload_bytes_per_second: round(per_second * plan.size as f64, 1),
+            payload_bytes_per_second: match plan.scenario {
+                Scenario::Echo => round(per_second * plan.size as f64, 1),
+                Scenario::Connect { echoes } => round(per_second * plan.size as f64 * f64::from(echoes), 1),
+            },
             rtt_us: Rtt::of(tally),
             errors: tally.errors(),
             errors_by_cause: tally.errors_by_cause().map(error).collect(),
@@ -264,11 +278,19 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { connections, in_flight, size, seconds, .. } = self;
         let kind = if self.text { "text" } else { "binary" };
-        writeln!(
-            f,
-            "{} connections x {in_flight} in flight x {size} B {kind}, {seconds:.2} s measured",
-            thousands(u64::from(*connections))
-        )?;
+        let connections = thousands(u64::from(*connections));
+        let (what, counted) = match self.echoes {
+            None => {
+                (format!("{connections} connections x {in_flight} in flight x {size} B {kind}"), "messages")
+            }
+            Some(echoes) => (
+                format!(
+                    "{connections} connections at a time, opened, used for {echoes} x {size} B {kind}, closed"
+                ),
+                "connections opened",
+            ),
+        };
+        writeln!(f, "{what}, {seconds:.2} s measured")?;
         writeln!(f, "{}", self.path())?;
         if let Some(faults) = self.faults {
             writeln!(f, "{faults}")?;
@@ -276,7 +298,7 @@ impl fmt::Display for Report {
         writeln!(f)?;
         writeln!(
             f,
-            "  {} messages/s   {} messages   {} errors",
+            "  {} {counted}/s   {} {counted}   {} errors",
             thousands(self.messages_per_second as u64),
             thousands(self.messages),
             thousands(self.errors)

@@ -1,6 +1,7 @@
 //! The command line: arguments to configuration to run. One file a command; no protocol here.
 
 mod bench;
+mod connect;
 mod doctor;
 mod logging;
 #[cfg(feature = "dpdk")]
@@ -12,6 +13,7 @@ mod tls_args;
 
 pub use port_args::PortArgs;
 
+use crate::time::Duration;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -27,6 +29,7 @@ struct Cli {
 enum Command {
     Serve(Box<serve::ServeArgs>),
     Bench(Box<bench::BenchArgs>),
+    Connect(Box<connect::ConnectArgs>),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -36,12 +39,14 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args).map_err(CliError::Bench),
+        Command::Connect(args) => connect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
         match error {
             CliError::Config(_) | CliError::Tls(_) => ExitCode::from(2),
+            CliError::Connect(error) => ExitCode::from(error.status()),
             #[cfg(feature = "dpdk")]
             CliError::Dpdk(_) => ExitCode::FAILURE,
             CliError::Bench(error) if error.is_usage() => ExitCode::from(2),
@@ -65,6 +70,9 @@ enum CliError {
     /// The load could not be carried out.
     #[error(transparent)]
     Bench(#[from] crate::bench::BenchError),
+    /// A connection could not be tried.
+    #[error(transparent)]
+    Connect(#[from] connect::ConnectError),
     /// The log cannot be set up.
     #[error("cannot set up the log: {0}")]
     Log(String),
@@ -97,6 +105,15 @@ enum CliError {
     /// The workers cannot run.
     #[error(transparent)]
     Launch(#[from] crate::engine::LaunchError),
+}
+
+/// A number of seconds, with a fraction if wanted.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "wanted a number of seconds, like 5 or 0.5".to_owned())?;
+    if !(0.0..=1e6).contains(&seconds) {
+        return Err("wanted 0 to 1000000 seconds".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]

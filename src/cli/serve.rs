@@ -145,7 +145,8 @@ fn start<P: Port + Send + 'static>(
     ports: Vec<P>,
     ready: Ready,
 ) -> Result<ExitCode, CliError> {
-    let engine = EngineConfig { tls: tls.map(Arc::new), ..config.engine(routes(config)) };
+    let engine =
+        EngineConfig { guards: config.guards()?, tls: tls.map(Arc::new), ..config.engine(routes(config)) };
     let mac = ports.first().map(|port| port.info().mac);
     let mut server = Server::with_ports(engine, ports)?;
     if let Some(tap) = mac.and_then(|mac| config.exception_tap(mac)) {

@@ -3,8 +3,8 @@
 #[cfg(feature = "dpdk")]
 use super::Checksum;
 use super::{
-    ClientCertificates, CompressionConfig, Config, Congestion, Poll, PortSpec, SlowConsumer, Steering,
-    TcpSettings,
+    ClientCertificates, CompressionConfig, Config, Congestion, Poll, PortSpec, RatePolicy, SlowConsumer,
+    Steering, TcpSettings,
 };
 use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
 use crate::http::Routes;
@@ -62,9 +62,21 @@ impl Config {
                 Steering::Software => engine::Steering::Software,
             },
             routes: routes.into(),
-            allowed_origins: self.server.allowed_origins.clone(),
+            origins: self.origins(),
+            proxies: self.server.proxies.clone(),
             limits: engine::Limits {
                 connections_max: limits.connections_max,
+                connections_per_peer_max: limits.connections_per_peer_max,
+                rates: engine::RateLimits {
+                    bytes_per_second: ws.bytes_per_second_max,
+                    messages_per_second: ws.messages_per_second_max,
+                    control_frames_per_second: ws.control_frames_per_second_max,
+                    policy: match ws.rate_policy {
+                        RatePolicy::Delay => engine::RatePolicy::Delay,
+                        RatePolicy::Drop => engine::RatePolicy::Drop,
+                        RatePolicy::Close => engine::RatePolicy::Close,
+                    },
+                },
                 message: ws::Limits {
                     message_bytes_max: ws.message_bytes_max,
                     frame_bytes_max: ws.frame_bytes_max,
@@ -85,6 +97,7 @@ impl Config {
                 http_keep_alive: Duration::from_millis(ws.http_idle_timeout_ms),
                 close: Duration::from_millis(ws.close_timeout_ms),
                 idle: off_at_zero(ws.idle_timeout_ms),
+                lifetime: off_at_zero(ws.lifetime_max_ms),
                 ping: off_at_zero(ws.ping_interval_ms),
                 pong: Duration::from_millis(ws.pong_timeout_ms),
                 drain: Duration::from_millis(self.drain.deadline_ms),
@@ -314,13 +327,22 @@ mod tests {
     #[test]
     fn settings_reach_the_engine() {
         let text = "
-            server = { listen = [81], allowed_origins = ['https://a'] }
+            server = { listen = [81], allowed_origins = ['https://a'], proxies = ['10.0.0.0/8'] }
+            limits.connections_per_peer_max = 7
             workers = { count = 2, cores = [1], poll = 'spin', steering = 'software' }
-            websocket = { slow_consumer = 'close', ping_interval_ms = 0, message_bytes_max = 125 }
+            websocket = { slow_consumer = 'close', ping_interval_ms = 0, message_bytes_max = 125,
+                          lifetime_max_ms = 60000, bytes_per_second_max = 1000, messages_per_second_max = 10,
+                          control_frames_per_second_max = 0, rate_policy = 'close' }
         ";
         let engine = Config::from_toml(text, "test").unwrap().engine(Routes::default());
         assert_eq!((engine.listen, engine.cores), (vec![81], vec![1]));
-        assert_eq!(engine.allowed_origins, ["https://a"]);
+        assert_eq!(engine.origins, engine::guards::Origins::Own { also: vec!["https://a".into()] });
+        assert_eq!(engine.proxies, ["10.0.0.0/8".parse().unwrap()]);
+        let rates = engine.limits.rates;
+        assert_eq!((rates.bytes_per_second, rates.messages_per_second), (1_000, 10));
+        assert_eq!((rates.control_frames_per_second, rates.policy), (0, engine::RatePolicy::Close));
+        assert_eq!(engine.limits.connections_per_peer_max, 7);
+        assert_eq!(engine.deadlines.lifetime, Some(Duration::from_secs(60)));
         assert_eq!((engine.idle, engine.steering), (Idle::Spin, engine::Steering::Software));
         assert_eq!((engine.slow_reader, engine.deadlines.ping), (SlowReader::Close, None));
         assert_eq!(engine.limits.message.message_bytes_max, 125);

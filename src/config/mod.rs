@@ -5,11 +5,13 @@
 
 mod convert;
 mod error;
+mod guards;
 mod parse;
 mod text;
 mod validate;
 
 pub use error::ConfigError;
+pub use guards::{GuardsConfig, JwtSignature};
 pub use text::{Mac, PortSpec};
 
 use crate::stack::Cidr;
@@ -23,6 +25,8 @@ use std::path::PathBuf;
 pub struct Config {
     /// What is served.
     pub server: ServerConfig,
+    /// Who may open a WebSocket.
+    pub guards: GuardsConfig,
     /// The device and the addresses on it.
     pub port: PortConfig,
     /// `wss://` and `https://`.
@@ -57,8 +61,11 @@ pub struct ServerConfig {
     pub paths: Vec<String>,
     /// Whether `/` answers with the embedded page.
     pub page: bool,
-    /// `Origin` values that may open a WebSocket; none for any.
+    /// `Origin` values that may open a WebSocket beside the server's own; `*` for any.
     pub allowed_origins: Vec<String>,
+    /// Networks of proxies, whose connections begin with a PROXY header.
+    #[serde(with = "text::list")]
+    pub proxies: Vec<Cidr>,
 }
 
 /// `[tls]`: `wss://` and `https://`.
@@ -240,6 +247,16 @@ pub struct WebSocketConfig {
     pub send_queue_bytes_high_water: usize,
     /// What becomes of a message for a connection whose queue is full.
     pub slow_consumer: SlowConsumer,
+    /// Age at which a connection is closed, however busy it is; 0 for none.
+    pub lifetime_max_ms: u64,
+    /// Bytes a second that a client may send; 0 for any number.
+    pub bytes_per_second_max: u64,
+    /// Messages a second that a client may send; 0 for any number.
+    pub messages_per_second_max: u64,
+    /// Pings and pongs a second that a client may send; 0 for any number.
+    pub control_frames_per_second_max: u64,
+    /// What becomes of what is over a rate.
+    pub rate_policy: RatePolicy,
 }
 
 /// What becomes of a message for a connection that does not read.
@@ -272,12 +289,26 @@ pub struct CompressionConfig {
     pub receive_window_bits: u8,
 }
 
+/// What happens when a client sends too fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RatePolicy {
+    /// It is not read from until it is within the rate again.
+    Delay,
+    /// What is over is dropped and counted.
+    Drop,
+    /// The connection is closed with 1008.
+    Close,
+}
+
 /// `[limits]`: bounds of one worker.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Connections served at once.
     pub connections_max: usize,
+    /// Connections of one peer; 0 for any number.
+    pub connections_per_peer_max: u32,
     /// Heap for messages being assembled and for send queues, over all connections.
     pub memory_bytes_max: usize,
     /// Topics that have a subscriber.
@@ -384,6 +415,7 @@ impl Default for ServerConfig {
             paths: Vec::new(),
             page: true,
             allowed_origins: Vec::new(),
+            proxies: Vec::new(),
         }
     }
 }
@@ -461,6 +493,11 @@ impl Default for WebSocketConfig {
             send_queue_bytes_max: 1 << 20,
             send_queue_bytes_high_water: 64 << 10,
             slow_consumer: SlowConsumer::Drop,
+            lifetime_max_ms: 0,
+            bytes_per_second_max: 0,
+            messages_per_second_max: 0,
+            control_frames_per_second_max: 100,
+            rate_policy: RatePolicy::Delay,
         }
     }
 }
@@ -483,6 +520,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         LimitsConfig {
             connections_max: 65_536,
+            connections_per_peer_max: 0,
             memory_bytes_max: 1 << 30,
             topics_max: 65_536,
             subscriptions_max: 256,

@@ -73,9 +73,10 @@ impl Config {
 }
 
 /// The tables and the keys of each, as the structs have them.
-fn tables() -> [(&'static str, &'static [&'static str]); 11] {
+fn tables() -> [(&'static str, &'static [&'static str]); 12] {
     [
         ("server", fields::<super::ServerConfig>()),
+        ("guards", fields::<super::GuardsConfig>()),
         ("port", fields::<super::PortConfig>()),
         ("tls", fields::<super::TlsSettings>()),
         ("tcp", fields::<super::TcpSettings>()),
@@ -234,7 +235,7 @@ mod tests {
             refused("\n[websockets]\nx = 1"),
             "uns.toml, line 2: unknown key `websockets`; did you mean [websocket]?"
         );
-        assert!(refused("[qqq]").contains("the tables are server, port, tls, tcp"));
+        assert!(refused("[qqq]").contains("the tables are server, guards, port, tls, tcp"));
     }
 
     #[test]

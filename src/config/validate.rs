@@ -43,6 +43,7 @@ impl Config {
             }
         }
         self.validate_server()?;
+        self.validate_guards()?;
         self.validate_tls()?;
         self.validate_port()?;
         self.validate_workers()?;
@@ -117,13 +118,20 @@ impl Config {
             size("websocket.send_queue_bytes_max", ws.send_queue_bytes_max, 1_024, GIB),
             size("websocket.send_queue_bytes_high_water", ws.send_queue_bytes_high_water, 0, GIB),
 
+            or_off("websocket.lifetime_max_ms", ws.lifetime_max_ms, 1_000, 365 * 24 * HOUR_MS),
+            or_off("websocket.bytes_per_second_max", ws.bytes_per_second_max, 1_024, 1 << 40),
+            or_off("websocket.messages_per_second_max", ws.messages_per_second_max, 1, 1_000_000_000),
+            or_off("websocket.control_frames_per_second_max", ws.control_frames_per_second_max, 1, 1_000_000_000),
+
             range("compression.level", compression.level.into(), 1, 9),
             size("compression.threshold_bytes", compression.threshold_bytes, 1, GIB),
             // With 8 bits zlib does not compress, and with more than 15 nobody does (RFC 7692 section 7.1.2.1).
             range("compression.send_window_bits", compression.send_window_bits.into(), 9, 15),
             range("compression.receive_window_bits", compression.receive_window_bits.into(), 9, 15),
+            range("guards.jwt_leeway_ms", self.guards.jwt_leeway_ms, 0, HOUR_MS),
 
             size("limits.connections_max", limits.connections_max, 1, 1 << 24),
+            or_off("limits.connections_per_peer_max", limits.connections_per_peer_max.into(), 1, 1 << 24),
             size("limits.memory_bytes_max", limits.memory_bytes_max, 1 << 20, 1 << 40),
             size("limits.topics_max", limits.topics_max, 0, 1 << 24),
             size("limits.subscriptions_max", limits.subscriptions_max, 0, 1 << 20),
@@ -169,10 +177,9 @@ impl Config {
             ));
         }
         let origins = &self.server.allowed_origins;
-        if let Some(origin) = origins
-            .iter()
-            .find(|o| o.split_once("://").is_none_or(|(_, host)| host.is_empty() || host.contains('/')))
-        {
+        if let Some(origin) = origins.iter().find(|o| {
+            *o != "*" && o.split_once("://").is_none_or(|(_, host)| host.is_empty() || host.contains('/'))
+        }) {
             let reason =
                 "an origin is scheme://host or scheme://host:port, e.g. https://example.org (no path)";
             return Err(invalid("server.allowed_origins", origin, reason));

@@ -1,7 +1,8 @@
 //! What an engine is configured with. Every limit has its unit in its name, every time is a `Duration`.
 
+use super::guards::{Guard, Origins};
 use crate::http::Routes;
-use crate::stack::StackConfig;
+use crate::stack::{Cidr, StackConfig};
 use crate::time::Duration;
 use crate::tls::ServerTls;
 use crate::ws::{self, deflate::DeflateConfig};
@@ -25,9 +26,12 @@ pub struct EngineConfig {
     pub steering: Steering,
     /// What is served over plain HTTP, and which paths take upgrades.
     pub routes: Arc<Routes>,
-    /// `Origin` values that may open a WebSocket (compared without case); empty for any, and requests without
-    /// an `Origin` (not from a browser) always may.
-    pub allowed_origins: Vec<String>,
+    /// Which web pages may open a WebSocket.
+    pub origins: Origins,
+    /// Who else is asked, in this order, before the application is.
+    pub guards: Vec<Arc<dyn Guard>>,
+    /// Networks of proxies: every connection from there begins with a PROXY header, and whom that names is the peer.
+    pub proxies: Vec<Cidr>,
     /// Bounds on connections, messages and memory.
     pub limits: Limits,
     /// How long things may take.
@@ -59,7 +63,9 @@ impl Default for EngineConfig {
             stack: StackConfig::default(),
             steering: Steering::Device,
             routes: Arc::new(routes),
-            allowed_origins: Vec::new(),
+            origins: Origins::Any,
+            guards: Vec::new(),
+            proxies: Vec::new(),
             limits: Limits::default(),
             deadlines: Deadlines::default(),
             deflate: None,
@@ -94,11 +100,51 @@ pub enum SlowReader {
     Close,
 }
 
+/// What happens when a client sends faster than [`RateLimits`] allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RatePolicy {
+    /// It is not read from until it is within the rate again: TCP's window closes and slows it down.
+    #[default]
+    Delay,
+    /// Messages over the rate are dropped and counted.
+    Drop,
+    /// The connection is closed with 1008.
+    Close,
+}
+
+/// How fast one client may send; 0 for as fast as it can. A second's worth may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Bytes a second: of frames with their headers, or with [`RatePolicy::Drop`] of messages.
+    pub bytes_per_second: u64,
+    /// Messages a second.
+    pub messages_per_second: u64,
+    /// Pings and pongs a second. A flood closes the connection with 1008 whatever the policy is.
+    pub control_frames_per_second: u64,
+    /// What happens to what is over the first two.
+    pub policy: RatePolicy,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        RateLimits {
+            bytes_per_second: 0,
+            messages_per_second: 0,
+            control_frames_per_second: 100,
+            policy: RatePolicy::Delay,
+        }
+    }
+}
+
 /// Bounds, each for one worker unless it says connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections served at once (plain HTTP ones included); further requests get a 503.
     pub connections_max: usize,
+    /// Connections of one peer: an IPv4 address, or an IPv6 network of 64 bits. Further ones are reset. 0 for any number.
+    pub connections_per_peer_max: u32,
+    /// How fast one connection may send.
+    pub rates: RateLimits,
     /// What one peer may send: bytes of a message and of a frame, frames of a message.
     pub message: ws::Limits,
     /// Request or response head, bytes.
@@ -127,6 +173,8 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections_max: 65_536,
+            connections_per_peer_max: 0,
+            rates: RateLimits::default(),
             message: ws::Limits::default(),
             head_bytes_max: 16 << 10,
             overflow_bytes_max: 1 << 20,
@@ -152,6 +200,8 @@ pub struct Deadlines {
     pub close: Duration,
     /// An open connection from which nothing came for this long is closed with 1001. Any byte counts.
     pub idle: Option<Duration>,
+    /// An open connection that is this old is closed with 1001, busy or not.
+    pub lifetime: Option<Duration>,
     /// Silence after which a ping is sent. Any byte counts as an answer.
     pub ping: Option<Duration>,
     /// Silence after our ping that ends the connection with 1011.
@@ -169,6 +219,7 @@ impl Default for Deadlines {
             http_keep_alive: Duration::from_secs(30),
             close: Duration::from_secs(5),
             idle: Some(Duration::from_secs(120)),
+            lifetime: None,
             ping: Some(Duration::from_secs(30)),
             pong: Duration::from_secs(30),
             drain: Duration::from_secs(10),

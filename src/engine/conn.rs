@@ -149,9 +149,9 @@ impl<H: Handler> Conn<'_, H> {
         self.half.queued_bytes()
     }
 
-    /// The peer's address.
+    /// The peer's address: the client's, when a proxy that is listed told of it.
     pub fn peer(&self) -> SocketAddr {
-        self.half.peer()
+        self.local.told_peer(self.id.index).unwrap_or_else(|| self.half.peer())
     }
 
     /// Our address.
@@ -225,6 +225,17 @@ impl<H: Handler> Context<'_, H> {
         }
         match self.stack.sender(conn.id) {
             Some(mut half) => self.local.send(conn.id.index, &mut half, message, Compress::Auto),
+            None => SendOutcome::Closed,
+        }
+    }
+
+    /// Pings one of this worker's connections, like [`Conn::ping`].
+    pub fn ping(&mut self, conn: ConnRef, payload: &[u8]) -> SendOutcome {
+        if conn.worker != self.local.worker || self.local.session(conn.id).is_none() {
+            return SendOutcome::Closed;
+        }
+        match self.stack.sender(conn.id) {
+            Some(mut half) => self.local.ping(conn.id.index, &mut half, payload),
             None => SendOutcome::Closed,
         }
     }

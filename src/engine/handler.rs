@@ -1,12 +1,13 @@
 //! What an application implements, and what it is told.
 
 use super::conn::{Conn, Context};
+use super::guards::Claims;
 use crate::http::RequestHead;
 use crate::stack::{CloseCause, ConnectError};
 use crate::tls::{Agreed, ClientTls, TlsError, Violation};
 use crate::ws::handshake::{HeadFieldError, ResponseError};
 use crate::ws::{CloseCode, Message, ProtocolError, handshake};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// An application: one value per worker, made on the worker's own thread and called by nobody else, so that it
 /// needs neither `Send` nor locks. A callback runs to completion before the next frame is looked at: work that
@@ -77,6 +78,7 @@ pub struct Request<'a> {
     pub(super) head: &'a RequestHead<'a, 'a>,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
+    pub(super) claims: Option<&'a Claims>,
     pub(super) tls: Option<&'a Agreed>,
 }
 
@@ -106,7 +108,47 @@ impl<'a> Request<'a> {
         handshake::offered_protocols(self.head.headers)
     }
 
-    /// Who asks.
+    /// The first cookie of that name, RFC 6265 section 5.4. Its value is as the client sent it.
+    pub fn cookie(&self, name: &str) -> Option<&'a str> {
+        self.cookies().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// All cookies, name and value, in the order in which they came. What is no `name=value` is left out.
+    pub fn cookies(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let headers = self.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Cookie"));
+        headers
+            .filter_map(|(_, value)| str::from_utf8(value).ok())
+            .flat_map(|value| value.split(';'))
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.trim_ascii(), value.trim_ascii()))
+    }
+
+    /// The value of a query parameter, not decoded; `None` when it is there twice, as whoever else reads the query
+    /// could take the other one.
+    pub fn query_value(&self, name: &str) -> Option<&'a str> {
+        let mut found = self
+            .query()
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .filter(|(known, _)| *known == name)
+            .map(|(_, value)| value);
+        found.next().filter(|_| found.next().is_none())
+    }
+
+    /// The token of `Authorization: Bearer TOKEN` (RFC 6750 section 2.1); `None` without one, or with two headers.
+    pub fn bearer_token(&self) -> Option<&'a str> {
+        let mut values = self.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Authorization"));
+        let (_, value) = values.next().filter(|_| values.next().is_none())?;
+        let (scheme, token) = str::from_utf8(value).ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_ascii())
+    }
+
+    /// What a guard found out about the client: the claims of its token.
+    pub fn claims(&self) -> Option<&'a Claims> {
+        self.claims
+    }
+
+    /// Who asks: the client, when a proxy that is listed told of it.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -131,11 +173,32 @@ pub struct Upgrade<S> {
 }
 
 /// What a refused client gets.
-#[derive(Clone, Debug)]
-pub(super) struct Refusal {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: String,
+}
+
+impl Refusal {
+    /// An HTTP status (400..=599, else it is 403) and, in one line, why.
+    pub fn new(status: u16, what: &str) -> Self {
+        let status = if (400..=599).contains(&status) { status } else { 403 };
+        Refusal { status, headers: Vec::new(), body: format!("{status}: {what}\n") }
+    }
+
+    /// Adds a header to the response.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+}
+
+impl<S> From<Refusal> for Upgrade<S> {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { status, headers, body } = refusal;
+        Upgrade { answer: Err(Refusal { status, headers: Vec::new(), body }), protocol: None, headers }
+    }
 }
 
 impl<S> Upgrade<S> {
@@ -172,6 +235,8 @@ impl<S> Upgrade<S> {
 pub struct Connect {
     /// Where the server is.
     pub remote: SocketAddr,
+    /// Which address of ours it comes from; `None` for the one on the way there.
+    pub source: Option<IpAddr>,
     /// The `Host` header: host, with the port when it is not 80.
     pub host: String,
     /// Path and query.
@@ -198,7 +263,8 @@ impl Connect {
             remote.to_string()
         };
         let target = target.into();
-        Connect { remote, host, target, protocols: Vec::new(), headers: Vec::new(), tls: None, token: 0 }
+        let (protocols, headers) = (Vec::new(), Vec::new());
+        Connect { remote, source: None, host, target, protocols, headers, tls: None, token: 0 }
     }
 }
 
@@ -241,6 +307,10 @@ pub enum Cause {
     MemoryShort,
     /// Nothing came for [`Deadlines::idle`](super::Deadlines::idle).
     Idle,
+    /// It was open for [`Deadlines::lifetime`](super::Deadlines::lifetime).
+    Lifetime,
+    /// The client sent faster than [`RateLimits`](super::RateLimits) allow.
+    RateLimit,
     /// Nothing came within [`Deadlines::pong`](super::Deadlines::pong) of our ping.
     PongMissing,
     /// The worker is drained.

@@ -22,6 +22,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+/// How often a worker is told the wall clock, which may have been set.
+const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// A server: workers on ports, one thread each.
 ///
 /// ```no_run
@@ -414,8 +417,15 @@ fn run<P: Port, H: Handler>(
 ) -> Result<(), LaunchError> {
     let mut busy_at = clock.now();
     let mut lease = None;
+    let mut told_time_at = None;
     loop {
         let now = clock.now();
+        if told_time_at.is_none_or(|at| now >= at + WALL_CLOCK_INTERVAL) {
+            told_time_at = Some(now);
+            if let Ok(unix) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+                worker.set_unix_time(now, unix);
+            }
+        }
         let progress = worker.poll(now);
         if worker.stack().lease() != lease {
             lease = worker.stack().lease();

@@ -6,6 +6,7 @@ use super::conn::{Compress, PublishOutcome, SendOutcome};
 use super::handler::{Cause, Connect};
 use super::mailbox::{Command, Crew, Mailbox, SharedMessage};
 use super::outbound::{CONTROL_BYTES_MAX, OutFrame};
+use super::peers::Peers;
 use super::session::{Closing, Phase, Session};
 use super::stats::WorkerStats;
 use super::topics::{SubscribeError, Topics};
@@ -60,6 +61,7 @@ pub(super) struct Local<S> {
     /// Connections to open after the callback.
     pub(super) connects: VecDeque<Connect>,
     pub(super) draining: bool,
+    pub(super) peers: Peers,
 }
 
 impl<S> Local<S> {
@@ -71,8 +73,9 @@ impl<S> Local<S> {
         now: Instant,
     ) -> Self {
         let mut rng = ChaCha20Rng::from_seed(secret);
-        let mut topics_key = [0; 16];
+        let (mut topics_key, mut peers_key) = ([0; 16], [0; 16]);
         rng.fill_bytes(&mut topics_key);
+        rng.fill_bytes(&mut peers_key);
         Local {
             now,
             worker,
@@ -89,6 +92,7 @@ impl<S> Local<S> {
             attention: Vec::new(),
             connects: VecDeque::new(),
             draining: false,
+            peers: Peers::new(config.limits.connections_per_peer_max, peers_key),
         }
     }
 
@@ -113,7 +117,7 @@ impl<S> Local<S> {
     pub(super) fn may_read(&self, index: u32) -> bool {
         match self.sessions.get(index as usize) {
             Some(Some(session)) => {
-                session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water
+                session.outbound.waiting_bytes() <= self.limits.overflow_bytes_high_water && !session.paused
                     || session.role == Role::Client
                     || session.phase > Phase::Open
             }

@@ -10,13 +10,15 @@
 //! | `session`, `outbound`, `local` | what is kept of a connection; its frames on their way out; what callbacks touch |
 //! | `secure` | TLS between the rings and all of the above, for `wss://` |
 //! | `compression` | messages on their way out that are compressed |
-//! | `opening` | the opening handshake of both roles, and plain HTTP beside it |
+//! | `opening`, [`guards`], `proxied` | the opening handshake of both roles, and plain HTTP beside it; who may; clients behind a proxy |
+//! | `rates`, `peers` | how fast one connection may send; how many connections one peer may have |
 //! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `exception` | frames for nobody, to the kernel and back |
 //! | `config`, `stats` | limits and deadlines; counters |
 //! | `launch`, `told` | threads, clock and signals; what is logged of them |
+//! | `backoff` | waits before a connection is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
@@ -26,11 +28,13 @@
 //! * Bytes reach a send ring in the order in which their messages were accepted; a message is accepted whole or not.
 //! * Memory beyond the rings is counted in [`WorkerStats::memory_bytes`] and bounded by [`Limits::memory_bytes_max`].
 
+mod backoff;
 mod compression;
 mod config;
 mod conn;
 mod drain;
 mod exception;
+pub mod guards;
 mod handle;
 mod handler;
 mod launch;
@@ -38,7 +42,10 @@ mod local;
 mod mailbox;
 mod opening;
 mod outbound;
+mod peers;
 mod placement;
+mod proxied;
+mod rates;
 mod read;
 mod reload;
 mod secure;
@@ -50,10 +57,13 @@ mod told;
 mod topics;
 mod worker;
 
-pub use config::{Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, SlowReader, Steering};
+pub use backoff::Backoff;
+pub use config::{
+    Burst, ConfigError, Deadlines, EngineConfig, Idle, Limits, RateLimits, RatePolicy, SlowReader, Steering,
+};
 pub use conn::{Compress, Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
-pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Request, Upgrade};
+pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Refusal, Request, Upgrade};
 pub use launch::{Client, LaunchError, Running, Server};
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};

@@ -1,8 +1,10 @@
 //! The opening handshake and plain HTTP, both ends: what is decided from one request or response head.
 
 use super::config::EngineConfig;
+use super::guards::{Guard, Origins};
 use super::handler::{Connect, Handler, Refusal, Request, Upgrade};
 use crate::http::{RequestHead, Routes, write_plain};
+use crate::time::{Duration, Instant};
 use crate::tls::Agreed;
 use crate::ws::deflate::{self, Agreement, DeflateConfig};
 use crate::ws::handshake::{
@@ -14,9 +16,21 @@ use std::sync::Arc;
 /// What a server's answers depend on beside the request.
 pub(super) struct Site {
     routes: Arc<Routes>,
-    allowed_origins: Vec<String>,
+    origins: Origins,
+    guards: Vec<Arc<dyn Guard>>,
     /// Compression to agree to, or to offer.
     pub(super) deflate: Option<DeflateConfig>,
+    /// Time since 1970 at an instant of the worker's.
+    pub(super) unix: Option<(Instant, Duration)>,
+}
+
+/// Who asks, whom, over what, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) tls: Option<&'a Agreed>,
+    pub(super) now: Instant,
 }
 
 /// What became of a request.
@@ -34,7 +48,9 @@ impl Site {
     pub(super) fn new(config: &EngineConfig) -> Self {
         Site {
             routes: config.routes.clone(),
-            allowed_origins: config.allowed_origins.clone(),
+            origins: config.origins.clone(),
+            guards: config.guards.clone(),
+            unix: None,
             deflate: config.deflate,
         }
     }
@@ -44,15 +60,15 @@ impl Site {
         &self,
         handler: &mut H,
         head: &RequestHead<'_, '_>,
-        [peer, local]: [SocketAddr; 2],
-        tls: Option<&Agreed>,
+        asked: Asked<'_>,
         out: &mut Vec<u8>,
     ) -> Answered<H::Session> {
         if !handshake::wants_websocket(head.headers) || !self.routes.takes_upgrade(head.path) {
             self.routes.respond(head, out);
             return Answered::Http { keep_alive: head.keep_alive };
         }
-        match self.upgrade(handler, &Request { head, peer, local, tls }, out) {
+        let Asked { peer, local, tls, now } = asked;
+        match self.upgrade(handler, Request { head, peer, local, tls, claims: None }, now, out) {
             Ok((session, deflate)) => Answered::Upgraded(session, deflate),
             Err(Refusal { status, headers, body }) => {
                 write_plain(out, status, &headers, &body, false);
@@ -69,7 +85,8 @@ impl Site {
     fn upgrade<H: Handler>(
         &self,
         handler: &mut H,
-        request: &Request<'_>,
+        request: Request<'_>,
+        now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<(H::Session, Option<Agreement>), Refusal> {
         let head = request.head;
@@ -79,10 +96,19 @@ impl Site {
             // What follows the head must be frames: a body would be taken for them, or they for a body.
             return Err(Refusal::new(400, "an upgrade request must not have a body"));
         }
-        if !self.origin_is_allowed(head) {
+        let origins = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Origin"));
+        // RFC 6455 section 10.2.
+        if !self.origins.allow(origins.map(|header| header.value), head.host) {
             return Err(Refusal::new(403, "this origin may not open a WebSocket here"));
         }
-        let Upgrade { answer, protocol, headers } = handler.on_upgrade(request);
+        let unix = self.unix.map(|(at, unix)| unix + (now - at));
+        let mut claims = None;
+        for guard in &self.guards {
+            let seen = Request { claims: claims.as_ref(), ..request };
+            claims = guard.check(&seen, unix)?.or(claims);
+        }
+        let request = Request { claims: claims.as_ref(), ..request };
+        let Upgrade { answer, protocol, headers } = handler.on_upgrade(&request);
         let session = answer.map_err(|refusal| Refusal { headers: headers.clone(), ..refusal })?;
         if let Some(chosen) = &protocol
             && !handshake::offered_protocols(head.headers).any(|offered| offered == chosen)
@@ -96,22 +122,6 @@ impl Site {
         handshake::write_accept(out, checked.key, protocol.as_deref(), extensions.as_deref(), &headers)
             .map_err(|_| Refusal::new(500, "the application's answer cannot be sent"))?;
         Ok((session, agreed))
-    }
-
-    /// RFC 6455 section 10.2. A browser sends exactly one `Origin`; whoever is no browser need not send any.
-    fn origin_is_allowed(&self, head: &RequestHead<'_, '_>) -> bool {
-        let mut origins = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Origin"));
-        match (origins.next(), origins.next()) {
-            (None, _) => true,
-            (Some(_), Some(_)) => false,
-            (Some(origin), None) => {
-                self.allowed_origins.is_empty()
-                    || self
-                        .allowed_origins
-                        .iter()
-                        .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.value))
-            }
-        }
     }
 }
 
@@ -132,10 +142,6 @@ pub(super) fn answer_timeout(out: &mut Vec<u8>) {
 }
 
 impl Refusal {
-    fn new(status: u16, what: &str) -> Self {
-        Refusal { status, headers: Vec::new(), body: format!("{status}: {what}\n") }
-    }
-
     fn of_handshake(error: &HandshakeError) -> Self {
         let mut refusal = Refusal::new(error.status(), &error.to_string());
         if refusal.status == 426 {

@@ -2,7 +2,8 @@
 
 use super::conn::Conn;
 use super::handler::{Cause, Closed, Handler};
-use super::opening::{self, Answered, Response, ends_head};
+use super::opening::{self, Answered, Asked, Response, ends_head};
+use super::rates::Verdict;
 use super::serve::{conclude, lend};
 use super::session::{Inbound, Phase};
 use super::worker::Worker;
@@ -44,7 +45,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
             match self.inbound.get(id.index as usize) {
                 Some(Inbound::Head { .. }) => self.read_head(id, &mut share),
                 Some(Inbound::Response(_)) => self.read_response(id, &mut share),
-                Some(Inbound::Frames { .. }) => self.read_frames(id, &mut share),
+                Some(Inbound::Frames { .. }) => {
+                    self.read_frames(id, &mut share);
+                    self.police(id, before - share.bytes);
+                }
+                Some(Inbound::Proxy(_)) => share.bytes = share.bytes.saturating_sub(self.read_proxy(id)),
                 Some(Inbound::Idle) | None => self.discard(id, &mut share),
             }
             self.bytes_left = self.bytes_left.saturating_sub(before - share.bytes);
@@ -108,6 +113,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
+    /// Counts what was read, for the limit on bytes.
+    fn police(&mut self, id: ConnId, bytes: usize) {
+        if self.local.police_bytes(id.index, bytes) == Verdict::Close
+            && let Some(mut conn) = lend::<H>(&mut self.stack, &mut self.local, id)
+        {
+            conn.close_for_rate();
+        }
+    }
+
     fn violated(&mut self, id: ConnId, error: ProtocolError) {
         self.local.stats.protocol_errors += 1;
         self.fail(id, error.close_code(), &error.to_string(), Cause::Protocol(error));
@@ -146,6 +160,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// A request head, and the body that may follow it.
     fn read_head(&mut self, id: ConnId, share: &mut Share) {
         let (Some(peer), Some(ours)) = (self.stack.peer(id), self.stack.local(id)) else { return };
+        let peer = self.local.told_peer(id.index).unwrap_or(peer);
+        let now = self.local.now;
         let Worker { stack, inbound, local, handler, site, scratch, .. } = self;
         let Some(Inbound::Head { buffer, body_bytes }) = inbound.get_mut(id.index as usize) else { return };
         let mut input = local.take_input(id.index);
@@ -184,7 +200,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
                         opening::answer_busy(scratch);
                         return (used, (used, HeadStep::Busy));
                     }
-                    let step = match site.answer(handler, &head, [peer, ours], tls, scratch) {
+                    let asked = Asked { peer, local: ours, tls, now };
+                    let step = match site.answer(handler, &head, asked, scratch) {
                         Answered::Http { keep_alive } => HeadStep::Answered { keep_alive, body_bytes },
                         Answered::Upgraded(user, deflate) => HeadStep::Upgraded(user, deflate),
                     };
@@ -275,6 +292,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 history: agreed.receive.history().map(Box::new),
             },
         };
+        self.local.begin_terms(id.index);
         self.local.stats.open += 1;
         self.local.stats.opened += 1;
         if let Some(mut conn) = lend(&mut self.stack, &mut self.local, id) {
@@ -295,8 +313,19 @@ impl<P: Port, H: Handler> Worker<P, H> {
 fn deliver<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, event: Event<'_>) -> bool {
     let Some(session) = conn.local.session(conn.id) else { return true };
     let open = session.phase == Phase::Open;
+    if open && matches!(event, Event::Ping(_) | Event::Pong(_)) && conn.police_control() {
+        return false;
+    }
     match event {
         Event::Message(message) if open => {
+            match conn.local.police_message(conn.id.index, message.as_bytes().len()) {
+                Verdict::Deliver => {}
+                Verdict::Drop => return false,
+                Verdict::Close => {
+                    conn.close_for_rate();
+                    return false;
+                }
+            }
             let stats = &mut conn.local.stats;
             stats.messages_in += 1;
             stats.message_bytes_in += message.as_bytes().len() as u64;
@@ -329,5 +358,22 @@ fn conclude_handshake<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, close
             conn.local.push_close(conn.id.index, &mut conn.half, code, reason);
             conclude(handler, conn, &Closed { code, reason, clean: true, cause: Cause::Peer }, finish);
         }
+    }
+}
+
+impl<H: Handler> Conn<'_, H> {
+    /// The client sends too fast, and the policy is to close.
+    fn close_for_rate(&mut self) {
+        let (code, reason) = (CloseCode::POLICY, "too fast");
+        self.local.start_close(self.id.index, &mut self.half, code, reason, Cause::RateLimit);
+    }
+
+    /// Counts a control frame of the peer's; `true` when it was one too many, and the connection closes.
+    fn police_control(&mut self) -> bool {
+        let too_many = self.local.police_control(self.id.index) == Verdict::Close;
+        if too_many {
+            self.close_for_rate();
+        }
+        too_many
     }
 }

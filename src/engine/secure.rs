@@ -242,7 +242,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Whether there is something to read. For TLS that means: opens records until there is.
     pub(super) fn has_input(&mut self, id: ConnId) -> bool {
         let plain = self.local.secure(id.index).is_none();
-        if plain || matches!(self.inbound.get(id.index as usize), Some(Inbound::Idle) | None) {
+        if plain
+            || matches!(self.inbound.get(id.index as usize), Some(Inbound::Idle | Inbound::Proxy(_)) | None)
+        {
             return self.stack.received_bytes(id) > 0;
         }
         self.open_records(id)

@@ -28,6 +28,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             if self.local.session(id).is_none() {
                 self.admit(id);
             }
+            self.local.resume(id.index);
             self.send_request_if_connected(id);
             self.flush(id);
         }
@@ -61,7 +62,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let opened = match (self.local.draining, full) {
             (true, _) => Err(ConnectFailure::Drain),
             (false, true) => Err(ConnectError::Full.into()),
-            (false, false) => self.stack.connect(connect.remote).map_err(ConnectFailure::Connect),
+            (false, false) => {
+                let opened = match connect.source {
+                    None => self.stack.connect(connect.remote),
+                    Some(source) => self.stack.connect_from(source, connect.remote),
+                };
+                opened.map_err(ConnectFailure::Connect)
+            }
         };
         match opened {
             Ok(id) => {
@@ -99,15 +106,19 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let deadline = self.local.now + self.local.deadlines.handshake;
         let mut session = Session::new(id, Role::Server, Phase::Head, self.local.now, deadline);
         session.over_limit = self.local.stats.sessions >= self.local.limits.connections_max as u64;
+        let proxied = self.is_from_a_proxy(id);
+        let inbound = if proxied { Inbound::Proxy(Vec::new()) } else { Inbound::AWAITS_HEAD };
         let over_limit = session.over_limit;
         let secure = self.accept_secure(id);
         let refused = secure.is_some() && over_limit || matches!(secure, Some(Err(_)));
         session.outbound.secure = secure.and_then(Result::ok);
-        self.insert(session, Inbound::Head { buffer: Vec::new(), body_bytes: 0 });
+        self.insert(session, inbound);
         if refused {
             // A polite refusal would cost a whole handshake.
             self.local.stats.refused_busy += 1;
             self.linger(id);
+        } else if !proxied {
+            self.count_peer(id);
         }
     }
 
@@ -128,6 +139,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.local.session(id).is_none() {
             return;
         }
+        self.uncount_peer(id);
         self.end_secure(id);
         self.local.unsubscribe_all(id.index);
         self.local.account_in(id.index, 0);
@@ -213,6 +225,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Does what a deadline that has passed asks for.
     fn check_deadlines(&mut self, id: ConnId) {
         let (now, deadlines) = (self.local.now, self.local.deadlines);
+        let expires_at = self.local.expires_at(id.index);
         let Some(session) = self.local.session(id) else { return };
         let overdue = now >= session.phase_deadline;
         match session.phase {
@@ -226,6 +239,16 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 }
                 self.linger(id);
             }
+            Phase::Open if now >= expires_at => {
+                self.start_close(
+                    id,
+                    CloseCode::GOING_AWAY,
+                    "open for as long as is allowed",
+                    Cause::Lifetime,
+                );
+            }
+            // It is not read from, so its silence is ours.
+            Phase::Open if session.paused => {}
             Phase::Open if session.pinged && overdue => {
                 self.start_close(id, CloseCode::INTERNAL, "no answer to a ping", Cause::PongMissing);
             }
@@ -389,8 +412,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Tells the stack the session's next deadline, if it must know of an earlier one.
     fn arm(&mut self, id: ConnId) {
         let (now, deadlines) = (self.local.now, self.local.deadlines);
+        let expires_at = self.local.expires_at(id.index);
+        let resumes_at = self.local.resumes_at(id.index).unwrap_or(Instant::FAR_FUTURE);
         let Some(session) = self.local.session(id) else { return };
         let deadline = match session.phase {
+            Phase::Open if session.paused => resumes_at.min(expires_at),
             Phase::Open => {
                 let idle = deadlines.idle.map(|idle| session.received_at + idle);
                 let ping = if session.pinged {
@@ -398,7 +424,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 } else {
                     deadlines.ping.map(|ping| session.received_at + ping)
                 };
-                idle.into_iter().chain(ping).min().unwrap_or(Instant::FAR_FUTURE)
+                idle.into_iter().chain(ping).min().unwrap_or(Instant::FAR_FUTURE).min(expires_at)
             }
             _ => session.phase_deadline,
         };

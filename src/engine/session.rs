@@ -3,6 +3,7 @@
 use super::handler::Cause;
 use super::opening::ClientHandshake;
 use super::outbound::Outbound;
+use super::rates::{Bucket, Terms};
 use super::topics::Subscription;
 use crate::stack::ConnId;
 use crate::time::Instant;
@@ -33,6 +34,10 @@ pub(super) struct Session<S> {
     pub(super) role: Role,
     /// Accepted over the limit of connections: its request gets a 503.
     pub(super) over_limit: bool,
+    /// It has sent too fast and is not read from for a while.
+    pub(super) paused: bool,
+    /// It counts among its peer's connections.
+    pub(super) counted: bool,
     /// A ping of ours is unanswered: nothing at all came since.
     pub(super) pinged: bool,
     /// Lingering: FIN goes out when everything is flushed (a client lets the server go first, RFC 6455
@@ -46,6 +51,10 @@ pub(super) struct Session<S> {
     pub(super) phase_deadline: Instant,
     /// The deadline that the stack knows; at or before the true one.
     pub(super) armed: Instant,
+    /// Pings and pongs that came.
+    pub(super) control: Bucket,
+    /// Its bytes and messages are counted, its age is limited, or its client is behind a proxy.
+    pub(super) terms: Option<Box<Terms>>,
     pub(super) outbound: Outbound,
     /// How messages to the peer may be compressed, where that was negotiated.
     pub(super) deflate: Option<Box<Outgoing>>,
@@ -82,12 +91,16 @@ impl<S: Default> Session<S> {
             phase,
             role,
             over_limit: false,
+            paused: false,
+            counted: false,
             pinged: false,
             finish_when_flushed: false,
             finished: false,
             received_at: now,
             phase_deadline,
             armed: Instant::FAR_FUTURE,
+            control: Bucket::new(now),
+            terms: None,
             outbound: Outbound::default(),
             deflate: None,
             heap_in: 0,
@@ -105,6 +118,7 @@ impl<S> Session<S> {
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
         self.phase == Phase::Open
             && self.outbound.waiting_bytes() == 0
+            && !self.paused
             && !self.outbound.is_closed_by_peer()
             && now < self.armed
     }
@@ -116,6 +130,8 @@ pub(super) enum Inbound {
     /// No connection, or nothing is read from it any more.
     #[default]
     Idle,
+    /// Server: what a proxy says of its client, collected here when it comes in pieces.
+    Proxy(Vec<u8>),
     /// Server: a request head, collected here when it comes in pieces.
     Head {
         /// What came so far, when it was not whole.
@@ -135,10 +151,14 @@ pub(super) enum Inbound {
 }
 
 impl Inbound {
+    /// Nothing of a request has come yet.
+    pub(super) const AWAITS_HEAD: Inbound = Inbound::Head { buffer: Vec::new(), body_bytes: 0 };
+
     /// Heap held, bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Inbound::Idle => 0,
+            Inbound::Proxy(buffer) => buffer.capacity(),
             Inbound::Head { buffer, .. } => buffer.capacity(),
             Inbound::Response(handshake) => handshake.heap_bytes(),
             Inbound::Frames { decoder, history } => {

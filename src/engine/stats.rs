@@ -42,6 +42,10 @@ pub struct WorkerStats {
     pub http_requests: u64,
     /// Requests answered with 503: too many connections, too little memory, or a drain.
     pub refused_busy: u64,
+    /// Connections reset because their peer had as many as it may.
+    pub refused_peer: u64,
+    /// Connections from a proxy that did not begin with a PROXY header.
+    pub refused_proxy: u64,
     /// Outgoing connections that came to nothing.
     pub connects_failed: u64,
 
@@ -73,6 +77,8 @@ pub struct WorkerStats {
 
     /// Messages dropped because their connection had too much waiting.
     pub dropped_slow_reader: u64,
+    /// Messages dropped because their connection sent too fast.
+    pub dropped_rate: u64,
     /// Messages dropped because the worker's memory was used up.
     pub dropped_memory: u64,
     /// Messages from the mailbox for connections that were closed by then.

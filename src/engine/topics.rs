@@ -69,9 +69,9 @@ struct Topic {
     subscribers: Vec<Subscriber>,
 }
 
-/// Names come from peers: the hash is keyed, so that nobody can aim for collisions.
-struct KeyedHash {
-    key: [u8; 16],
+/// What is hashed comes from peers: the hash is keyed, so that nobody can aim for collisions.
+pub(super) struct KeyedHash {
+    pub(super) key: [u8; 16],
 }
 
 impl BuildHasher for KeyedHash {

@@ -15,7 +15,7 @@ use super::stats::{WorkerReport, WorkerStats};
 use super::steering::Links;
 use crate::port::wire::WireError;
 use crate::port::{Frame, MTU_MAX, Port, PortInfo};
-use crate::stack::{ConnId, Lease, Onward, Share, Stack, StackError, TxQueue};
+use crate::stack::{Cidr, ConnId, Lease, Onward, Share, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
 use crate::tls::ServerTls;
 use crate::ws::deflate::Inflater;
@@ -46,6 +46,8 @@ pub struct Worker<P: Port, H: Handler> {
     pub(super) inflater: Inflater,
     pub(super) local: Local<H::Session>,
     pub(super) site: Site,
+    /// Networks of proxies.
+    pub(super) proxies: Vec<Cidr>,
     pub(super) burst: Burst,
     placement: Placement,
     kernel: Option<Box<dyn Kernel>>,
@@ -205,6 +207,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             inflater: Inflater::default(),
             local: Local::new(config, index, crew, local_secret, now),
             site: Site::new(config),
+            proxies: config.proxies.clone(),
             burst: config.burst,
             placement,
             kernel: exit,
@@ -248,6 +251,12 @@ impl<P: Port, H: Handler> Worker<P, H> {
         work += self.tx.flush(&mut self.port);
         self.local.stats.hand_over_dropped += self.links.flush();
         self.progress(work > 0)
+    }
+
+    /// Tells what the time since 1970 is at an instant of this worker's; what passes from there on it knows itself.
+    /// The launcher says so again and again, as wall clocks are set. Guards need it for tokens that expire.
+    pub fn set_unix_time(&mut self, now: Instant, unix: Duration) {
+        self.site.unix = Some((now, unix));
     }
 
     /// This worker's index.

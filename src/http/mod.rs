@@ -1,6 +1,7 @@
 //! HTTP/1.1 as far as a WebSocket server needs it: the request head, routes, static answers. Sans-IO.
 //!
-//! A connection that has not been upgraded is served like this:
+//! A connection from a proxy that says for whom it speaks begins with what [`parse_proxy_header`] reads. One that has
+//! not been upgraded is served like this:
 //!
 //! 1. [`parse_head`] over what has arrived, until it gives a head or an error;
 //! 2. an error is answered with [`Routes::respond_error`], then the connection closes;
@@ -13,11 +14,13 @@
 //! section 6.6.1: a server without a clock must not send it, and no layer below the launcher has one).
 
 pub mod head;
+pub mod proxy;
 pub mod routes;
 
 mod response;
 mod target;
 
 pub use head::{BODY_BYTES_MAX, HEADERS_MAX, HeadError, RequestHead, parse_head};
+pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyError, ProxyHeader, parse_proxy_header};
 pub use response::write_plain;
 pub use routes::{Answer, Routes};

@@ -13,6 +13,20 @@ pub struct Cidr {
     pub prefix: u8,
 }
 
+impl Cidr {
+    /// Whether an address lies in the network.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        // An array of the address's bits from the highest, so that both families are compared alike.
+        let bits = |addr: IpAddr| match addr {
+            IpAddr::V4(addr) => (u128::from(addr.to_bits()) << 96, 32),
+            IpAddr::V6(addr) => (addr.to_bits(), 128),
+        };
+        let ((ours, length), (theirs, their_length)) = (bits(self.addr), bits(addr));
+        let differing = (ours ^ theirs).leading_zeros();
+        length == their_length && differing >= u32::from(self.prefix)
+    }
+}
+
 impl core::str::FromStr for Cidr {
     type Err = String;
 

@@ -233,7 +233,7 @@ pub enum ConnectError {
     /// Every ephemeral port towards that address is in use.
     #[error("no local port is free towards that address")]
     NoPort,
-    /// No local address of the remote's family, or no route.
+    /// No local address of the remote's family, or no route; or the address to come from is not ours.
     #[error("no local address or route for that destination")]
     NoRoute,
 }
@@ -351,6 +351,18 @@ impl Stack {
     /// See [`ConnectError`].
     pub fn connect(&mut self, remote: SocketAddr) -> Result<ConnId, ConnectError> {
         let source = self.nets.source_for(remote.ip()).ok_or(ConnectError::NoRoute)?;
+        self.connect_from(source, remote)
+    }
+
+    /// Opens a connection from one of our addresses.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub fn connect_from(&mut self, source: IpAddr, remote: SocketAddr) -> Result<ConnId, ConnectError> {
+        let fits = self.nets.owns(source) && source.is_ipv4() == remote.is_ipv4();
+        if !fits || self.nets.next_hop(remote.ip()).is_none() {
+            return Err(ConnectError::NoRoute);
+        }
         let (flows, time_wait, now) = (&self.flows, &self.time_wait, self.now);
         let share = &self.share;
         let is_free = |flow: &FlowKey| {

@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 
+from backends import BACKENDS, HOST_ADDRESSES, Failure, run
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests" / "e2e"
 CACHE = ROOT / "target" / "e2e"
@@ -19,17 +21,12 @@ CLIENTS = ROOT / "target" / "clients" / "release"
 
 SERVER_IP = {"ipv4": "10.73.0.2", "ipv6": "fd73::2"}
 SERVER_ADDRESSES = "10.73.0.2/24,fd73::2/64"
-HOST_ADDRESSES = "10.73.0.1/24,fd73::1/64"
 
 
 def url(family, scheme="ws", path="/ws"):
     """The server's URL over `ipv4` or `ipv6`."""
     address = SERVER_IP[family]
     return f"{scheme}://[{address}]{path}" if family == "ipv6" else f"{scheme}://{address}{path}"
-
-
-class Failure(Exception):
-    """A case failed; the text says what was expected and what came."""
 
 
 class Namespace:
@@ -40,12 +37,21 @@ class Namespace:
     def __enter__(self):
         Namespace.count += 1
         self.name = f"unsocket-e2e-{os.getpid()}-{Namespace.count}"
+        self.neighbour = None
         run("ip", "netns", "add", self.name)
         run("ip", "-n", self.name, "link", "set", "lo", "up")
         return self
 
     def __exit__(self, *_):
+        if self.neighbour:
+            self.neighbour.__exit__()
         subprocess.run(["ip", "netns", "delete", self.name], check=False, timeout=20)
+
+    def beside(self):
+        """A second namespace, made when it is first asked for and gone with this one."""
+        if not self.neighbour:
+            self.neighbour = Namespace().__enter__()
+        return self.neighbour
 
     def inside(self, *command):
         """The command line that runs `command` inside."""
@@ -81,18 +87,11 @@ class Namespace:
         return found.returncode == 0
 
 
-def run(*command):
-    """Runs a command that must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    if done.returncode != 0:
-        raise Failure(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
-    return done.stdout
-
-
 class Server:
     """One `unsocket serve` process; it is killed when the `with` block ends, if it still runs then."""
 
     count = 0
+    backend = BACKENDS["tap"]  # what carries the frames, for all servers of a run
 
     def __init__(
         self,
@@ -109,25 +108,31 @@ class Server:
         self.namespace = namespace
         self.log_path = CACHE / "logs" / f"serve-{Server.count}.log"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.host_addresses = host_addresses
+        self.workers = self.option(options, "--workers", 1)
+        self.backend.prepare(self)
         self.command = [
             str(binary),
             "serve",
-            *("--port", f"tap:{self.tap}"),
+            *self.backend.options(self),
             *(("--ip", addresses) if addresses else ()),
-            *("--host-ip", host_addresses),
-            *("--netns", namespace.name),
             *("--listen", "80"),
             *("--app", app),
             *map(str, options),
         ]
         self.process = None
 
+    @staticmethod
+    def option(options, name, default):
+        """The number that follows an option, or `default`."""
+        return int(options[options.index(name) + 1]) if name in options else default
+
     def start(self, ready_seconds=20):
         """Starts the process and returns when it has said on `--ready-fd` that it serves."""
         ready, ready_write = os.pipe()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [*self.command, "--ready-fd", str(ready_write)],
+                self.backend.inside(self, [*self.command, "--ready-fd", str(ready_write)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -149,6 +154,7 @@ class Server:
             state = f"exited with {code}" if code is not None else f"was not ready after {ready_seconds} s"
             self.kill()
             raise Failure(f"the server {state}; its log ends: {self.log_tail()}")
+        self.backend.connect(self)
         self.wait_for_addresses()
         return self
 
@@ -170,7 +176,8 @@ class Server:
     def refused(self, seconds=20):
         """Starts a server that must refuse to start; returns its exit code and all it wrote."""
         try:
-            done = subprocess.run(self.command, capture_output=True, text=True, timeout=seconds)
+            command = self.backend.inside(self, self.command)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise Failure(f"expected an error and an exit, but it ran on for {seconds} s: {error.stdout}") from None
         self.log_path.write_text(done.stdout + done.stderr)
@@ -303,6 +310,7 @@ class Report:
     def __init__(self):
         self.passed = 0
         self.failed = []
+        self.meaningless = 0
         self.started = time.monotonic()
 
     def result(self, suite, case, ok, seconds, note=""):
@@ -313,6 +321,11 @@ class Report:
             self.passed += 1
         else:
             self.failed.append((suite, case, note))
+
+    def not_applicable(self, suite, case, reason):
+        """Names a case that means nothing on this run's backend."""
+        print(f"  n/a    {suite:<26} {case:<34}            {reason}", flush=True)
+        self.meaningless += 1
 
     def run(self, suite, case, function, *arguments):
         """Runs a case in this process: it passes by returning (a note, perhaps) and fails by raising."""
@@ -353,7 +366,8 @@ class Report:
     def summary(self):
         """Prints the verdict and returns the exit status."""
         seconds = time.monotonic() - self.started
-        print(f"\n{self.passed} cases passed, {len(self.failed)} failed, in {seconds:.0f} s")
+        meaningless = f", {self.meaningless} not applicable" if self.meaningless else ""
+        print(f"\n{self.passed} cases passed, {len(self.failed)} failed{meaningless}, in {seconds:.0f} s")
         for suite, case, note in self.failed:
             print(f"  FAILED {suite}: {case}: {note}")
         return 1 if self.failed or not self.passed else 0

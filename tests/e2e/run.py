@@ -20,11 +20,12 @@ import dhcp
 import lifecycle
 import networks
 import tls
+from backends import BACKENDS, NOT_APPLICABLE
 from harness import CACHE, CLIENTS, HOST_ADDRESSES, ROOT, SERVER_IP, TESTS
 from harness import Failure, Namespace, Report, Server, both_workers_serve, die, url
 
 INSIDE = TESTS / "inside"
-FAMILIES = ("ipv4", "ipv6")
+FAMILIES = ["ipv4", "ipv6"]  # or the one that --family names
 HOST_IP = dict(zip(FAMILIES, (address.split("/")[0] for address in HOST_ADDRESSES.split(","))))
 SCREENSHOTS = CACHE / "screenshots"
 
@@ -199,8 +200,10 @@ SUITES = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "unsocket")
+    parser.add_argument("--backend", choices=BACKENDS, default="tap", help="what carries the frames [default: tap]")
     parser.add_argument("--full", action="store_true", help="full counts: 10,000 connections")
     parser.add_argument("--only", metavar="SUITE", action="append", choices=SUITES, help="only this suite; repeatable")
+    parser.add_argument("--family", choices=FAMILIES, help="only this family of addresses [default: both]")
     parser.add_argument("--list", action="store_true", help="list the suites and end")
     options = parser.parse_args()
     if options.list:
@@ -212,11 +215,17 @@ def main():
     if not options.binary.exists():
         die(f"{options.binary} does not exist: build it with `cargo build --release`")
     options.binary = options.binary.resolve()
+    Server.backend = BACKENDS[options.backend]
+    if options.family:
+        FAMILIES[:] = [options.family]
     raise_descriptor_limit(12_000 if options.full else 2_048)
     signal.signal(signal.SIGTERM, stop)
     report = Report()
     for name in options.only or SUITES:
         print(f"{name}: {SUITES[name].__doc__}", flush=True)
+        if reason := NOT_APPLICABLE.get((options.backend, name, None)):
+            report.not_applicable(name, "all cases", reason)
+            continue
         try:
             SUITES[name](report, options)
         except Failure as error:

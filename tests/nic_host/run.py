@@ -80,6 +80,8 @@ def check_counters(model, reports, options):
         expect(report["bad_checksum"] == 0, f"{name} dropped {report['bad_checksum']} frames for their checksum")
         if model in STEERING:
             expect(report["rx_frames"] > 0, f"{name}: nothing came on its queue")
+            misplaced = report["misplaced"]
+            expect(misplaced == 0, f"{name} got {misplaced} segments of connections that are another worker's")
     return f"connections by worker {opened}, {messages} messages, every byte right"
 
 

@@ -22,6 +22,7 @@ const SCENARIOS: &[Scenario] = &[
     ("unknown_driver", errors::unknown_driver),
     ("wrong_devargs", errors::wrong_devargs),
     ("mempool_counts", memory::counts),
+    ("packed_mbufs_lie_side_by_side", memory::packed),
     ("mbufs_outlive_their_pool_and_eal", memory::outlive),
     ("mbuf_data_and_length", memory::data),
     ("threads_register_and_free_for_each_other", memory::threads),

@@ -32,6 +32,25 @@ pub(crate) fn counts() {
     assert!(matches!(error, Error::NoMemory { bytes, .. } if bytes > 1 << 35), "{error}");
 }
 
+/// Where a driver takes the pool for one array of mbufs, none may lie elsewhere.
+pub(crate) fn packed() {
+    let eal = Eal::init(&args()).unwrap();
+    let config = MempoolConfig { mbufs: 4096, packed: true, ..MempoolConfig::default() };
+    let pool = Mempool::new(&eal, config).unwrap();
+    let mut burst = VecDeque::new();
+    while pool.alloc_burst(&mut burst, BURST_MAX) == BURST_MAX {}
+    let mut at: Vec<_> = burst.iter().map(|mbuf| mbuf.data().as_ptr() as usize).collect();
+    at.sort_unstable();
+    let distance = at[1] - at[0];
+    assert!((2048 + 128..4096).contains(&distance), "{distance}");
+    assert!(at.len() == 4096 && at.windows(2).all(|two| two[1] - two[0] == distance));
+    drop(burst);
+    assert_eq!(pool.in_use(), 0);
+
+    let config = MempoolConfig { mbufs: 1 << 24, ..config };
+    assert!(matches!(Mempool::new(&eal, config), Err(Error::NoMemory { .. })));
+}
+
 pub(crate) fn outlive() {
     let eal = Eal::init(&args()).unwrap();
     let pool = pool(&eal, 63, 2048);

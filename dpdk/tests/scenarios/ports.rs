@@ -122,9 +122,11 @@ pub(crate) fn capabilities() {
 
     // Mbufs that could not hold a frame of the MTU, on a port that cannot scatter.
     eal.attach(&device("net_null0")).unwrap();
-    let small =
-        Mempool::new(&eal, MempoolConfig { mbufs: 63, cache_mbufs: 0, data_bytes: 512, numa_node: None })
-            .unwrap();
+    let small = Mempool::new(
+        &eal,
+        MempoolConfig { mbufs: 63, cache_mbufs: 0, data_bytes: 512, ..MempoolConfig::default() },
+    )
+    .unwrap();
     let mut null = Port::open(&eal, eal.ports_of(&device("net_null0")).unwrap()[0]).unwrap();
     let error = null.start(&PortConfig::default(), &[small]).unwrap_err();
     assert!(error.to_string().contains("at least 1522"), "{error}");

@@ -29,7 +29,8 @@ pub(crate) fn eal_and_pool(devargs: &str, data_bytes: u16) -> (Eal, Mempool) {
 }
 
 pub(crate) fn pool(eal: &Eal, mbufs: u32, data_bytes: u16) -> Mempool {
-    let config = MempoolConfig { mbufs, cache_mbufs: 64.min(mbufs / 4), data_bytes, numa_node: None };
+    let config =
+        MempoolConfig { mbufs, cache_mbufs: 64.min(mbufs / 4), data_bytes, ..MempoolConfig::default() };
     Mempool::new(eal, config).unwrap_or_else(|error| panic!("{error}"))
 }
 

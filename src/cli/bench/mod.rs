@@ -7,7 +7,7 @@ use super::tls_args::TlsArgs;
 use crate::bench::in_process::{self, Wiring};
 use crate::bench::over_port::{self, Site};
 use crate::bench::report::Faults;
-use crate::bench::{BenchError, Plan, Progress, Report, Stop, Target, kernel};
+use crate::bench::{BenchError, Plan, Progress, Report, Scenario, Stop, Target, kernel};
 use crate::config::{Checksum, Config, Poll};
 use crate::port::tap;
 use crate::stack::CongestionControl;
@@ -59,7 +59,14 @@ pub(super) struct BenchArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Load")]
 struct LoadArgs {
-    /// Connections in all
+    /// What is done: echo (each connection keeps messages on their way) or connect (each is opened, used for --echoes
+    /// messages, closed and opened again; openings are counted and timed)
+    #[arg(long, value_name = "WHICH", default_value = "echo")]
+    scenario: ScenarioName,
+    /// With --scenario connect: messages in the life of a connection, one after the other [default: 1]
+    #[arg(long, value_name = "N")]
+    echoes: Option<u32>,
+    /// Connections in all; with --scenario connect, at a time
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
     connections: u32,
     /// Messages on their way per connection
@@ -72,16 +79,16 @@ struct LoadArgs {
     #[arg(long)]
     text: bool,
     /// How long to measure, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = super::seconds)]
     duration: Duration,
-    /// Stop after this many messages over all connections, not after a duration [default: none]
+    /// Stop after this many messages over all connections (with --scenario connect, so many openings), not after a duration [default: none]
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     messages: Option<u64>,
     /// How long to run before measuring, in seconds [default: 0.5, with --messages 0]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
     warmup: Option<Duration>,
     /// How long a reply, or the opening of a connection, may take before it is an error, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::seconds)]
     timeout: Duration,
     /// Generator threads, the connections divided between them; in one process also as many server threads
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -122,6 +129,15 @@ struct PathArgs {
     /// Delay of every frame in microseconds, each way [default: 0]
     #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=60_000_000))]
     fault_delay_us: Option<u64>,
+}
+
+/// Which scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScenarioName {
+    /// Messages back and forth.
+    Echo,
+    /// Connections that come and go.
+    Connect,
 }
 
 /// Which congestion control.
@@ -196,6 +212,9 @@ impl BenchArgs {
             (Some(target), None) => {
                 self.refuse_device_options(true)?;
                 self.refuse_path_options()?;
+                if plan.scenario != Scenario::Echo {
+                    return Err(BenchError::ScenarioNeedsEngine);
+                }
                 kernel::run(plan, target, self.load.spin, interrupted, observer)
             }
             (None, Some(_)) => Err(BenchError::PortWithoutUrl),
@@ -328,7 +347,20 @@ impl LoadArgs {
         if outstanding > OUTSTANDING_MAX {
             return Err(BenchError::Outstanding { outstanding, limit: OUTSTANDING_MAX });
         }
+        let scenario = match (self.scenario, self.echoes) {
+            (ScenarioName::Echo, None) => Scenario::Echo,
+            (ScenarioName::Connect, echoes) if self.in_flight == 1 => {
+                Scenario::Connect { echoes: echoes.unwrap_or(1) }
+            }
+            (ScenarioName::Echo, Some(_)) => {
+                return Err(BenchError::OptionOfOtherScenario { option: "--echoes", scenario: "echo" });
+            }
+            (ScenarioName::Connect, _) => {
+                return Err(BenchError::OptionOfOtherScenario { option: "--in-flight", scenario: "connect" });
+            }
+        };
         Ok(Plan {
+            scenario,
             connections: self.connections,
             in_flight: self.in_flight,
             size: self.size as usize,
@@ -350,13 +382,4 @@ impl PathArgs {
             Some(Congestion::None) => CongestionControl::None,
         }
     }
-}
-
-/// A number of seconds, with a fraction if wanted.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "wanted a number of seconds, like 5 or 0.5".to_owned())?;
-    if !(0.0..=1e6).contains(&seconds) {
-        return Err("wanted 0 to 1000000 seconds".to_owned());
-    }
-    Ok(Duration::from_secs_f64(seconds))
 }

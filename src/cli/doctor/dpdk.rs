@@ -52,7 +52,7 @@ pub(super) fn drivers(machine: &Machine, purpose: &Purpose, build: &Build) -> Ch
             purpose.dpdk,
             name,
             format!("no folder {abi} with drivers of network devices"),
-            "`apt-get install dpdk`, or where it is installed by hand, `-- -d FOLDER` after the options of serve",
+            "`apt-get install libdpdk-dev`, which brings all drivers; where DPDK is installed by hand, `-- -d FOLDER` after the options of serve",
         ),
     }
 }

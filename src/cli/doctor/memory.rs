@@ -10,10 +10,9 @@ const MEMLOCK_BYTES_MIN: u64 = 64 << 20;
 /// Least free hugepages for one worker: its mempool, rings and EAL's own.
 const HUGEPAGE_BYTES_MIN: u64 = 64 << 20;
 
-/// Hugepages of one size on one node.
+/// Hugepages of one size, on one node or all.
 #[derive(Debug)]
 struct Pool {
-    node: Option<u32>,
     kib: u64,
     total: u64,
     free: u64,
@@ -43,7 +42,7 @@ fn pools(machine: &Machine, node: Option<u32>) -> Vec<Pool> {
     let pool = |name: String| {
         let number = |file: &str| machine.read(&format!("{folder}/{name}/{file}"))?.parse::<u64>().ok();
         let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-        Some(Pool { node, kib, total: number("nr_hugepages")?, free: number("free_hugepages")? })
+        Some(Pool { kib, total: number("nr_hugepages")?, free: number("free_hugepages")? })
     };
     machine.list(&folder).into_iter().filter_map(pool).collect()
 }
@@ -58,7 +57,7 @@ fn of_node(node: Option<u32>, pools: Vec<Pool>, needed: bool) -> Check {
     let reserved: Vec<String> = pools
         .iter()
         .filter(|pool| pool.total > 0)
-        .map(|Pool { kib, total, free, .. }| format!("{free} of {total} x {} free", size(*kib)))
+        .map(|Pool { kib, total, free }| format!("{free} of {total} x {} free", size(*kib)))
         .collect();
     if reserved.is_empty() {
         return lacks(needed, name, format!("{place}none reserved"), &advice);
@@ -72,7 +71,7 @@ fn of_node(node: Option<u32>, pools: Vec<Pool>, needed: bool) -> Check {
 }
 
 fn size(kib: u64) -> String {
-    if kib % (1 << 20) == 0 { format!("{} GiB", kib >> 20) } else { format!("{} MiB", kib >> 10) }
+    if kib.is_multiple_of(1 << 20) { format!("{} GiB", kib >> 20) } else { format!("{} MiB", kib >> 10) }
 }
 
 pub(super) fn memlock(machine: &Machine, purpose: &Purpose) -> Check {

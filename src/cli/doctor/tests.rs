@@ -286,7 +286,7 @@ fn dpdk_and_its_drivers() {
     let fake = Fake::fit("new").built_with(Some("DPDK 23.11.0"));
     expect(&fake, "dpdk-version", Status::Pass, "23.11");
     expect(&fake, "dpdk-drivers", Status::Warn, "pmds-24.0");
-    expect(&fake.for_nic(), "dpdk-drivers", Status::Fail, "apt-get install dpdk");
+    expect(&fake.for_nic(), "dpdk-drivers", Status::Fail, "apt-get install libdpdk-dev");
 }
 
 #[test]

@@ -62,6 +62,23 @@ pub enum DpdkError {
         /// Queue pairs that it gives.
         given: usize,
     },
+    /// Another process has the interface.
+    #[error("{interface} is in use by another unsocket: AF_XDP lets one program have it, end that first")]
+    InterfaceInUse {
+        /// Its name.
+        interface: String,
+    },
+    /// The kernel gives no AF_XDP socket; DPDK does not say why.
+    #[error(
+        "{device}: {source}; an AF_XDP socket needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF, or root, and a queue that no other \
+         program has: `ip -details link show` names the interface's XDP program"
+    )]
+    XdpSocket {
+        /// The device with its arguments.
+        device: String,
+        /// What DPDK said.
+        source: ::dpdk::Error,
+    },
     /// DPDK does not do it; the cause and the way out are in it.
     #[error(transparent)]
     Dpdk(#[from] ::dpdk::Error),

@@ -24,6 +24,7 @@
 //! its queues and reported by the first; frames that can never be received or sent are [`PortStats::rx_errors`] and
 //! [`PortStats::tx_errors`].
 
+mod claim;
 mod config;
 mod error;
 mod open;
@@ -45,6 +46,7 @@ use sleep::Sleep;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex, PoisonError};
 use vlan::Vlan;
 
@@ -109,6 +111,8 @@ pub struct DpdkPort {
     /// All ports' device.
     device: Arc<Mutex<::dpdk::Port>>,
     summary: Arc<Summary>,
+    /// The device's interface is ours, where it can be only one process's.
+    _claim: Option<Arc<UnixDatagram>>,
     eal: Eal,
 }
 

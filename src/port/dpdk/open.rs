@@ -3,7 +3,7 @@
 use super::queues::Queues;
 use super::sleep::Sleep;
 use super::vlan::Vlan;
-use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, stale};
+use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, claim, stale};
 use crate::port::spread::{Hashed, Rss};
 use crate::port::{MTU_MAX, MTU_MIN, PortInfo, PortStats};
 use ::dpdk::{
@@ -119,6 +119,7 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     validate(config)?;
     let config = &DpdkConfig { device: whole_frames(config)?, ..config.clone() };
     stale::remove_socket(&config.device);
+    let claim = claim::interface(&config.device)?.map(Arc::new);
     let eal = match Eal::running() {
         Some(eal) => {
             eal.attach(&config.device)?;
@@ -136,7 +137,8 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
         return Err(DpdkError::MtuOfDevice { device, driver, wanted: config.mtu, max: can.mtu_max.into() });
     }
     let pools = mempools(&eal, config, queues, can.numa_node)?;
-    let (rx, tx) = port.start(&port_config(config, queues, &can), &pools)?;
+    let started = port.start(&port_config(config, queues, &can), &pools);
+    let (rx, tx) = started.map_err(|error| not_started(config, error))?;
     let is_virtual = config.device.bus() == Bus::Virtual;
     // At the other end of a vhost queue there may be nobody: the peer may have fewer.
     let mut divided = Queues::divide(rx, tx, config.workers, is_virtual && !is_memif(config));
@@ -179,9 +181,18 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
         registered: false,
         device: Arc::clone(&device),
         summary: Arc::clone(&summary),
+        _claim: claim.clone(),
         eal: eal.clone(),
     });
     Ok(ports.collect())
+}
+
+/// Why the port does not start, where more can be said than DPDK does.
+fn not_started(config: &DpdkConfig, source: ::dpdk::Error) -> DpdkError {
+    if config.device.name().starts_with("net_af_xdp") {
+        return DpdkError::XdpSocket { device: config.device.to_string(), source };
+    }
+    source.into()
 }
 
 /// Queue pairs to set up.
@@ -278,6 +289,7 @@ fn mempools(
         cache_mbufs: CACHE_MBUFS.min(config.frames / 2),
         data_bytes: data_bytes as u16,
         numa_node,
+        packed: config.device.bus() == Bus::Virtual,
     };
     let pools: Result<Vec<_>, _> = (0..config.workers).map(|_| Mempool::new(eal, pool)).collect();
     Ok(pools?)

@@ -248,3 +248,22 @@ fn configuration_errors_name_the_setting() {
     assert!(make(beside(&["fd00::1/64"])).is_none());
     assert!(matches!(make(beside(&many[..7])), Some(StackError::TooManyAddresses { given: 8, max: 7 })));
 }
+
+#[test]
+fn a_client_comes_from_the_address_it_is_told() {
+    let mut pair =
+        Pair::new(&config(&["10.0.0.1/24", "10.0.0.3/24", "fd00::1/64"]), &config(&["10.0.0.2/24"]));
+    pair.b.stack.listen(80);
+    let remote = "10.0.0.2:80".parse().unwrap();
+    for (source, expected) in
+        [("10.0.0.3", true), ("10.0.0.1", true), ("10.0.0.4", false), ("fd00::1", false)]
+    {
+        let opened = pair.a.stack.connect_from(source.parse().unwrap(), remote);
+        assert_eq!(opened.is_ok(), expected, "{source}: {opened:?}");
+        let Ok(client) = opened else { continue };
+        pair.run(Duration::from_millis(50));
+        assert_eq!(pair.a.stack.status(client), Some(Status::Open), "{source}");
+        let server = pair.b.ready.pop().unwrap();
+        assert_eq!(pair.b.stack.peer(server).unwrap().ip(), source.parse::<std::net::IpAddr>().unwrap());
+    }
+}

@@ -1,0 +1,199 @@
+//! A connection over a device: the engine's own client, one worker in this thread.
+
+use super::ConnectError;
+use super::transport::{Ended, Event, Target, Transport};
+use crate::engine::{
+    Cause, Closed, Conn, ConnRef, Connect, ConnectFailure, ConnectTls, Context, Deadlines, EngineConfig,
+    Handler, NoWake, SendOutcome, Wake, Worker, seats,
+};
+use crate::port::Port;
+use crate::stack::StackConfig;
+use crate::time::{Duration, Instant};
+use crate::ws::{CloseCode, Message};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// How long a worker whose device cannot be waited for polls it before it sleeps a little.
+const SPIN: Duration = Duration::from_micros(200);
+/// Nobody waits at a keyboard for less.
+const DOZE: Duration = Duration::from_micros(200);
+
+/// See the module.
+pub(super) struct EnginePort<P: Port> {
+    worker: Worker<P, Line>,
+    target: Target,
+    /// The address of the target that is next.
+    next_remote: usize,
+    epoch: std::time::Instant,
+    busy_at: Instant,
+    spin: bool,
+}
+
+/// What the handler notes down.
+#[derive(Default)]
+struct Line {
+    conn: Option<ConnRef>,
+    events: VecDeque<Event>,
+    protocol: Option<String>,
+}
+
+impl<P: Port> EnginePort<P> {
+    /// The first of `ports` is used.
+    pub(super) fn new(
+        target: Target,
+        stack: StackConfig,
+        ports: Vec<P>,
+        spin: bool,
+    ) -> Result<Self, ConnectError> {
+        let config = EngineConfig {
+            stack,
+            deadlines: Deadlines {
+                handshake: target.timeout,
+                idle: None,
+                ping: target.ping,
+                pong: target.ping.unwrap_or_default(),
+                tick: None,
+                ..Deadlines::default()
+            },
+            ..EngineConfig::default()
+        };
+        let Some(port) = ports.into_iter().next() else {
+            let cause = std::io::ErrorKind::NotFound.into();
+            return Err(ConnectError::Kernel { what: "the device has no queue", cause });
+        };
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)
+            .map_err(|cause| ConnectError::Kernel { what: "no random bytes", cause: cause.into() })?;
+        let wakers: Vec<Arc<dyn Wake>> = vec![Arc::new(NoWake)];
+        let (_, seats) = seats(&config, port.info().mtu, secret, wakers)?;
+        let Some(seat) = seats.into_iter().next() else { unreachable!("a waker, so a seat") };
+        let worker = Worker::new(&config, seat, port, Line::default(), Instant::ZERO)?;
+        let epoch = std::time::Instant::now();
+        Ok(EnginePort { worker, target, next_remote: 0, epoch, busy_at: Instant::ZERO, spin })
+    }
+
+    fn now(&self) -> Instant {
+        Instant::ZERO + self.epoch.elapsed()
+    }
+
+    fn with_conn(&mut self, f: impl FnOnce(&mut Context<'_, Line>, ConnRef) -> SendOutcome) -> SendOutcome {
+        self.worker.with_context(|line, context| match line.conn {
+            Some(conn) => f(context, conn),
+            None => SendOutcome::Closed,
+        })
+    }
+}
+
+impl<P: Port> Transport for EnginePort<P> {
+    fn open(&mut self) {
+        let Target { url, remotes, protocols, headers, tls, .. } = &self.target;
+        let Some(&remote) = remotes.get(self.next_remote % remotes.len().max(1)) else { return };
+        self.next_remote += 1;
+        let connect = Connect {
+            host: url.authority().to_owned(),
+            protocols: protocols.clone(),
+            headers: headers.clone(),
+            tls: tls.clone().map(|config| ConnectTls { config, server_name: url.host().to_owned() }),
+            ..Connect::new(remote, url.target())
+        };
+        self.worker.with_context(|_, context| context.connect(connect));
+    }
+
+    fn turn(&mut self, also: Option<BorrowedFd<'_>>, at_most: Duration) -> bool {
+        let now = self.now();
+        let progress = self.worker.poll(now);
+        if progress.busy {
+            self.busy_at = now;
+        }
+        let mut wait = Duration::ZERO;
+        let mut asleep = false;
+        let has_events = !self.worker.handler().events.is_empty();
+        if !progress.busy && !self.spin && !has_events && now - self.busy_at >= SPIN {
+            asleep = self.worker.prepare_sleep();
+            if asleep {
+                let due = progress.deadline.map_or(at_most, |deadline| deadline.saturating_since(now));
+                wait = due.min(at_most).min(self.worker.wait_max().unwrap_or(at_most));
+            }
+        }
+        let mut fds: Vec<PollFd<'_>> =
+            also.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        if asleep {
+            let waits = self.worker.wait_fds();
+            if waits.is_empty() {
+                wait = wait.min(DOZE);
+            }
+            fds.extend(waits.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
+        let timeout = Timespec::try_from(wait).unwrap_or_default();
+        let ready = poll(&mut fds, Some(&timeout)).is_ok();
+        ready && also.is_some() && fds.first().is_some_and(|fd| !fd.revents().is_empty())
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        self.worker.handler_mut().events.pop_front()
+    }
+
+    fn send(&mut self, message: Message<'_>) -> SendOutcome {
+        self.with_conn(|context, conn| context.send(conn, message))
+    }
+
+    fn ping(&mut self, payload: &[u8]) {
+        self.with_conn(|context, conn| context.ping(conn, payload));
+    }
+
+    fn close(&mut self, code: CloseCode, reason: &str) {
+        self.with_conn(|context, conn| {
+            context.close(conn, code, reason);
+            SendOutcome::Sent
+        });
+    }
+}
+
+impl Handler for Line {
+    type Session = ();
+
+    fn on_connect(&mut self, _connect: &Connect, protocol: Option<&str>) {
+        self.protocol = protocol.map(str::to_owned);
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        self.conn = Some(conn.id());
+        let tls = conn.tls().map(|agreed| format!("{} {}", agreed.version, agreed.cipher_suite));
+        self.events.push_back(Event::Opened { peer: conn.peer(), protocol: self.protocol.take(), tls });
+    }
+
+    fn on_message(&mut self, _conn: &mut Conn<'_, Self>, message: Message<'_>) {
+        self.events.push_back(match message {
+            Message::Text(text) => Event::Text(text.to_owned()),
+            Message::Binary(bytes) => Event::Binary(bytes.to_vec()),
+        });
+    }
+
+    fn on_pong(&mut self, _conn: &mut Conn<'_, Self>, payload: &[u8]) {
+        self.events.push_back(Event::Pong(payload.to_vec()));
+    }
+
+    fn on_drain(&mut self, _conn: &mut Conn<'_, Self>) {
+        self.events.push_back(Event::Drained);
+    }
+
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, closed: &Closed<'_>) {
+        self.conn = None;
+        let ended = match closed.cause {
+            Cause::Peer | Cause::Local if closed.clean => Ended::closed(closed.code, closed.reason),
+            Cause::Tls(violation) => Ended::Tls(violation.to_string()),
+            Cause::Protocol(error) => Ended::Broke(format!("the server breaks the protocol: {error}")),
+            Cause::PongMissing => Ended::Broke("no answer to a ping".into()),
+            Cause::Truncated => Ended::Broke("it was cut off: no close_notify".into()),
+            Cause::PeerFinished => Ended::Broke("the server ended it without a close frame".into()),
+            cause => Ended::Broke(format!("{cause:?}")),
+        };
+        self.events.push_back(Event::Closed(ended));
+    }
+
+    fn on_connect_failed(&mut self, _context: &mut Context<'_, Self>, _: &Connect, cause: ConnectFailure) {
+        self.events.push_back(Event::Failed(Ended::failed(&cause)));
+    }
+}

@@ -1,0 +1,329 @@
+#!/usr/bin/env python3
+"""`unsocket serve` and `unsocket bench` as two processes that share memory and no kernel: every byte of every echo
+compared, connections that come and go without leaving anything, and what it all costs beside testpmd.
+
+Needs a build with the feature `dpdk`, and no privilege. Memory is ordinary pages, or hugepages with DPDK_MEMORY=huge.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from backends import Dpdk, Failure
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SERVER = "10.73.0.2"
+KINDS = ("memif", "vhost")
+TIME_WAIT_MAX = 65_536  # the default of tcp.time_wait_max
+
+# Payload bytes, connections, messages: each connection sends one at least.
+SMALL = [(1, 1, 100), (125, 100, 400), (65_536, 1_000, 1_000), (1 << 20, 10, 20), (16 << 20, 1, 2)]
+FULL = [
+    (1, 1, 10_000),
+    (1, 1_000, 100_000),
+    (1, 10_000, 200_000),
+    (125, 10_000, 200_000),
+    (65_536, 1, 1_000),
+    (65_536, 1_000, 20_000),
+    (65_536, 10_000, 20_000),
+    (1 << 20, 1, 200),
+    (1 << 20, 1_000, 1_000),
+    (16 << 20, 1, 20),
+    (16 << 20, 60, 60),
+]
+# What the server may hold of unfinished messages: the largest of those, of all connections at once.
+MEMORY_BYTES_MAX = 4 << 30
+# Connections, messages on their way each, payload bytes.
+TABLE = [(1, 1, 20), (100, 16, 20), (1_000, 1, 20), (16, 16, 1_024), (16, 16, 16_384)]
+
+
+class Pair:
+    """A server and the clients that meet it, on a socket that is gone when the `with` block ends."""
+
+    def __init__(self, binary, kind, *options, cores=None):
+        self.binary, self.kind, self.options, self.cores = str(binary), kind, [*options], cores
+        self.folder = tempfile.TemporaryDirectory(prefix="unsocket-pair-")
+        self.socket = f"{self.folder.name}/pair.sock"
+        self.clients = 0
+        self.process = None
+        self.stderr = open(f"{self.folder.name}/serve.log", "wb+")
+
+    def port(self, end):
+        """The devargs of the end that listens or of the one that comes."""
+        if self.kind == "memif":
+            role = "server" if end == "server" else "client"
+            return f"dpdk:net_memif0,role={role},id=0,socket={self.socket},socket-abstract=no"
+        devices = {"server": f"net_vhost0,iface={self.socket}", "client": f"net_virtio_user0,path={self.socket}"}
+        return f"dpdk:{devices[end]}"
+
+    def serve(self, *options):
+        """Starts the server and returns when it serves. What it says about memory comes over EAL's telemetry socket."""
+        command = [self.binary, "serve", "--port", self.port("server"), "--ip", f"{SERVER}/16", *self.options, *options]
+        pinned = ["--cores", str(self.cores[0])] if self.cores else []
+        self.process = subprocess.Popen(
+            [*command, *Dpdk().memory(), *pinned, "--", "--telemetry"],
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            text=True,
+        )
+        line = self.process.stdout.readline()
+        if not line.startswith("ready:"):
+            raise Failure(f"the server did not start: {self.log()}")
+        return self
+
+    def bench(self, *options, seconds=600):
+        """One run of the load generator, from an address of its own; its result."""
+        self.clients += 1
+        # 251 hosts of one network after the other.
+        host = f"10.73.{1 + self.clients // 250}.{1 + self.clients % 250}/16"
+        command = [self.binary, "bench", f"ws://{SERVER}/", "--port", self.port("client"), "--ip", host, "--json", "-"]
+        pinned = ["--cores", str(self.cores[1])] if self.cores else []
+        done = subprocess.run(
+            [*command, *Dpdk().memory(), *self.options, *pinned, *map(str, options)],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        if done.returncode != 0:
+            raise Failure(f"bench {' '.join(map(str, options))}: {done.stdout} {done.stderr[-600:]}")
+        return json.loads(done.stdout)
+
+    def memory(self):
+        """What the server holds: mbufs, bytes and pieces of DPDK's heap, anonymous memory of the process."""
+        runtime = f"/run/user/{os.getuid()}" if os.getuid() else "/run"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as telemetry:
+            telemetry.connect(f"{runtime}/dpdk/unsocket-{self.process.pid}/dpdk_telemetry.v2")
+            telemetry.recv(16_384)
+
+            def ask(command):
+                telemetry.send(command.encode())
+                return next(iter(json.loads(telemetry.recv(16_384)).values()))
+
+            heap = ask("/eal/heap_info,0")
+            rollup = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+            return {
+                "mbufs": sum(ask("/unsocket/mbufs_in_use").values()),
+                "dpdk_heap_bytes": heap["Alloc_size"],
+                "dpdk_heap_pieces": heap["Alloc_count"],
+                "anonymous_bytes": int(re.search(r"^Anonymous:\s+(\d+) kB", rollup, re.M).group(1)) * 1024,
+            }
+
+    def stop(self, number=signal.SIGTERM):
+        """Ends the server; with SIGTERM it must end well."""
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        if code != (0 if number == signal.SIGTERM else -number):
+            raise Failure(f"the server ended with {code}: {self.log()}")
+
+    def log(self):
+        """The end of what the server wrote."""
+        self.stderr.seek(0)
+        return self.stderr.read().decode(errors="replace")[-2000:]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(20)
+        self.stderr.close()
+        self.folder.cleanup()
+
+
+def echo(options):
+    """Every byte of every echo, from 1 B to 16 MiB and from 1 to 10,000 connections."""
+    loads = FULL if options.full else SMALL
+    for kind in KINDS:
+        with Pair(options.binary, kind) as pair:
+            pair.serve("--set", f"limits.memory_bytes_max={MEMORY_BYTES_MAX}")
+            for size, connections, messages in loads:
+                started = time.monotonic()
+                load = ["--size", size, "--connections", connections, "--messages", messages, "--timeout", 300]
+                result = pair.bench(*load)
+                counts = [result[name] for name in ("messages", "errors", "lost", "connections")]
+                if counts != [messages, 0, 0, connections]:
+                    raise Failure(f"{kind}, {load}: {result}")
+                took = time.monotonic() - started
+                print(f"  ok     {kind:<6} {size:>10,} B x {connections:>6,} connections, {messages:>8,} messages {took:7.1f} s", flush=True)
+            pair.stop()
+
+
+def churn(options):
+    """Connections opened and closed: the server's mbufs and heap are back where they were."""
+    count = options.connections or (1_000_000 if options.full else 20_000)
+    with Pair(options.binary, "memif", "--checksum", "trust") as pair:
+        pair.serve("--set", f"tcp.time_wait_max={min(count // 2, TIME_WAIT_MAX)}")
+        load = ["--scenario", "connect", "--connections", 200, "--timeout", 60]
+        # Tables grow to what the load needs and stay so; the largest is that of TIME-WAIT, which holds for a minute.
+        pair.bench(*load, "--messages", min(count, 2 * TIME_WAIT_MAX))
+        before = settled(pair)
+        started = time.monotonic()
+        result = pair.bench(*load, "--messages", count)
+        took = time.monotonic() - started
+        if (result["messages"], result["errors"], result["lost"]) != (count, 0, 0):
+            raise Failure(f"{count:,} connections were to be opened and closed: {result}")
+        after = settled(pair)
+        pair.stop()
+    print(f"  {count:,} connections opened and closed in {took:.1f} s, {result['messages_per_second']:,.0f} a second")
+    for name, value in before.items():
+        print(f"  {name:<18} {value:>12,} before {after[name]:>12,} after")
+    # A worker keeps up to 256 mbufs ready to be filled, as many that wait to be sent, and a few bursts. A page here and
+    # there is touched for the first time.
+    allowed = {"mbufs": 640, "dpdk_heap_bytes": 0, "dpdk_heap_pieces": 0, "anonymous_bytes": 2 << 20}
+    grown = [name for name in before if after[name] - before[name] > allowed[name]]
+    if grown:
+        raise Failure(f"left over after {count:,} connections: {', '.join(grown)}")
+
+
+def settled(pair):
+    """The server's memory once all is quiet. Frames to a client that has gone wait for the next one, which takes them."""
+    pair.bench("--connections", 1, "--messages", 1)
+    previous = None
+    for _ in range(60):
+        time.sleep(1)
+        now = pair.memory()
+        if now == previous:
+            break
+        previous = now
+    return now
+
+
+def measure(options):
+    """Throughput and round trips over shared memory, and testpmd forwarding on the same device as the floor."""
+    runs = {}
+    for round_ in range(options.rounds):
+        for kind in KINDS:
+            with Pair(options.binary, kind, "--checksum", "trust", cores=options.cores) as pair:
+                pair.serve()
+                for connections, in_flight, size in TABLE:
+                    load = ["--connections", connections, "--in-flight", in_flight, "--size", size]
+                    result = pair.bench(*load, "--duration", options.seconds)
+                    runs.setdefault((kind, connections, in_flight, size), []).append(result)
+                pair.stop()
+            runs.setdefault((kind, "testpmd"), []).append(testpmd(kind, options))
+            print(f"  round {round_ + 1} of {options.rounds}: {kind}", file=sys.stderr, flush=True)
+    report = {"machine": result["machine"], "cores": options.cores, "rounds": options.rounds, "rows": []}
+    for kind in KINDS:
+        floor = statistics.median(runs[kind, "testpmd"])
+        report["rows"].append({"device": kind, "what": "testpmd io, 64 B frames, there and back", "per_second": floor})
+        for connections, in_flight, size in TABLE:
+            results = runs[kind, connections, in_flight, size]
+            rates = [run["messages_per_second"] for run in results]
+            report["rows"].append(
+                {
+                    "device": kind,
+                    "what": f"{connections:,} x {in_flight} x {size:,} B",
+                    "per_second": statistics.median(rates),
+                    "spread": [min(rates), max(rates)],
+                    "payload_gbit_per_second": statistics.median(rates) * size * 8 / 1e9,
+                    "rtt_p50_us": statistics.median(run["rtt_us"]["p50"] for run in results),
+                    "rtt_p99_us": statistics.median(run["rtt_us"]["p99"] for run in results),
+                    "run_delay_percent": max(run["generators"][0]["run_delay_percent"] for run in results),
+                }
+            )
+    print(json.dumps(report, indent=1) if options.json else markdown(report, options))
+
+
+def markdown(report, options):
+    """The table for people."""
+    machine = report["machine"]
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}; medians of {report['rounds']} interleaved runs of "
+        f"{options.seconds} s; least and greatest in brackets",
+        "",
+        "| device | connections x in flight x payload | a second | Gbit/s each way | RTT p50 us | RTT p99 us | waited for a core |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        if "spread" not in row:
+            lines.append(f"| {row['device']} | {row['what']} | {row['per_second']:,.0f} | | | | |")
+            continue
+        low, high = row["spread"]
+        lines.append(
+            f"| {row['device']} | {row['what']} | {row['per_second']:,.0f} ({low:,.0f} to {high:,.0f}) "
+            f"| {row['payload_gbit_per_second']:.2f} | {row['rtt_p50_us']:.2f} | {row['rtt_p99_us']:.2f} "
+            f"| {row['run_delay_percent']:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
+def testpmd(kind, options):
+    """Frames a second that go there and back between two testpmd processes, one of which sends the first burst."""
+    with tempfile.TemporaryDirectory(prefix="unsocket-pair-") as folder:
+        path = f"{folder}/pair.sock"
+        devices = {
+            "memif": [f"net_memif0,role={role},id=0,socket={path},socket-abstract=no" for role in ("server", "client")],
+            "vhost": [f"net_vhost0,iface={path}", f"net_virtio_user0,path={path}"],
+        }[kind]
+        ends = []
+        try:
+            for end, device in enumerate(devices):
+                core = options.cores[end] if options.cores else end
+                main = 3 if core != 3 else 0
+                command = [
+                    *("dpdk-testpmd", f"--lcores=0@{main},1@{core}", "--in-memory", "--no-telemetry", "--no-pci"),
+                    *("--single-file-segments", f"--file-prefix=unsocket-floor-{os.getpid()}-{end}", f"--vdev={device}"),
+                    *(["--no-huge", "-m", "256"] if "--no-huge" in Dpdk().memory() else []),
+                    *("--", "-i", "--forward-mode=io", "--total-num-mbufs=8192", "--no-lsc-interrupt"),
+                ]
+                ends.append(
+                    subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                )
+                time.sleep(1.5)
+            for end in ends:
+                end.stdin.write("start\n" if end is ends[0] else "start tx_first 2\n")
+                end.stdin.flush()
+            time.sleep(1)
+            counts = []
+            for _ in range(2):
+                ends[0].stdin.write("show port stats all\n")
+                ends[0].stdin.flush()
+                counts.append(time.monotonic())
+                time.sleep(options.seconds)
+            said = ends[0].communicate("stop\nquit\n", timeout=20)[0]
+            ends[1].communicate("stop\nquit\n", timeout=20)
+        finally:
+            for end in ends:
+                if end.poll() is None:
+                    end.kill()
+                    end.wait(20)
+        received = [int(number) for number in re.findall(r"RX-packets: (\d+)", said)]
+        if len(received) < 2 or received[1] <= received[0]:
+            raise Failure(f"testpmd over {kind} forwarded nothing: {said[-1500:]}")
+        return (received[1] - received[0]) / (counts[1] - counts[0])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "unsocket")
+    parser.add_argument("--full", action="store_true", help="10,000 connections, 16 MiB, a million connections opened")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("echo", help=echo.__doc__)
+    commands.add_parser("churn", help=churn.__doc__).add_argument("--connections", type=int, help="how many are opened")
+    table = commands.add_parser("measure", help=measure.__doc__)
+    table.add_argument("--rounds", type=int, default=5, help="runs of each, in turn [default: 5]")
+    table.add_argument("--seconds", type=float, default=2, help="of each run [default: 2]")
+    table.add_argument("--cores", type=lambda text: [int(core) for core in text.split(",")], default=[1, 2],
+                       metavar="SERVER,CLIENT", help="cores of the two processes [default: 1,2]")
+    table.add_argument("--json", action="store_true", help="JSON instead of a table")
+    options = parser.parse_args()
+    try:
+        {"echo": echo, "churn": churn, "measure": measure}[options.command](options)
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
