@@ -1,12 +1,11 @@
 //! Threads, clock, sleep and signals: the one place of the engine that knows the operating system.
 
-use super::config::{EngineConfig, Idle, Steering};
+use super::config::{EngineConfig, Idle};
 use super::handle::{Handle, HandleError};
 use super::handler::{Connect, Handler};
 use super::mailbox::Wake;
-use super::placement::{Cause, Finding};
 use super::reload::{CertificateWatch, reload};
-use super::stats::WorkerReport;
+use super::told;
 use super::worker::{Seat, Worker, WorkerError, seats};
 use crate::port::Port;
 use crate::stack::Lease;
@@ -184,7 +183,7 @@ impl<P: Port + Send + 'static> Server<P> {
         factory: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Running, LaunchError> {
         let Server { config, ports, seats, wakers, handle } = self;
-        announce(&config, &ports);
+        told::start(&config, &ports);
         let factory = Arc::new(factory);
         let clock = Clock::start();
         let (sender, events) = channel();
@@ -216,7 +215,7 @@ impl<P: Port + Send + 'static> Server<P> {
                     let mut made = made.map_err(|source| LaunchError::Worker { worker, source })?;
                     let _ = sender.send(Event::Ready);
                     let end = run(&mut made, config.idle, &waker, clock);
-                    sum_up(&made.report());
+                    told::end(&made.report());
                     end
                 });
                 let end = catch_unwind(run)
@@ -438,7 +437,7 @@ fn run<P: Port, H: Handler>(
         if progress.busy {
             busy_at = now;
             if let Some(found) = worker.steering_found() {
-                tell(worker, found);
+                told::steering(worker, found);
             }
             continue;
         }
@@ -497,77 +496,6 @@ fn pin(config: &EngineConfig, worker: usize) {
             "cannot pin this worker to its core: is there such a core, and may we use it?"
         );
     }
-}
-
-/// Says what the first flows have shown of the device's steering. Once for each worker.
-fn tell<P: Port, H: Handler>(worker: &Worker<P, H>, found: Finding) {
-    let (index, port) = (worker.index(), worker.port().info().name.as_str());
-    const HANDED_OVER: &str = "flows land on workers that do not own them; their frames are handed over, which works and costs time";
-    match found {
-        Finding::Confirmed { flows } => {
-            tracing::info!(worker = index, port, flows, "the first flows came to the workers that own them");
-        }
-        Finding::Misplaced(Cause::NoRule) => tracing::info!(
-            worker = index,
-            port,
-            "the device does not steer by the workers' flow hash: {HANDED_OVER}"
-        ),
-        Finding::Misplaced(Cause::OtherHash) => tracing::warn!(
-            worker = index,
-            port,
-            "RSS is not as it was set up, the device hashes by another key or other headers: {HANDED_OVER}"
-        ),
-        Finding::Misplaced(Cause::OtherQueue) => tracing::warn!(
-            worker = index,
-            port,
-            "RSS is not as it was set up, the device does not follow its redirection table: {HANDED_OVER}"
-        ),
-    }
-}
-
-/// One line that says how the workers are set up.
-fn announce<P: Port>(config: &EngineConfig, ports: &[P]) {
-    let names: Vec<&str> = ports.iter().map(|port| port.info().name.as_str()).collect();
-    let addrs: Vec<String> = config.stack.addrs.iter().map(ToString::to_string).collect();
-    let steering = match (ports.len(), config.steering) {
-        (1, _) => "one worker, nothing to steer",
-        (_, Steering::Device) if ports.iter().all(|port| port.info().rss.is_some()) => {
-            "by the device (RSS); what comes to another worker than the flow's is handed over"
-        }
-        _ => "by flow hash; what comes to another worker than the flow's is handed over",
-    };
-    tracing::info!(
-        ports = names.join(","),
-        addrs = addrs.join(","),
-        dhcp = config.stack.dhcp,
-        listen = ?config.listen,
-        workers = ports.len(),
-        cores = ?config.cores,
-        steering,
-        idle = ?config.idle,
-        "starting"
-    );
-}
-
-/// One line that says what a worker has done, at its end.
-fn sum_up(report: &WorkerReport) {
-    let WorkerReport { worker, engine, stack, port } = report;
-    tracing::info!(
-        worker,
-        rx_frames = port.rx_frames,
-        tx_frames = port.tx_frames,
-        rx_dropped = port.rx_dropped,
-        accepted = stack.rx_syn_accepted,
-        no_flow = stack.rx_no_flow + stack.rx_rst_sent,
-        bad_checksum = stack.rx_bad_checksum,
-        misplaced = engine.misplaced,
-        handed_over = engine.handed_over,
-        taken_over = engine.taken_over,
-        opened = engine.opened,
-        messages_in = engine.messages_in,
-        messages_out = engine.messages_out,
-        "worker ended"
-    );
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {

@@ -16,7 +16,8 @@
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `exception` | frames for nobody, to the kernel and back |
-//! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `config`, `stats` | limits and deadlines; counters |
+//! | `launch`, `told` | threads, clock and signals; what is logged of them |
 //! | `backoff` | waits before a connection is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
@@ -52,6 +53,7 @@ mod serve;
 mod session;
 mod stats;
 mod steering;
+mod told;
 mod topics;
 mod worker;
 

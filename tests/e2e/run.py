@@ -18,6 +18,7 @@ import tempfile
 import connect
 import connections
 import dhcp
+import guards
 import lifecycle
 import networks
 import tls
@@ -178,6 +179,11 @@ def leases(report, options):
     dhcp.suite(report, options.binary)
 
 
+def guarded(report, options):
+    """Origins, tokens, JWTs, connections of one peer, clients behind a proxy; rates and ages."""
+    guards.suite(report, options.binary)
+
+
 def many(report, options):
     """500 connections, or with --full 10,000."""
     count, rounds = (10_000, 20) if options.full else (500, 20)
@@ -192,9 +198,11 @@ SUITES = {
     "network": network,
     "links": links,
     "dhcp": leases,
+    "guards": guarded,
     "http": http,
     "lifecycle": start_and_stop,
     "clients": clients,
+    "compression": compression,
     "wss": wss,
     "connect": connecting,
     "chat": chat,
