@@ -18,7 +18,7 @@
 //! | `exception` | frames for nobody, to the kernel and back |
 //! | `config`, `stats` | limits and deadlines; counters |
 //! | `launch`, `told` | threads, clock and signals; what is logged of them |
-//! | `backoff` | waits before a connection is opened again |
+//! | `backoff`, `retry` | when a connection that ended is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
@@ -48,6 +48,7 @@ mod proxied;
 mod rates;
 mod read;
 mod reload;
+mod retry;
 mod secure;
 mod serve;
 mod session;
