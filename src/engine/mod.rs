@@ -16,7 +16,8 @@
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `exception` | frames for nobody, to the kernel and back |
-//! | `config`, `stats`, `launch` | limits and deadlines; counters; threads, clock and signals |
+//! | `config`, `stats` | limits and deadlines; counters |
+//! | `launch`, `launch_loop` | threads and signals; the clock and the sleep of one worker's thread |
 //! | `backoff` | waits before a connection is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
@@ -37,6 +38,7 @@ pub mod guards;
 mod handle;
 mod handler;
 mod launch;
+mod launch_loop;
 mod local;
 mod mailbox;
 mod opening;
