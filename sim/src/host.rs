@@ -13,7 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use unsocket::engine::{Burst, Deadlines, EngineConfig, Handle, Limits, Progress, Wake, Worker, seats};
+use unsocket::engine::{
+    Burst, Deadlines, EngineConfig, Handle, Limits, Progress, RateLimits, Wake, Worker, seats,
+};
 use unsocket::port::PortInfo;
 use unsocket::stack::{Cidr, Route, StackConfig, TcpConfig};
 use unsocket::time::{Duration, Instant};
@@ -116,6 +118,8 @@ fn config(scenario: &Scenario, plan: &HostPlan, addr: IpAddr, segment: usize) ->
             overflow_bytes_max: plan.overflow_bytes_max,
             overflow_bytes_high_water: plan.high_water,
             memory_bytes_max: MEMORY_BYTES_MAX,
+            // Its clients ping as they please; what a flood of pings comes to is tested apart.
+            rates: RateLimits { control_frames_per_second: 0, ..RateLimits::default() },
             ..Limits::default()
         },
         deadlines: Deadlines {

@@ -1,29 +1,22 @@
 //! Threads, clock, sleep and signals: the one place of the engine that knows the operating system.
 
-use super::config::{EngineConfig, Idle};
+use super::config::EngineConfig;
 use super::handle::{Handle, HandleError};
 use super::handler::{Connect, Handler};
+use super::launch_loop::{Clock, EventFd, run};
 use super::mailbox::Wake;
 use super::reload::{CertificateWatch, reload};
 use super::told;
 use super::worker::{Seat, Worker, WorkerError, seats};
 use crate::port::Port;
-use crate::stack::Lease;
-use crate::time::{Duration, Instant};
 use crate::tls::ServerTls;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::any::Any;
-use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-
-/// How often a worker is told the wall clock, which may have been set.
-const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A server: workers on ports, one thread each.
 ///
@@ -392,100 +385,6 @@ enum Event {
     Signal,
 }
 
-/// The clock of all workers of one server: nanoseconds since it was started.
-#[derive(Clone, Copy)]
-struct Clock {
-    epoch: std::time::Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Clock { epoch: std::time::Instant::now() }
-    }
-
-    fn now(self) -> Instant {
-        Instant::ZERO + self.epoch.elapsed()
-    }
-}
-
-/// The loop of one worker: bursts, and what the idle policy says between them.
-fn run<P: Port, H: Handler>(
-    worker: &mut Worker<P, H>,
-    idle: Idle,
-    waker: &EventFd,
-    clock: Clock,
-) -> Result<(), LaunchError> {
-    let mut busy_at = clock.now();
-    let mut lease = None;
-    let mut told_time_at = None;
-    loop {
-        let now = clock.now();
-        if told_time_at.is_none_or(|at| now >= at + WALL_CLOCK_INTERVAL) {
-            told_time_at = Some(now);
-            if let Ok(unix) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
-                worker.set_unix_time(now, unix);
-            }
-        }
-        let progress = worker.poll(now);
-        if worker.stack().lease() != lease {
-            lease = worker.stack().lease();
-            tell_lease(lease);
-        }
-        if progress.ended {
-            return Ok(());
-        }
-        if progress.busy {
-            busy_at = now;
-            if let Some(found) = worker.steering_found() {
-                told::steering(worker, found);
-            }
-            continue;
-        }
-        if !worker.port().is_alive() {
-            if worker.is_ending() {
-                return Ok(());
-            }
-            let port = worker.port().info().name.clone();
-            return Err(LaunchError::PortGone { worker: worker.index(), port });
-        }
-        match idle {
-            Idle::Adaptive { spin } if now - busy_at >= spin => {
-                let wait = progress.deadline.map(|deadline| deadline.saturating_since(now));
-                sleep(worker, waker, wait);
-            }
-            Idle::Adaptive { .. } | Idle::Spin => std::hint::spin_loop(),
-        }
-    }
-}
-
-/// Where the server can be reached from now on, or that it cannot.
-fn tell_lease(lease: Option<Lease>) {
-    match lease {
-        Some(Lease { addr, router: Some(router) }) => tracing::info!(%addr, %router, "DHCP lease"),
-        Some(Lease { addr, router: None }) => tracing::info!(%addr, "DHCP lease, without a router"),
-        None => tracing::warn!("DHCP lease lost: its address and the connections to it are gone"),
-    }
-}
-
-/// Sleeps until frames arrive, somebody wakes the worker, or `wait` is over (`None`: for ever).
-fn sleep<P: Port, H: Handler>(worker: &mut Worker<P, H>, waker: &EventFd, wait: Option<Duration>) {
-    if !worker.prepare_sleep() {
-        return;
-    }
-    let wait = [wait, worker.wait_max()].into_iter().flatten().min();
-    // The kernel's timers are no finer than this: rounding down would make the last moment a busy loop.
-    let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-    let fds = worker.wait_fds();
-    let mut fds: Vec<PollFd<'_>> = fds
-        .iter()
-        .map(|fd| PollFd::new(fd, PollFlags::IN))
-        .chain([PollFd::new(waker, PollFlags::IN)])
-        .collect();
-    // EINTR, or whatever else it may be: the next poll finds out.
-    let _ = poll(&mut fds, wait.as_ref());
-    waker.clear();
-}
-
 fn pin(config: &EngineConfig, worker: usize) {
     if let Some(&id) = config.cores.get(worker)
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
@@ -501,38 +400,4 @@ fn pin(config: &EngineConfig, worker: usize) {
 fn text_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
-}
-
-/// Ends a worker's sleep.
-#[derive(Debug)]
-struct EventFd {
-    fd: OwnedFd,
-}
-
-impl EventFd {
-    fn new() -> Result<Self, LaunchError> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        eventfd(0, flags).map(|fd| EventFd { fd }).map_err(|errno: Errno| LaunchError::System {
-            action: "make an eventfd to wake a worker with (see `ulimit -n`)",
-            source: errno.into(),
-        })
-    }
-
-    fn clear(&self) {
-        // Empty is fine, too.
-        let _ = rustix::io::read(&self.fd, &mut [0; 8]);
-    }
-}
-
-impl Wake for EventFd {
-    fn wake(&self) {
-        // Fails only when the counter is full, and then the worker is awake.
-        let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
-    }
-}
-
-impl AsFd for EventFd {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
 }

@@ -17,7 +17,8 @@
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `exception` | frames for nobody, to the kernel and back |
 //! | `config`, `stats` | limits and deadlines; counters |
-//! | `launch`, `told` | threads, clock and signals; what is logged of them |
+//! | `launch`, `launch_loop` | threads and signals; the clock and the sleep of one worker's thread |
+//! | `told` | what is logged of them |
 //! | `backoff`, `retry` | when a connection that ended is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
@@ -38,6 +39,7 @@ pub mod guards;
 mod handle;
 mod handler;
 mod launch;
+mod launch_loop;
 mod local;
 mod mailbox;
 mod opening;

@@ -155,6 +155,9 @@ impl<S> Local<S> {
     pub(super) fn police_control(&mut self, index: u32) -> Verdict {
         let (now, per_second) = (self.now, self.limits.rates.control_frames_per_second);
         let Some(session) = self.at(index) else { return Verdict::Drop };
+        if session.role == Role::Client {
+            return Verdict::Deliver;
+        }
         session.control.take(now, 1, per_second);
         if session.control.is_overdrawn(now) { Verdict::Close } else { Verdict::Deliver }
     }

@@ -6,6 +6,7 @@ use super::placement::{Cause, Finding};
 use super::stats::WorkerReport;
 use super::worker::Worker;
 use crate::port::Port;
+use crate::stack::Lease;
 
 /// One line that says how the workers are set up.
 pub(super) fn start<P: Port>(config: &EngineConfig, ports: &[P]) {
@@ -54,6 +55,15 @@ pub(super) fn steering<P: Port, H: Handler>(worker: &Worker<P, H>, found: Findin
             port,
             "RSS is not as it was set up, the device does not follow its redirection table: {HANDED_OVER}"
         ),
+    }
+}
+
+/// Where the server can be reached from now on, or that it cannot.
+pub(super) fn lease(lease: Option<Lease>) {
+    match lease {
+        Some(Lease { addr, router: Some(router) }) => tracing::info!(%addr, %router, "DHCP lease"),
+        Some(Lease { addr, router: None }) => tracing::info!(%addr, "DHCP lease, without a router"),
+        None => tracing::warn!("DHCP lease lost: its address and the connections to it are gone"),
     }
 }
 
