@@ -70,6 +70,23 @@ def clients(report, options):
         report.run("clients", "clean-stop", server.stop)
 
 
+def compression(report, options):
+    """The cases of `clients` once more with compression, with context takeover and without."""
+    commands = (
+        ("websockets", [sys.executable, INSIDE / "websockets_client.py"]),
+        ("ws", ["node", INSIDE / "ws_client.cjs"]),
+    )
+    for takeover in ("false", "true"):
+        settings = [f"{way}_takeover={takeover}" for way in ("send", "receive")]
+        given = [word for key in ("threshold_bytes=1", *settings) for word in ("--set", f"compression.{key}")]
+        with Namespace() as namespace, Server(options.binary, namespace, "--deflate", *given) as server:
+            server.start()
+            for name, command in commands:
+                suite = f"{name}/takeover={takeover}"
+                report.run_program(suite, namespace, [*command, url("ipv4"), "deflate"], 400, CLIENT_CASES)
+            report.run("compression", "clean-stop", server.stop)
+
+
 def wss(report, options):
     """TLS: the same clients over wss://, openssl, curl, sslyze, Chromium, certificates exchanged and refused."""
     tls.protocol(report, options.binary, FAMILIES)
