@@ -206,6 +206,26 @@ fn killed_server_starts_again_at_once() {
 }
 
 #[test]
+fn killed_client_leaves_a_server_that_serves() {
+    for meeting in [Meeting::over_memif as fn() -> Meeting, Meeting::over_vhost] {
+        let meeting = meeting();
+        let server = meeting.serve("");
+        let load = "--size 1000 --connections 50 --duration 60 ws://10.73.0.2/";
+        let mut client = unsocket("bench", &meeting.bench, "10.73.0.9/24", load);
+        let mut client = client.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // It says how far it is once a second.
+        let measures = BufReader::new(client.stderr.take().unwrap())
+            .lines()
+            .any(|line| line.is_ok_and(|line| line.starts_with("measuring")));
+        assert!(measures, "the load did not begin");
+        client.kill().unwrap();
+        client.wait().unwrap();
+        meeting.echoes("10.73.0.2", (125, 10, 100), "");
+        server.terminate();
+    }
+}
+
+#[test]
 fn a_second_server_on_the_same_socket_is_refused() {
     let meeting = Meeting::over_memif();
     let server = meeting.serve("");

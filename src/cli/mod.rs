@@ -132,7 +132,9 @@ mod tests {
             for option in command.get_arguments().filter(|option| option.get_action().takes_values()) {
                 let help = option.get_help().map(ToString::to_string).unwrap_or_default();
                 assert!(
-                    help.contains("[default: ") || !option.get_default_values().is_empty(),
+                    option.is_required_set()
+                        || help.contains("[default: ")
+                        || !option.get_default_values().is_empty(),
                     "{} {}: {help:?}",
                     command.get_name(),
                     option.get_id()

@@ -1,12 +1,12 @@
 //! Threads, clock, sleep and signals: the one place of the engine that knows the operating system.
 
-use super::config::{EngineConfig, Steering};
+use super::config::EngineConfig;
 use super::handle::{Handle, HandleError};
 use super::handler::{Connect, Handler};
 use super::launch_loop::{Clock, EventFd, run};
 use super::mailbox::Wake;
 use super::reload::{CertificateWatch, reload};
-use super::stats::WorkerReport;
+use super::told;
 use super::worker::{Seat, Worker, WorkerError, seats};
 use crate::port::Port;
 use crate::tls::ServerTls;
@@ -176,7 +176,7 @@ impl<P: Port + Send + 'static> Server<P> {
         factory: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Running, LaunchError> {
         let Server { config, ports, seats, wakers, handle } = self;
-        announce(&config, &ports);
+        told::start(&config, &ports);
         let factory = Arc::new(factory);
         let clock = Clock::start();
         let (sender, events) = channel();
@@ -208,7 +208,7 @@ impl<P: Port + Send + 'static> Server<P> {
                     let mut made = made.map_err(|source| LaunchError::Worker { worker, source })?;
                     let _ = sender.send(Event::Ready);
                     let end = run(&mut made, config.idle, &waker, clock);
-                    sum_up(&made.report());
+                    told::end(&made.report());
                     end
                 });
                 let end = catch_unwind(run)
@@ -395,51 +395,6 @@ fn pin(config: &EngineConfig, worker: usize) {
             "cannot pin this worker to its core: is there such a core, and may we use it?"
         );
     }
-}
-
-/// One line that says how the workers are set up.
-fn announce<P: Port>(config: &EngineConfig, ports: &[P]) {
-    let names: Vec<&str> = ports.iter().map(|port| port.info().name.as_str()).collect();
-    let addrs: Vec<String> = config.stack.addrs.iter().map(ToString::to_string).collect();
-    let steering = match (ports.len(), config.steering) {
-        (1, _) => "one worker, nothing to steer",
-        (_, Steering::Device) if ports.iter().all(|port| port.info().rss.is_some()) => {
-            "by the device (RSS); what comes to another worker than the flow's is handed over"
-        }
-        _ => "by flow hash; what comes to another worker than the flow's is handed over",
-    };
-    tracing::info!(
-        ports = names.join(","),
-        addrs = addrs.join(","),
-        dhcp = config.stack.dhcp,
-        listen = ?config.listen,
-        workers = ports.len(),
-        cores = ?config.cores,
-        steering,
-        idle = ?config.idle,
-        "starting"
-    );
-}
-
-/// One line that says what a worker has done, at its end.
-fn sum_up(report: &WorkerReport) {
-    let WorkerReport { worker, engine, stack, port } = report;
-    tracing::info!(
-        worker,
-        rx_frames = port.rx_frames,
-        tx_frames = port.tx_frames,
-        rx_dropped = port.rx_dropped,
-        accepted = stack.rx_syn_accepted,
-        no_flow = stack.rx_no_flow + stack.rx_rst_sent,
-        bad_checksum = stack.rx_bad_checksum,
-        misplaced = engine.misplaced,
-        handed_over = engine.handed_over,
-        taken_over = engine.taken_over,
-        opened = engine.opened,
-        messages_in = engine.messages_in,
-        messages_out = engine.messages_out,
-        "worker ended"
-    );
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {

@@ -4,10 +4,9 @@ use super::config::Idle;
 use super::handler::Handler;
 use super::launch::LaunchError;
 use super::mailbox::Wake;
-use super::placement::{Cause, Finding};
+use super::told;
 use super::worker::Worker;
 use crate::port::Port;
-use crate::stack::Lease;
 use crate::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -53,7 +52,7 @@ pub(super) fn run<P: Port, H: Handler>(
         let progress = worker.poll(now);
         if worker.stack().lease() != lease {
             lease = worker.stack().lease();
-            tell_lease(lease);
+            told::lease(lease);
         }
         if progress.ended {
             return Ok(());
@@ -61,7 +60,7 @@ pub(super) fn run<P: Port, H: Handler>(
         if progress.busy {
             busy_at = now;
             if let Some(found) = worker.steering_found() {
-                tell(worker, found);
+                told::steering(worker, found);
             }
             continue;
         }
@@ -82,15 +81,6 @@ pub(super) fn run<P: Port, H: Handler>(
     }
 }
 
-/// Where the server can be reached from now on, or that it cannot.
-fn tell_lease(lease: Option<Lease>) {
-    match lease {
-        Some(Lease { addr, router: Some(router) }) => tracing::info!(%addr, %router, "DHCP lease"),
-        Some(Lease { addr, router: None }) => tracing::info!(%addr, "DHCP lease, without a router"),
-        None => tracing::warn!("DHCP lease lost: its address and the connections to it are gone"),
-    }
-}
-
 /// Sleeps until frames arrive, somebody wakes the worker, or `wait` is over (`None`: for ever).
 fn sleep<P: Port, H: Handler>(worker: &mut Worker<P, H>, waker: &EventFd, wait: Option<Duration>) {
     if !worker.prepare_sleep() {
@@ -108,32 +98,6 @@ fn sleep<P: Port, H: Handler>(worker: &mut Worker<P, H>, waker: &EventFd, wait: 
     // EINTR, or whatever else it may be: the next poll finds out.
     let _ = poll(&mut fds, wait.as_ref());
     waker.clear();
-}
-
-/// Says what the first flows have shown of the device's steering. Once for each worker.
-fn tell<P: Port, H: Handler>(worker: &Worker<P, H>, found: Finding) {
-    let (index, port) = (worker.index(), worker.port().info().name.as_str());
-    const HANDED_OVER: &str = "flows land on workers that do not own them; their frames are handed over, which works and costs time";
-    match found {
-        Finding::Confirmed { flows } => {
-            tracing::info!(worker = index, port, flows, "the first flows came to the workers that own them");
-        }
-        Finding::Misplaced(Cause::NoRule) => tracing::info!(
-            worker = index,
-            port,
-            "the device does not steer by the workers' flow hash: {HANDED_OVER}"
-        ),
-        Finding::Misplaced(Cause::OtherHash) => tracing::warn!(
-            worker = index,
-            port,
-            "RSS is not as it was set up, the device hashes by another key or other headers: {HANDED_OVER}"
-        ),
-        Finding::Misplaced(Cause::OtherQueue) => tracing::warn!(
-            worker = index,
-            port,
-            "RSS is not as it was set up, the device does not follow its redirection table: {HANDED_OVER}"
-        ),
-    }
 }
 
 /// Ends a worker's sleep.

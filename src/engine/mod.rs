@@ -18,6 +18,7 @@
 //! | `exception` | frames for nobody, to the kernel and back |
 //! | `config`, `stats` | limits and deadlines; counters |
 //! | `launch`, `launch_loop` | threads and signals; the clock and the sleep of one worker's thread |
+//! | `told` | what is logged of them |
 //! | `backoff` | waits before a connection is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
@@ -54,6 +55,7 @@ mod serve;
 mod session;
 mod stats;
 mod steering;
+mod told;
 mod topics;
 mod worker;
 

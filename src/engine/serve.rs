@@ -315,17 +315,20 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// A session that has nothing more to say: FIN, as soon as everything is in the ring.
     fn finish_if_flushed(&mut self, id: ConnId) {
         let Some(session) = self.local.session(id) else { return };
-        if !session.finish_when_flushed || session.finished || session.outbound.waiting_bytes() > 0 {
+        if session.finished || session.outbound.waiting_bytes() > 0 {
             return;
         }
+        // TLS is ended by both ends at once, whoever of them is the first to end TCP.
         if let Some(secure) = &mut session.outbound.secure
             && let Some(mut half) = self.stack.sender(id)
             && !secure.close(&mut half)
         {
             return;
         }
-        session.finished = true;
-        self.stack.finish(id);
+        if session.finish_when_flushed {
+            session.finished = true;
+            self.stack.finish(id);
+        }
     }
 
     /// Ends a session that has no WebSocket: what is queued still goes out, then FIN; what comes is discarded.

@@ -6,8 +6,8 @@ use super::server::ALPN;
 use super::stream::Stream;
 use rustls::DigitallySignedStruct;
 use rustls::SignatureScheme;
-use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
@@ -57,6 +57,13 @@ impl ClientTls {
             }
         };
         Ok(finish(config))
+    }
+
+    /// The same, but sessions are neither kept nor resumed: each handshake is a full one.
+    pub fn without_sessions(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.0);
+        config.resumption = Resumption::disabled();
+        ClientTls(Arc::new(config))
     }
 
     /// A new connection's TLS, to the server of this name (or IP address): it is sent as SNI and must be in the server's

@@ -86,6 +86,10 @@ class Veth(Dpdk):
         namespace, device = server.namespace, server.tap
         if namespace.has_link(device):
             return
+        # Of an earlier server that has ended: a TAP device would be gone, and this one has the same addresses.
+        if namespace.pair:
+            namespace.ip("link", "delete", namespace.pair)
+        namespace.pair = device
         beside = namespace.beside()
         namespace.ip("link", "add", device, "type", "veth", "peer", "name", device, "netns", beside.name)
         # The kernel leaves checksums and segmentation to a veth's other end, where it expects itself.

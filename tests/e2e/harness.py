@@ -38,6 +38,7 @@ class Namespace:
         Namespace.count += 1
         self.name = f"unsocket-e2e-{os.getpid()}-{Namespace.count}"
         self.neighbour = None
+        self.pair = None  # the veth pair whose other end is beside
         run("ip", "netns", "add", self.name)
         run("ip", "-n", self.name, "link", "set", "lo", "up")
         return self

@@ -271,9 +271,9 @@ def testpmd(kind, options):
                 core = options.cores[end] if options.cores else end
                 main = 3 if core != 3 else 0
                 command = [
-                    *("dpdk-testpmd", f"--lcores=0@{main},1@{core}", "--in-memory", "--no-telemetry", "--no-pci"),
+                    *("dpdk-testpmd", f"--lcores=0@{main},1@{core}", "--no-telemetry", "--no-pci"),
                     *("--single-file-segments", f"--file-prefix=unsocket-floor-{os.getpid()}-{end}", f"--vdev={device}"),
-                    *(["--no-huge", "-m", "256"] if "--no-huge" in Dpdk().memory() else []),
+                    *(["--no-shconf", "--no-huge", "-m", "256"] if Dpdk().memory() else ["--in-memory"]),
                     *("--", "-i", "--forward-mode=io", "--total-num-mbufs=8192", "--no-lsc-interrupt"),
                 ]
                 ends.append(

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 
+import connect
 import connections
 import dhcp
 import guards
@@ -76,6 +77,11 @@ def wss(report, options):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     tls.browser(report, options.binary, FAMILIES, find_chromium(), SCREENSHOTS)
     tls.scan(report, options.binary)
+
+
+def connecting(report, options):
+    """`unsocket connect`, over TAP and over kernel sockets, against Python's `websockets` as a server."""
+    connect.suite(report, options.binary)
 
 
 def http(report, options):
@@ -196,7 +202,9 @@ SUITES = {
     "http": http,
     "lifecycle": start_and_stop,
     "clients": clients,
+    "compression": compression,
     "wss": wss,
+    "connect": connecting,
     "chat": chat,
     "workers": workers,
     "browser": browser,

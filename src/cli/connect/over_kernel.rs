@@ -298,6 +298,13 @@ impl Transport for KernelSocket {
             live.push_close(Close { code, reason }, &mut self.random);
         }
     }
+
+    fn finish(&mut self) {
+        if let Some(live) = self.live.take() {
+            // From here on it is the kernel's.
+            live.end();
+        }
+    }
 }
 
 impl Live {

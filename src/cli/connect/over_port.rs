@@ -17,6 +17,10 @@ use std::sync::Arc;
 
 /// How long a worker whose device cannot be waited for polls it before it sleeps a little.
 const SPIN: Duration = Duration::from_micros(200);
+/// How long TCP may take to end.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait while it ends.
+const TURN_MAX: Duration = Duration::from_millis(50);
 /// Nobody waits at a keyboard for less.
 const DOZE: Duration = Duration::from_micros(200);
 
@@ -148,6 +152,14 @@ impl<P: Port> Transport for EnginePort<P> {
             context.close(conn, code, reason);
             SendOutcome::Sent
         });
+    }
+
+    fn finish(&mut self) {
+        // With the process the TCP connection would vanish: the server would wait for a FIN that never comes.
+        let until = self.now() + FINISH_TIMEOUT;
+        while self.worker.stack().connections() > 0 && self.now() < until {
+            self.turn(None, TURN_MAX);
+        }
     }
 }
 

@@ -99,6 +99,7 @@ impl<T: Transport> Session<T> {
             self.type_on();
             self.look_at_the_clock();
             if let State::Ended(ended) = self.state {
+                self.transport.finish();
                 return Ok(ended);
             }
             let wants_input = matches!(self.state, State::Open)

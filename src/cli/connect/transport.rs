@@ -134,4 +134,7 @@ pub(super) trait Transport {
 
     /// Begins to close; [`Event::Closed`] follows.
     fn close(&mut self, code: CloseCode, reason: &str);
+
+    /// Lets what is under way come to its end: the last bytes, FIN. Nothing else is asked of it any more.
+    fn finish(&mut self);
 }

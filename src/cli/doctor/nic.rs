@@ -134,7 +134,7 @@ pub(super) fn vfio(machine: &Machine, purpose: &Purpose) -> Check {
         purpose.nic && !shared,
         name,
         format!("not loaded: {}", missing.join(", ")),
-        "`modprobe vfio-pci vfio_iommu_type1`, at boot by a line for each in /etc/modules-load.d/vfio.conf; a NIC through DPDK needs it, TAP does without",
+        "`modprobe -a vfio-pci vfio_iommu_type1`, at boot by a line for each in /etc/modules-load.d/vfio.conf; a NIC through DPDK needs it, TAP does without",
     )
 }
 

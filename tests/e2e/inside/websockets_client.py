@@ -1,4 +1,5 @@
-"""Drives a WebSocket echo server with the Python package `websockets`. Argument: the URL."""
+"""Drives a WebSocket echo server with the Python package `websockets`. Arguments: the URL, and
+`deflate` when every connection must negotiate compression."""
 
 import asyncio
 import os
@@ -12,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from cases import Plan, expect, expect_equal
 
 URL = sys.argv[1]
+DEFLATE = sys.argv[2:] == ["deflate"]
 SIZES = [0, 1, 125, 126, 65_535, 65_536, 1 << 20, 16 << 20]
 CLOSES = [(1000, "done"), (3000, "the library says so"), (4999, "the application says so, é漢😀")]
 
@@ -34,6 +36,7 @@ def random_text(size):
 async def opens():
     async with open_connection() as ws:
         expect_equal(ws.response.status_code, 101, "status")
+        expect_equal([e.name for e in ws.protocol.extensions], ["permessage-deflate"] * DEFLATE, "extensions")
 
 
 async def echo_text(size):

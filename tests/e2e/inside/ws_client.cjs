@@ -9,6 +9,7 @@ const WebSocket = require('ws');
 const { Plan, expect, expectEqual, within } = require('./cases.cjs');
 
 const URL_ = process.argv[2];
+const EXTENSIONS = process.argv[3] === 'deflate' ? 'permessage-deflate' : '';
 const TARGET = new URL(URL_);
 const HOST = TARGET.hostname.replace(/[[\]]/g, '');
 const PORTS = { 'ws:': 80, 'wss:': 443 };
@@ -34,6 +35,7 @@ async function open() {
     for (const { reject } of ws.waiting) reject(new Error(`closed with ${code} while a message was awaited`));
   });
   await once(ws, 'open');
+  if (ws.extensions !== EXTENSIONS) throw new Error(`extensions are "${ws.extensions}", expected "${EXTENSIONS}"`);
   ws.on('error', () => {}); // 'close' follows, and is what the cases look at
   return ws;
 }
