@@ -65,6 +65,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         if self.ending.heard == Wish::Run {
             self.local.draining = true;
+            self.local.retries.clear();
             self.stack.stop_listening();
             self.stack.hurry_closing(LAST_FIN);
             let until = Some(now + self.local.deadlines.drain);

@@ -1,5 +1,6 @@
 //! What an application implements, and what it is told.
 
+use super::backoff::Backoff;
 use super::conn::{Conn, Context};
 use super::guards::Claims;
 use crate::http::RequestHead;
@@ -247,6 +248,8 @@ pub struct Connect {
     pub headers: Vec<(String, String)>,
     /// With TLS (`wss://`), and how.
     pub tls: Option<ConnectTls>,
+    /// The policy by which it is opened again when it ended otherwise than by our own close, or did not come to be.
+    pub reconnect: Option<Backoff>,
     /// Whatever tells the application what this connection is for; see [`Handler::on_connect`].
     pub token: u64,
 }
@@ -264,7 +267,17 @@ impl Connect {
         };
         let target = target.into();
         let (protocols, headers) = (Vec::new(), Vec::new());
-        Connect { remote, source: None, host, target, protocols, headers, tls: None, token: 0 }
+        Connect {
+            remote,
+            source: None,
+            host,
+            target,
+            protocols,
+            headers,
+            tls: None,
+            reconnect: None,
+            token: 0,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::handler::{Cause, Connect};
 use super::mailbox::{Command, Crew, Mailbox, SharedMessage};
 use super::outbound::{CONTROL_BYTES_MAX, OutFrame};
 use super::peers::Peers;
+use super::retry::Retries;
 use super::session::{Closing, Phase, Session};
 use super::stats::WorkerStats;
 use super::topics::{SubscribeError, Topics};
@@ -60,6 +61,8 @@ pub(super) struct Local<S> {
     pub(super) attention: Vec<ConnId>,
     /// Connections to open after the callback.
     pub(super) connects: VecDeque<Connect>,
+    /// Connections that are opened again when they end.
+    pub(super) retries: Retries,
     pub(super) draining: bool,
     pub(super) peers: Peers,
 }
@@ -91,6 +94,7 @@ impl<S> Local<S> {
             stats: WorkerStats::default(),
             attention: Vec::new(),
             connects: VecDeque::new(),
+            retries: Retries::default(),
             draining: false,
             peers: Peers::new(config.limits.connections_per_peer_max, peers_key),
         }

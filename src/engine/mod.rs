@@ -19,7 +19,7 @@
 //! | `config`, `stats` | limits and deadlines; counters |
 //! | `launch`, `launch_loop` | threads and signals; the clock and the sleep of one worker's thread |
 //! | `told` | what is logged of them |
-//! | `backoff` | waits before a connection is opened again |
+//! | `backoff`, `retry` | when a connection that ended is opened again |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
@@ -50,6 +50,7 @@ mod proxied;
 mod rates;
 mod read;
 mod reload;
+mod retry;
 mod secure;
 mod serve;
 mod session;

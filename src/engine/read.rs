@@ -271,6 +271,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
             Some(Response::Accepted { protocol, deflate, .. }) => {
                 share.messages -= 1;
                 let user = handler.on_connect(&handshake.connect, protocol.as_deref());
+                if handshake.connect.reconnect.is_some() {
+                    local.retries.opened(id.index, handshake.connect.clone());
+                }
                 self.open(id, user, deflate);
             }
             Some(Response::Refused(error)) => self.fail_connect(id, error.into()),

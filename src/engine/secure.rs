@@ -19,13 +19,22 @@ use std::ops::Range;
 
 /// Records without data that one turn opens.
 const EMPTY_RECORDS_MAX: usize = 16;
+/// Most plaintext in one record (RFC 8446 section 5.1).
+const FRAGMENT_BYTES_MAX: usize = 16 << 10;
 /// The largest record that we seal: a full one and what any cipher adds.
-const SEALED_BYTES_MAX: usize = (16 << 10) + 64;
+const SEALED_BYTES_MAX: usize = FRAGMENT_BYTES_MAX + 64;
 
-/// The TLS of one connection, and what of its input was opened and not read.
+/// The TLS of one connection, what of its input was opened and not read, and what of its output is not sealed.
+///
+/// During its turn a connection gathers what is sent on it and seals it at the turn's end: sixteen answers become one
+/// record, as they become one segment. What is gathered has its place in the send ring: it never waits.
 pub(super) struct Secure {
     stream: Stream,
     input: Input,
+    /// Plaintext to be sealed.
+    gathered: Vec<u8>,
+    /// It is this connection's turn.
+    gathers: bool,
 }
 
 /// What a connection has to read.
@@ -89,7 +98,7 @@ impl Input {
 
 impl Secure {
     pub(super) fn new(stream: Stream) -> Box<Self> {
-        Box::new(Secure { stream, input: Input::Empty })
+        Box::new(Secure { stream, input: Input::Empty, gathered: Vec::new(), gathers: false })
     }
 
     /// What was agreed on; `None` during the handshake.
@@ -97,18 +106,18 @@ impl Secure {
         self.stream.agreed()
     }
 
-    /// Bytes that were sealed and wait for room in the send ring.
+    /// Bytes that wait for room in the send ring.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.stream.control_bytes()
+        // What is gathered outlives a turn only when new keys took the place that it had.
+        self.stream.control_bytes() + if self.gathers { 0 } else { self.gathered.len() }
     }
 
     /// How much plaintext the send ring has room for.
     pub(super) fn room(&self, half: &SendHalf<'_>) -> usize {
-        self.stream.room(half.free_bytes())
+        self.stream.room(half.free_bytes()).saturating_sub(self.gathered.len())
     }
 
-    /// Seals as much of `len` bytes as there is room for into the send ring; returns how much. `fill` writes the bytes from
-    /// an offset on.
+    /// Takes as much of `len` bytes as there is room for; returns how much. `fill` writes the bytes from an offset on.
     pub(super) fn write(
         &mut self,
         half: &mut SendHalf<'_>,
@@ -117,16 +126,24 @@ impl Secure {
     ) -> usize {
         let wanted = len.min(self.room(half));
         let mut done = 0;
-        while done < wanted
-            && let Some((plain_bytes, record_bytes)) = self.stream.next_record(wanted - done)
-        {
-            let whole = half.write_in_place(record_bytes, |place| {
-                self.stream.seal(place, |place| fill(done, place));
-            });
-            if !whole {
-                self.write_in_pieces(half, record_bytes, |place| fill(done, place));
+        while done < wanted {
+            let left = wanted - done;
+            let piece = left.min(FRAGMENT_BYTES_MAX - self.gathered.len());
+            let whole_record = self.gathered.is_empty() && (piece == FRAGMENT_BYTES_MAX || !self.gathers);
+            if whole_record && self.seal(half, piece, |place| fill(done, place)) {
+                done += piece;
+                continue;
             }
-            done += plain_bytes;
+            let start = self.gathered.len();
+            self.gathered.resize(start + piece, 0);
+            fill(done, &mut self.gathered[start..]);
+            done += piece;
+            if !self.gathers || self.gathered.len() == FRAGMENT_BYTES_MAX {
+                self.seal_gathered(half);
+                if !self.gathered.is_empty() {
+                    break;
+                }
+            }
         }
         if done < len {
             half.want_room();
@@ -134,14 +151,42 @@ impl Secure {
         done
     }
 
+    /// Seals what was gathered. It fits, unless new keys took the place: then it waits.
+    fn seal_gathered(&mut self, half: &mut SendHalf<'_>) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let plain = std::mem::take(&mut self.gathered);
+        let sealed = self.stream.room(half.free_bytes()) >= plain.len()
+            && self.seal(half, plain.len(), |place| place.copy_from_slice(&plain));
+        self.gathered = plain;
+        if sealed {
+            self.gathered.clear();
+        } else if !self.stream.can_send() {
+            // Nothing can be sent any more, and reading will find out why.
+            self.gathered = Vec::new();
+        } else {
+            half.want_room();
+        }
+    }
+
+    /// Seals one record of so many bytes, for which there is room, into the ring; `false` when new keys have to be told
+    /// first.
+    fn seal(&mut self, half: &mut SendHalf<'_>, plain_bytes: usize, fill: impl Fn(&mut [u8])) -> bool {
+        let Some((_, record_bytes)) = self.stream.next_record(plain_bytes) else {
+            self.flush_control(half);
+            return false;
+        };
+        let whole = half.write_in_place(record_bytes, |place| self.stream.seal(place, &fill));
+        if !whole {
+            self.seal_in_pieces(half, record_bytes, fill);
+        }
+        true
+    }
+
     /// For a record that meets the ring's end.
     #[cold]
-    fn write_in_pieces(
-        &mut self,
-        half: &mut SendHalf<'_>,
-        record_bytes: usize,
-        fill: impl FnOnce(&mut [u8]),
-    ) {
+    fn seal_in_pieces(&mut self, half: &mut SendHalf<'_>, record_bytes: usize, fill: impl FnOnce(&mut [u8])) {
         let mut buffer = [0; SEALED_BYTES_MAX];
         let record = &mut buffer[..record_bytes.min(SEALED_BYTES_MAX)];
         self.stream.seal(record, fill);
@@ -149,8 +194,32 @@ impl Secure {
         half.write(record);
     }
 
-    /// Moves what was sealed into the ring as far as it fits.
+    /// Its turn has begun: `spare` is memory to gather in.
+    fn begin_turn(&mut self, spare: Vec<u8>) {
+        if self.gathered.capacity() == 0 {
+            self.gathered = spare;
+        }
+        self.gathers = true;
+    }
+
+    /// Its turn is over; gives the memory back.
+    fn end_turn(&mut self, half: Option<SendHalf<'_>>) -> Vec<u8> {
+        self.gathers = false;
+        if let Some(mut half) = half {
+            self.seal_gathered(&mut half);
+        }
+        if self.gathered.is_empty() { std::mem::take(&mut self.gathered) } else { Vec::new() }
+    }
+
+    /// Moves what waits into the ring as far as it fits.
     pub(super) fn flush(&mut self, half: &mut SendHalf<'_>) {
+        self.flush_control(half);
+        if !self.gathers {
+            self.seal_gathered(half);
+        }
+    }
+
+    fn flush_control(&mut self, half: &mut SendHalf<'_>) {
         let control = self.stream.control();
         if !control.is_empty() {
             let written = half.write(control);
@@ -160,9 +229,12 @@ impl Secure {
 
     /// Says that nothing more will be sent (RFC 8446 section 6.1); returns whether that is in the ring.
     pub(super) fn close(&mut self, half: &mut SendHalf<'_>) -> bool {
-        self.stream.close();
-        self.flush(half);
-        self.stream.control_bytes() == 0
+        self.seal_gathered(half);
+        if self.gathered.is_empty() {
+            self.stream.close();
+        }
+        self.flush_control(half);
+        self.stream.control_bytes() + self.gathered.len() == 0
     }
 
     /// Puts back what [`Local::take_input`] took.
@@ -232,6 +304,21 @@ impl<S> Local<S> {
 }
 
 impl<P: Port, H: Handler> Worker<P, H> {
+    /// A connection's turn begins: what is sent on it from now on is gathered, if it is one with TLS. Returns whether.
+    pub(super) fn begin_secure_turn(&mut self, id: ConnId) -> bool {
+        let Some(secure) = self.local.secure(id.index) else { return false };
+        secure.begin_turn(std::mem::take(&mut self.gather_spare));
+        true
+    }
+
+    /// Its turn is over: what was gathered is sealed.
+    pub(super) fn end_secure_turn(&mut self, id: ConnId) {
+        let Worker { stack, local, gather_spare, .. } = self;
+        if let Some(secure) = local.session(id).and_then(|session| session.outbound.secure.as_deref_mut()) {
+            *gather_spare = secure.end_turn(stack.sender(id));
+        }
+    }
+
     /// The TLS of a connection that was accepted where TLS is spoken.
     pub(super) fn accept_secure(&self, id: ConnId) -> Option<Result<Box<Secure>, TlsError>> {
         let port = self.stack.local(id)?.port();

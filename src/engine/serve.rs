@@ -19,6 +19,14 @@ const TURN_BYTES_MIN: usize = 256;
 impl<P: Port, H: Handler> Worker<P, H> {
     /// Gives a ready connection its turn.
     pub(super) fn serve(&mut self, id: ConnId) {
+        let gathers = self.begin_secure_turn(id);
+        self.serve_turn(id);
+        if gathers {
+            self.end_secure_turn(id);
+        }
+    }
+
+    fn serve_turn(&mut self, id: ConnId) {
         self.bytes_left = self.bytes_left.saturating_sub(TURN_BYTES_MIN);
         let quiet = self.is_quietly_open(id);
         if !quiet {
@@ -93,9 +101,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 }
             }
             Err(cause) => {
-                self.local.stats.connects_failed += 1;
-                let Worker { stack, local, handler, .. } = self;
-                handler.on_connect_failed(&mut Context { stack, local }, &connect, cause);
+                self.connect_failed(connect, cause);
                 self.give_attention();
             }
         }
@@ -406,9 +412,17 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         self.remove(id);
         if let Inbound::Response(handshake) = inbound {
-            self.local.stats.connects_failed += 1;
-            let Worker { stack, local, handler, .. } = self;
-            handler.on_connect_failed(&mut Context { stack, local }, &handshake.connect, cause);
+            self.connect_failed(handshake.connect, cause);
+        }
+    }
+
+    fn connect_failed(&mut self, connect: Connect, cause: ConnectFailure) {
+        self.local.stats.connects_failed += 1;
+        let Worker { stack, local, handler, .. } = self;
+        handler.on_connect_failed(&mut Context { stack, local }, &connect, cause);
+        if !local.draining {
+            let random = local.rng.next_u32();
+            local.retries.failed(connect, local.now, random);
         }
     }
 
@@ -467,6 +481,8 @@ pub(super) fn conclude<H: Handler>(
     conn.local.stats.closed_clean += u64::from(closed.clean);
     conn.local.stats.closed_unclean += u64::from(!closed.clean);
     handler.on_close(conn, closed);
+    let random = conn.local.rng.next_u32();
+    conn.local.retries.closed(conn.id.index, closed.cause, conn.local.now, random);
     conn.local.unsubscribe_all(conn.id.index);
     conn.local.attention.push(conn.id);
 }

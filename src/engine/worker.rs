@@ -59,6 +59,8 @@ pub struct Worker<P: Port, H: Handler> {
     pub(super) bytes_left: usize,
     /// Steps of TLS handshakes that this burst may still do.
     pub(super) handshakes_left: usize,
+    /// Memory for what the connection whose turn it is sends with TLS.
+    pub(super) gather_spare: Vec<u8>,
     /// The ports where TLS is spoken, and how.
     pub(super) tls_ports: Vec<u16>,
     pub(super) tls: Option<Arc<ServerTls>>,
@@ -215,6 +217,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             scratch: Vec::new(),
             bytes_left: 0,
             handshakes_left: 0,
+            gather_spare: Vec::new(),
             tls_ports: config.listen_tls.clone(),
             tls: config.tls.clone(),
             ending: Ending::default(),
@@ -482,6 +485,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Opens the connections that callbacks and other threads asked for.
     fn open_connections(&mut self) {
+        while let Some(connect) = self.local.retries.next_due(self.local.now) {
+            self.local.connects.push_back(connect);
+        }
         for _ in 0..self.burst.mailbox_commands {
             let Some(connect) = self.local.connects.front() else { break };
             if connect.tls.is_some() {
@@ -526,10 +532,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let busy =
             worked || self.stack.has_ready() || !self.local.connects.is_empty() || self.ending.is_under_way();
         let tick = self.local.deadlines.tick.map(|_| self.next_tick);
-        let deadline = [self.stack.next_deadline(), self.port.next_deadline(), tick, self.ending.deadline()]
-            .into_iter()
-            .flatten()
-            .min();
+        let due = [
+            self.stack.next_deadline(),
+            self.port.next_deadline(),
+            tick,
+            self.ending.deadline(),
+            self.local.retries.deadline(),
+        ];
+        let deadline = due.into_iter().flatten().min();
         // While the device takes nothing, or gives no frame to fill, there is no use in trying to send what is due.
         let stuck = self.tx.pending() > 0 || !self.tx.has_room();
         let retry = self.local.now + self.port.poll_interval();

@@ -16,6 +16,7 @@ mod guards;
 mod http;
 mod limits;
 mod random;
+mod reconnect;
 mod steering;
 mod tls;
 mod tls_hostile;
