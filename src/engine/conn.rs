@@ -164,6 +164,11 @@ impl<H: Handler> Conn<'_, H> {
         self.local.secure(self.id.index)?.agreed()
     }
 
+    /// Whether messages may be compressed: both ends agreed to permessage-deflate (RFC 7692).
+    pub fn is_compressed(&self) -> bool {
+        matches!(self.local.sessions.get(self.id.index as usize), Some(Some(session)) if session.deflate.is_some())
+    }
+
     /// Which end of the connection we are.
     pub fn role(&self) -> Role {
         match self.local.sessions.get(self.id.index as usize) {

@@ -70,6 +70,7 @@ def suite(report, binary):
         a_message_without_newline_at_the_end,
         binary_blocks_come_back,
         a_megabyte_in_lines,
+        compression,
         messages_are_counted,
         subprotocol_and_headers,
         ping_and_close_by_command,
@@ -128,6 +129,14 @@ def a_megabyte_in_lines(bench):
     text = "".join(f"{number} {'x' * (number % 500)}\n" for number in range(4_000))
     out, _ = bench.run(bench.url(), say=text)
     expect(out == text, f"{len(out)} bytes of {len(text)}")
+
+
+def compression(bench):
+    text = "".join(f"{number} {'of the same' * 100}\n" for number in range(50))
+    for options, agreed in (((), True), (("--no-compression",), False)):
+        out, errors = bench.run("-v", *options, bench.url(), say=text)
+        expect(out == text, f"{len(out)} bytes of {len(text)}")
+        expect((", compressed" in errors) == agreed, errors)
 
 
 def messages_are_counted(bench):

@@ -12,6 +12,7 @@ use crate::config::{Config, Poll};
 use crate::engine::Backoff;
 use crate::port::tap;
 use crate::time::Duration;
+use crate::ws::deflate::DeflateConfig;
 use crate::ws::{CloseCode, WsUrl};
 use clap::Args;
 use session::{Session, Settings};
@@ -38,6 +39,9 @@ pub(super) struct ConnectArgs {
     /// Subprotocol to offer; may be repeated, the best liked first [default: none]
     #[arg(long, value_name = "NAME")]
     protocol: Vec<String>,
+    /// Do not offer compression (permessage-deflate)
+    #[arg(long)]
+    no_compression: bool,
     /// How long opening the connection may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::seconds)]
     timeout: Duration,
@@ -159,6 +163,7 @@ pub(super) fn run(args: &ConnectArgs) -> Result<ExitCode, CliError> {
         protocols: args.protocol.clone(),
         headers: args.header.clone(),
         tls,
+        deflate: (!args.no_compression).then(DeflateConfig::default),
         timeout: args.timeout,
         ping: args.ping,
     };

@@ -5,8 +5,11 @@ use super::transport::{Ended, Event, Target, Transport};
 use crate::engine::SendOutcome;
 use crate::time::Duration;
 use crate::tls::{Data, Stream as Tls, TlsError};
+use crate::ws::deflate::{DeflateConfig, Deflater, History, Inflater, Outgoing};
 use crate::ws::handshake::{ClientRequest, RESPONSE_HEAD_BYTES_MAX};
-use crate::ws::{Close, CloseCode, Decoder, Event as Frame, Limits, Message, Opcode, Role, append_frame};
+use crate::ws::{
+    Close, CloseCode, Decoder, Event as Frame, Limits, Message, Opcode, ProtocolError, Role, append_frame,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,6 +34,8 @@ pub(super) struct KernelSocket {
     /// RFC 6455 section 10.3: masking keys come from a strong source.
     random: ChaCha20Rng,
     input: Vec<u8>,
+    inflater: Inflater,
+    deflater: Deflater,
 }
 
 /// An open WebSocket.
@@ -38,6 +43,9 @@ struct Live {
     tcp: TcpStream,
     tls: Option<Box<Tls>>,
     decoder: Decoder,
+    /// What compressed messages refer to: theirs, and ours where compression was agreed on.
+    history: Option<History>,
+    outgoing: Option<Outgoing>,
     /// What the kernel has not taken yet.
     unsent: Vec<u8>,
     /// A message is not wholly on its way.
@@ -54,7 +62,16 @@ impl KernelSocket {
         getrandom::fill(&mut seed)
             .map_err(|cause| ConnectError::Kernel { what: "no random bytes", cause: cause.into() })?;
         let random = ChaCha20Rng::from_seed(seed);
-        Ok(KernelSocket { target, live: None, events: VecDeque::new(), random, input: vec![0; READ_BYTES] })
+        let deflater = Deflater::new(&target.deflate.unwrap_or_default());
+        Ok(KernelSocket {
+            target,
+            live: None,
+            events: VecDeque::new(),
+            random,
+            input: vec![0; READ_BYTES],
+            inflater: Inflater::default(),
+            deflater,
+        })
     }
 
     /// TCP, TLS and the opening handshake, in that order and with their time limit. The server may have ended it already.
@@ -86,6 +103,8 @@ impl KernelSocket {
             tcp,
             tls,
             decoder,
+            history: None,
+            outgoing: None,
             unsent: Vec::new(),
             congested: false,
             close_sent: false,
@@ -98,7 +117,8 @@ impl KernelSocket {
         let peer = live.tcp.peer_addr().map_err(broke)?;
         let agreed = live.tls.as_ref().and_then(|tls| tls.agreed());
         let tls = agreed.map(|agreed| format!("{} {}", agreed.version, agreed.cipher_suite));
-        self.events.insert(before, Event::Opened { peer, protocol, tls });
+        let compressed = live.outgoing.is_some();
+        self.events.insert(before, Event::Opened { peer, protocol, tls, compressed });
         Ok((live, ended))
     }
 
@@ -108,7 +128,7 @@ impl KernelSocket {
         live: &mut Live,
         deadline: Instant,
     ) -> Result<(Option<String>, Option<Ended>), Ended> {
-        let Target { url, protocols, headers, .. } = self.target.clone();
+        let Target { url, protocols, headers, deflate, .. } = self.target.clone();
         let mut nonce = [0; 16];
         self.random.fill_bytes(&mut nonce);
         let request = ClientRequest {
@@ -117,7 +137,7 @@ impl KernelSocket {
             nonce,
             protocols: &protocols,
             headers: &headers,
-            deflate: None,
+            deflate: deflate.as_ref(),
         };
         let mut bytes = Vec::new();
         request.write(&mut bytes).map_err(|error| Ended::NoConnection(error.to_string()))?;
@@ -138,6 +158,11 @@ impl KernelSocket {
                 Ok(None) => {}
                 Ok(Some(accepted)) => {
                     let protocol = accepted.protocol.map(str::to_owned);
+                    if let Some(agreed) = accepted.deflate {
+                        live.decoder = Decoder::new(Role::Client, Limits::default()).with_compression();
+                        live.history = agreed.receive.history();
+                        live.outgoing = Some(Outgoing::new(agreed.send));
+                    }
                     let consumed = accepted.consumed;
                     let ended = self.decode(live, &mut response[consumed..]);
                     return Ok((protocol, ended));
@@ -176,24 +201,24 @@ impl KernelSocket {
         while !bytes.is_empty() {
             let decoded = match live.decoder.decode(bytes) {
                 Ok(decoded) => decoded,
-                Err(error) => {
-                    let close = Close { code: error.close_code(), reason: "" };
-                    let words = format!("the server breaks the protocol: {error}");
-                    live.push_close(close, &mut self.random);
-                    return Some(Ended::Broke(words));
-                }
+                Err(error) => return Some(live.violated(error, &mut self.random)),
             };
             let consumed = decoded.consumed;
             let mut pong = None;
+            let mut violation = None;
             match decoded.event {
-                // Nothing is compressed where compression was not offered.
-                None | Some(Frame::Compressed(_)) => {}
+                None => {}
                 // What comes after our close frame is discarded.
-                Some(Frame::Message(_) | Frame::Ping(_) | Frame::Pong(_)) if live.close_sent => {}
-                Some(Frame::Message(Message::Text(text))) => self.events.push_back(Event::Text(text.into())),
-                Some(Frame::Message(Message::Binary(data))) => {
-                    self.events.push_back(Event::Binary(data.to_vec()));
+                Some(Frame::Message(_) | Frame::Compressed(_) | Frame::Ping(_) | Frame::Pong(_))
+                    if live.close_sent => {}
+                Some(Frame::Compressed(compressed)) => {
+                    let limit = Limits::default().message_bytes_max;
+                    match self.inflater.inflate(compressed, live.history.as_mut(), limit) {
+                        Ok(message) => self.events.push_back(received(message)),
+                        Err(error) => violation = Some(error),
+                    }
                 }
+                Some(Frame::Message(message)) => self.events.push_back(received(message)),
                 Some(Frame::Ping(payload)) => pong = Some(payload.to_vec()),
                 Some(Frame::Pong(payload)) => self.events.push_back(Event::Pong(payload.to_vec())),
                 Some(Frame::Close(close)) => {
@@ -202,6 +227,9 @@ impl KernelSocket {
                     live.push_close(Close { code: answer, reason: "" }, &mut self.random);
                     return Some(ended);
                 }
+            }
+            if let Some(error) = violation {
+                return Some(live.violated(error, &mut self.random));
             }
             if let Some(payload) = pong {
                 live.push(Opcode::Pong, &payload, &mut self.random);
@@ -280,7 +308,7 @@ impl Transport for KernelSocket {
             live.congested = true;
             return SendOutcome::Dropped;
         }
-        live.push(message.opcode(), message.as_bytes(), &mut self.random);
+        live.push_message(message, &mut self.deflater, self.target.deflate, &mut self.random);
         // How it ended, if it did, is found out by the next turn.
         let _ = live.flush();
         live.congested = !live.unsent.is_empty();
@@ -314,6 +342,37 @@ impl Live {
         append_frame(&mut frame, opcode, true, Some(random.next_u32().to_ne_bytes()), payload);
         // TLS that cannot seal any more has failed, which reading finds out.
         let _ = self.seal(&frame);
+    }
+
+    /// Appends a message, compressed where that was agreed on and makes it shorter.
+    fn push_message(
+        &mut self,
+        message: Message<'_>,
+        deflater: &mut Deflater,
+        config: Option<DeflateConfig>,
+        random: &mut ChaCha20Rng,
+    ) {
+        let payload = message.as_bytes();
+        let worth = config.is_some_and(|config| payload.len() >= config.threshold_bytes);
+        let Some(outgoing) = self.outgoing.as_mut().filter(|_| worth) else {
+            return self.push(message.opcode(), payload, random);
+        };
+        let Some(compressed) = deflater.compress(payload, outgoing) else {
+            return self.push(message.opcode(), payload, random);
+        };
+        outgoing.sent(payload);
+        let mut frame = Vec::new();
+        append_frame(&mut frame, message.opcode(), true, Some(random.next_u32().to_ne_bytes()), compressed);
+        // RFC 7692 section 6: RSV1 says that it is compressed.
+        frame[0] |= 0x40;
+        // As in `push`.
+        let _ = self.seal(&frame);
+    }
+
+    /// The server broke the protocol: says so, and how it ended.
+    fn violated(&mut self, error: ProtocolError, random: &mut ChaCha20Rng) -> Ended {
+        self.push_close(Close { code: error.close_code(), reason: "" }, random);
+        Ended::Broke(format!("the server breaks the protocol: {error}"))
     }
 
     /// Appends our close frame, once.
@@ -441,6 +500,13 @@ fn read_until(tcp: &mut TcpStream, input: &mut [u8], deadline: Instant) -> Resul
             }
             Err(error) => return Err(Ended::NoConnection(error.to_string())),
         }
+    }
+}
+
+fn received(message: Message<'_>) -> Event {
+    match message {
+        Message::Text(text) => Event::Text(text.to_owned()),
+        Message::Binary(bytes) => Event::Binary(bytes.to_vec()),
     }
 }
 

@@ -53,6 +53,7 @@ impl<P: Port> EnginePort<P> {
     ) -> Result<Self, ConnectError> {
         let config = EngineConfig {
             stack,
+            deflate: target.deflate,
             deadlines: Deadlines {
                 handshake: target.timeout,
                 idle: None,
@@ -173,7 +174,9 @@ impl Handler for Line {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
         self.conn = Some(conn.id());
         let tls = conn.tls().map(|agreed| format!("{} {}", agreed.version, agreed.cipher_suite));
-        self.events.push_back(Event::Opened { peer: conn.peer(), protocol: self.protocol.take(), tls });
+        let compressed = conn.is_compressed();
+        let protocol = self.protocol.take();
+        self.events.push_back(Event::Opened { peer: conn.peer(), protocol, tls, compressed });
     }
 
     fn on_message(&mut self, _conn: &mut Conn<'_, Self>, message: Message<'_>) {

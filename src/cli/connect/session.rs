@@ -125,10 +125,11 @@ impl<T: Transport> Session<T> {
 
     fn happened(&mut self, event: Event) -> Result<(), CliError> {
         match event {
-            Event::Opened { peer, protocol, tls } => {
+            Event::Opened { peer, protocol, tls, compressed } => {
                 let protocol = protocol.map(|name| format!(", subprotocol {name}")).unwrap_or_default();
                 let tls = tls.map(|tls| format!(", {tls}")).unwrap_or_default();
-                self.say(&format!("connected to {peer}{tls}{protocol}"));
+                let compressed = if compressed { ", compressed" } else { "" };
+                self.say(&format!("connected to {peer}{tls}{protocol}{compressed}"));
                 self.state = State::Open;
                 self.congested = false;
                 self.busy_at = Instant::now();

@@ -3,6 +3,7 @@
 use crate::engine::{ConnectFailure, SendOutcome};
 use crate::time::Duration;
 use crate::tls::ClientTls;
+use crate::ws::deflate::DeflateConfig;
 use crate::ws::handshake::ResponseError;
 use crate::ws::{CloseCode, Message, WsUrl};
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ pub(super) struct Target {
     pub(super) headers: Vec<(String, String)>,
     /// Whom to believe, where the URL says `wss://`.
     pub(super) tls: Option<ClientTls>,
+    /// Compression to offer.
+    pub(super) deflate: Option<DeflateConfig>,
     /// How long opening may take.
     pub(super) timeout: Duration,
     /// Silence after which a ping is sent, and after twice which the connection is given up.
@@ -34,6 +37,8 @@ pub(super) enum Event {
         protocol: Option<String>,
         /// Version and cipher suite.
         tls: Option<String>,
+        /// Whether messages may be compressed.
+        compressed: bool,
     },
     Text(String),
     Binary(Vec<u8>),

@@ -55,7 +55,7 @@ async def main():
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(*FILES)
     options = {"subprotocols": ["second", "first"], "select_subprotocol": choose, "max_size": None}
-    async with serve(handle, ADDRESS, int(PORT), ssl=context, compression=None, **options):
+    async with serve(handle, ADDRESS, int(PORT), ssl=context, **options):
         say(serves=True)
         await asyncio.Future()
 
