@@ -518,7 +518,7 @@ impl Stack {
         self.slab.half_open()
     }
 
-    /// TIME-WAIT records.
+    /// TIME-WAIT records; those that have run out go a few in each burst.
     pub fn time_wait_records(&self) -> usize {
         self.time_wait.len()
     }

@@ -3,7 +3,7 @@
 //! RFC 9293 section 3.6.1 keeps such a 4-tuple for two segment lifetimes, so that a lost last acknowledgement can be
 //! sent again and no old segment is taken for a new connection's. smoltcp would hold a whole socket meanwhile and
 //! ignore a new SYN. A record is 32 bytes here and 56 to 72 in its flow table; there are at most a fixed number, and
-//! the oldest makes room. Records run out when they are met or needed: nothing walks them.
+//! the oldest makes room. Those that have run out go a few in each burst: they stand in the order in which they do.
 
 use super::classify::TcpInfo;
 use super::flow::FlowTable;
@@ -13,8 +13,9 @@ use super::reply::Reply;
 use crate::time::{Duration, Instant};
 
 const NONE: u32 = u32::MAX;
-/// Records that have run out and are dropped for each new one: more than come, few enough to bound the work.
-const EXPIRED_PER_INSERT: usize = 4;
+/// Records that have run out and are dropped at once, in a burst or for a new record: more than come, few enough to bound
+/// the work.
+const EXPIRED_AT_ONCE: usize = 4;
 
 /// What to do with a segment of a 4-tuple in TIME-WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,13 +154,14 @@ impl TimeWait {
         }
     }
 
-    /// Records in memory, those among them that have run out and were not met since.
+    /// Records in memory: those that have run out are among them until [`TimeWait::drop_expired`] comes to them.
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
     }
 
-    fn drop_expired(&mut self, now: Instant) {
-        for _ in 0..EXPIRED_PER_INSERT {
+    /// Drops a few records that have run out.
+    pub(crate) fn drop_expired(&mut self, now: Instant) {
+        for _ in 0..EXPIRED_AT_ONCE {
             let oldest = self.oldest;
             if oldest == NONE || self.records[oldest as usize].expires > now {
                 return;

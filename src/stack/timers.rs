@@ -20,6 +20,7 @@ impl Stack {
     /// Fires what is due: retransmissions become dirty, deadlines become ready.
     pub fn timers(&mut self) {
         self.wake_neighbor_waiters();
+        self.time_wait.drop_expired(self.now);
         let mut reclaims_left = RECLAIMS_PER_BURST;
         while let Some(index) = self.wheel.pop_due(self.now) {
             if self.slab.slot(index).phase != Phase::Free {
