@@ -75,6 +75,36 @@ fn after_a_reset_the_same_addresses_connect_again() {
     assert_eq!(host.stack.connections(), 0);
 }
 
+#[test]
+fn a_window_that_stays_closed_after_our_fin_is_not_probed() {
+    // The peer acknowledges part of what we sent with a closed window, then all of it, the FIN too.
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
+    let ours = answer[0].seq.wrapping_add(1);
+    let segment = |ack, window| Raw {
+        control: TcpControl::None,
+        seq: 100,
+        ack: Some(ack),
+        window,
+        ..Raw::syn(5000, 0)
+    };
+    host.burst(Instant::from_millis(2), &[segment(ours, 64_000).frame()]);
+    let id = host.ready[0];
+    host.send(id, &[7; 200]);
+    host.stack.release(id);
+    let fin = segments(&host.burst(Instant::from_millis(3), &[]));
+    assert!(fin[0].fin);
+    let partly = segment(ours.wrapping_add(100), 0).frame();
+    let wholly = segment(ours.wrapping_add(201), 0).frame();
+    let mut sent = host.burst(Instant::from_millis(4), &[partly, wholly]).len();
+    for tick in 0..500 {
+        sent += host.burst(Instant::from_millis(5 + 10 * tick), &[]).len();
+    }
+    assert!(sent <= 1, "{sent} segments to a peer that has everything");
+}
+
 /// A host in whose TIME-WAIT the raw peer's port 5000 is: (host, our next seq, its next seq).
 fn time_wait() -> (Host, u32, u32) {
     let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
