@@ -8,21 +8,15 @@ use std::time::Duration;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Message, WebSocket, accept_with_config};
-use unsocket::bench::{Plan, Report, Scenario, Stop, Target, kernel};
+use unsocket::bench::{Plan, Report, Stop, Target, kernel};
 
 fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
     Plan {
-        scenario: Scenario::Echo,
         connections,
         in_flight,
-        size: 20,
-        text: false,
         stop: Stop::Messages(messages),
-        warmup: Duration::ZERO,
         timeout: Duration::from_millis(500),
-        workers: 1,
-        cores: Vec::new(),
-        seed: 1,
+        ..Plan::default()
     }
 }
 
@@ -122,6 +116,13 @@ fn messages_of_every_size_come_back_whole() {
             assert_eq!((report.messages, report.errors), (12, 0), "size {size}, text {text}: {report}");
         }
     }
+}
+
+#[test]
+fn a_server_that_does_not_compress_when_asked_to_is_an_error() {
+    let report = load(&Plan { deflate: true, ..plan(3, 1, 9) }, &echo());
+    assert_eq!((causes(&report), report.messages), (vec![("upgrade", 3)], 0));
+    assert!(report.errors_by_cause["upgrade"].first.contains("permessage-deflate"), "{report}");
 }
 
 #[test]

@@ -11,17 +11,11 @@ use unsocket::stack::CongestionControl;
 
 fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
     Plan {
-        scenario: Scenario::Echo,
         connections,
         in_flight,
-        size: 20,
-        text: false,
         stop: Stop::Messages(messages),
-        warmup: Duration::ZERO,
         timeout: Duration::from_secs(10),
-        workers: 1,
-        cores: Vec::new(),
-        seed: 1,
+        ..Plan::default()
     }
 }
 
@@ -66,6 +60,15 @@ fn messages_come_back_whole_through_tls() {
         let wiring = Wiring { tls: true, ..wiring() };
         let report = run(&Plan { size, ..plan(4, 4, 200) }, &wiring);
         assert_eq!((report.messages, report.errors, report.tls), (200, 0, true), "size {size}: {report}");
+    }
+}
+
+#[test]
+fn messages_come_back_whole_through_compression() {
+    for (size, tls) in [(20, false), (1_024, false), (70_000, true)] {
+        let wiring = Wiring { tls, ..wiring() };
+        let report = run(&Plan { size, deflate: true, ..plan(4, 4, 200) }, &wiring);
+        assert_eq!((report.messages, report.errors, report.deflate), (200, 0, true), "{size}: {report}");
     }
 }
 

@@ -149,6 +149,12 @@ impl Handler for Churn {
         self.tick(conn.now());
         self.opening -= 1;
         let place = &mut self.places[*conn.session() as usize];
+        if let Err(failure) = self.generator.check_compression(conn.is_compressed()) {
+            self.generator.failed_to_open(failure);
+            place.state = State::Failed;
+            conn.close(CloseCode::POLICY, "not compressed");
+            return;
+        }
         if let State::Opening(birth) = place.state {
             self.generator.born(birth);
         }

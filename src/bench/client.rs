@@ -193,6 +193,11 @@ impl Handler for Client {
         self.tick(conn.now());
         let row = *conn.session();
         self.opening -= 1;
+        if let Err(failure) = self.generator.check_compression(conn.is_compressed()) {
+            self.generator.failed_to_open(failure);
+            conn.close(CloseCode::POLICY, "not compressed");
+            return;
+        }
         self.live += 1;
         self.rows[row as usize] = Some(Live { conn: conn.id(), load: self.generator.opened(row) });
         self.go_on(conn);

@@ -154,7 +154,7 @@ impl Crew {
     /// A crew for `plan`, with a generator for each of its shares.
     pub fn new(plan: &Plan, clock: Clock) -> (Crew, Vec<Generator>) {
         let window = Arc::new(Window::default());
-        let pattern = Arc::new(Pattern::new(plan.size, plan.text, plan.seed));
+        let pattern = Arc::new(Pattern::new(plan));
         let (boards, generators) = plan
             .shares()
             .into_iter()

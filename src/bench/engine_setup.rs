@@ -4,7 +4,7 @@ use super::BenchError;
 use super::plan::{Plan, Scenario};
 use crate::engine::{Deadlines, EngineConfig, Limits, NoWake, Seat, Wake, seats as crew_seats};
 use crate::stack::{CongestionControl, StackConfig};
-use crate::ws;
+use crate::ws::{self, deflate::DeflateConfig};
 use std::sync::Arc;
 
 /// A configuration with room for `plan`: nothing but the load's own time limit ends a connection.
@@ -33,6 +33,7 @@ pub fn config(plan: &Plan, stack: StackConfig) -> EngineConfig {
             tick: None,
             ..Deadlines::default()
         },
+        deflate: plan.deflate.then(DeflateConfig::default),
         ..EngineConfig::default()
     }
 }

@@ -67,6 +67,7 @@ impl Failure {
 #[derive(Debug)]
 pub struct Generator {
     scenario: Scenario,
+    deflate: bool,
     share: Share,
     in_flight: u32,
     timeout: Duration,
@@ -102,6 +103,7 @@ impl Generator {
     ) -> Self {
         Generator {
             scenario: plan.scenario,
+            deflate: plan.deflate,
             share,
             in_flight: plan.in_flight,
             timeout: plan.timeout,
@@ -126,6 +128,23 @@ impl Generator {
     /// What is done over and over.
     pub fn scenario(&self) -> Scenario {
         self.scenario
+    }
+
+    /// Whether connections are to be compressed.
+    pub fn deflate(&self) -> bool {
+        self.deflate
+    }
+
+    /// What a connection fails with whose server answered the upgrade request, but not as it should have:
+    /// `compressed` says whether it agreed to compress. A figure of another load than was asked for would be worthless.
+    ///
+    /// # Errors
+    /// When compression is wanted and was not agreed on.
+    pub fn check_compression(&self, compressed: bool) -> Result<(), Failure> {
+        if self.deflate && !compressed {
+            return Err(Failure::new(Cause::Upgrade, "the server did not agree to permessage-deflate"));
+        }
+        Ok(())
     }
 
     /// The connections to open.
@@ -368,7 +387,7 @@ mod tests {
     fn bench_of(plan: Plan) -> Bench {
         let window = Arc::new(Window::default());
         let board = Arc::new(CachePadded::new(Board::default()));
-        let pattern = Arc::new(Pattern::new(plan.size, plan.text, plan.seed));
+        let pattern = Arc::new(Pattern::new(&plan));
         let generator =
             Generator::new(&plan, plan.shares()[0], pattern, Arc::clone(&window), Arc::clone(&board));
         Bench { window, board, generator }

@@ -5,9 +5,11 @@
 //! offset hashed from both. A shorter payload is the front of the tag. Making a payload is one copy, verifying
 //! it one comparison; the pool of a small message stays in the first-level cache.
 
+use super::plan::Plan;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::borrow::Cow;
+use std::fmt::Write;
 
 /// Bytes of a payload that name its connection and sequence number.
 const TAG_BYTES: usize = 12;
@@ -15,6 +17,8 @@ const TAG_BYTES: usize = 12;
 const OFFSETS: usize = 4096;
 /// The 64 characters of text payloads: six bits each.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// Names in payloads that are to be compressed.
+const NAMES: [&str; 8] = ["ALPHA", "BRAVO", "CHARLIE", "DELTA", "ECHO", "FOXTROT", "GOLF", "HOTEL"];
 
 /// How a reply can differ from the message it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,15 +58,18 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Payloads of `size` bytes each; `text` makes them printable ASCII.
-    pub fn new(size: usize, text: bool, seed: u64) -> Self {
-        let mut pool = vec![0; OFFSETS + size.saturating_sub(TAG_BYTES)];
-        ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut pool);
-        if text {
-            for byte in &mut pool {
-                *byte = digit(u64::from(*byte));
+    /// The payloads of `plan`: random bytes, printable ASCII for text, records as in JSON where they are to be compressed.
+    pub fn new(plan: &Plan) -> Self {
+        let Plan { size, text, deflate, seed, .. } = *plan;
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let pool_bytes = OFFSETS + size.saturating_sub(TAG_BYTES);
+        let pool = match (deflate, text) {
+            (true, _) => records(pool_bytes, &mut random),
+            (false, true) => {
+                noise(pool_bytes, &mut random).into_iter().map(|byte| digit(byte.into())).collect()
             }
-        }
+            (false, false) => noise(pool_bytes, &mut random),
+        };
         Pattern { size, text, pool }
     }
 
@@ -158,6 +165,28 @@ impl Pattern {
     }
 }
 
+/// What no compressor shortens.
+fn noise(bytes: usize, random: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut pool = vec![0; bytes];
+    random.fill_bytes(&mut pool);
+    pool
+}
+
+/// Records of a market's feed in JSON: what compresses as messages of services do.
+fn records(bytes: usize, random: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut pool = String::with_capacity(bytes + 128);
+    while pool.len() < bytes {
+        let [price, size, name] = [(); 3].map(|()| random.next_u32());
+        let (name, side) = (NAMES[name as usize % NAMES.len()], if price & 1 == 0 { "buy" } else { "sell" });
+        let (whole, part, size) = (price >> 4 & 1023, price >> 20 & 63, size % 10_000);
+        // Writing to a String cannot fail.
+        let _ =
+            write!(pool, r#"{{"symbol":"{name}","side":"{side}","price":{whole}.{part:02},"size":{size}}},"#);
+    }
+    pool.truncate(bytes);
+    pool.into_bytes()
+}
+
 /// The character of the low six bits of `value`.
 fn digit(value: u64) -> u8 {
     ALPHABET[(value & 63) as usize]
@@ -198,6 +227,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn pattern(plan: Plan) -> Pattern {
+        Pattern::new(&plan)
+    }
+
     fn payload(pattern: &Pattern, connection: u32, sequence: u64) -> Vec<u8> {
         let mut out = Vec::new();
         pattern.write(connection, sequence, &mut out);
@@ -207,9 +240,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_payload_verifies_and_any_changed_byte_does_not(
-            size in 0usize..300, text: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 48, at: usize,
+            size in 0usize..300, text: bool, deflate: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 48, at: usize,
         ) {
-            let pattern = Pattern::new(size, text, 7);
+            let pattern = pattern(Plan { size, text, deflate, ..Plan::default() });
             let mut reply = payload(&pattern, connection, sequence);
             prop_assert_eq!(reply.len(), size);
             prop_assert!(!text || reply.is_ascii());
@@ -223,7 +256,7 @@ mod tests {
 
         #[test]
         fn another_message_is_named(text: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 47) {
-            let pattern = Pattern::new(20, text, 7);
+            let pattern = pattern(Plan { text, ..Plan::default() });
             let later = payload(&pattern, connection, sequence + 1);
             prop_assert_eq!(
                 pattern.verify(connection, sequence, &later),
@@ -240,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_located_and_a_wrong_length_told() {
-        let pattern = Pattern::new(64, false, 7);
+        let pattern = pattern(Plan { size: 64, ..Plan::default() });
         let mut reply = payload(&pattern, 3, 9);
         reply[40] ^= 1;
         assert_eq!(pattern.verify(3, 9, &reply), Err(Mismatch::Corrupt { at: 40 }));
@@ -248,8 +281,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_be_compressed_shrinks_and_nothing_else_does() {
+        use crate::ws::deflate::{DeflateConfig, Deflater};
+        let mut deflater = Deflater::new(&DeflateConfig::default());
+        let mut shrinks = |deflate| {
+            let message = payload(&pattern(Plan { size: 1024, deflate, ..Plan::default() }), 3, 9);
+            deflater.compress_for_all(&message).is_some_and(|compressed| compressed.len() < 500)
+        };
+        assert!(shrinks(true) && !shrinks(false));
+    }
+
+    #[test]
     fn payloads_of_one_byte_differ_from_message_to_message() {
-        let pattern = Pattern::new(1, false, 7);
+        let pattern = pattern(Plan { size: 1, ..Plan::default() });
         assert_ne!(payload(&pattern, 0, 1), payload(&pattern, 0, 2));
     }
 }

@@ -15,6 +15,8 @@ pub struct Plan {
     pub size: usize,
     /// Text messages instead of binary ones.
     pub text: bool,
+    /// Offer permessage-deflate (RFC 7692), and send what compresses about as well as JSON does.
+    pub deflate: bool,
     /// When to stop.
     pub stop: Stop,
     /// How long to run after the last connection has opened before anything is measured.
@@ -27,6 +29,26 @@ pub struct Plan {
     pub cores: Vec<usize>,
     /// Seed of the payloads.
     pub seed: u64,
+}
+
+impl Default for Plan {
+    /// One connection that echoes 20 bytes for five seconds.
+    fn default() -> Self {
+        Plan {
+            scenario: Scenario::Echo,
+            connections: 1,
+            in_flight: 1,
+            size: 20,
+            text: false,
+            deflate: false,
+            stop: Stop::After(Duration::from_secs(5)),
+            warmup: Duration::ZERO,
+            timeout: Duration::from_secs(10),
+            workers: 1,
+            cores: Vec::new(),
+            seed: 1,
+        }
+    }
 }
 
 /// What a load does over and over.
@@ -104,19 +126,7 @@ fn part(whole: u64, parts: u32, index: u32) -> u64 {
 impl Plan {
     /// A plan for tests: one worker, messages of 20 bytes, no warm-up, a second's time limit.
     pub(crate) fn small(connections: u32, in_flight: u32, stop: Stop) -> Plan {
-        Plan {
-            scenario: Scenario::Echo,
-            connections,
-            in_flight,
-            size: 20,
-            text: false,
-            stop,
-            warmup: Duration::ZERO,
-            timeout: Duration::from_secs(1),
-            workers: 1,
-            cores: Vec::new(),
-            seed: 0,
-        }
+        Plan { connections, in_flight, stop, timeout: Duration::from_secs(1), ..Plan::default() }
     }
 }
 

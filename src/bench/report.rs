@@ -49,6 +49,8 @@ pub struct Report {
     pub congestion: String,
     /// With TLS.
     pub tls: bool,
+    /// With permessage-deflate, and payloads that compress.
+    pub deflate: bool,
     /// Largest IP packet, bytes; none over kernel sockets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<usize>,
@@ -236,6 +238,7 @@ impl Report {
             in_flight: plan.in_flight,
             size: plan.size,
             text: plan.text,
+            deflate: plan.deflate,
             workers: outcome.usage.len(),
             checksum: String::new(),
             congestion: String::new(),
@@ -278,6 +281,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { connections, in_flight, size, seconds, .. } = self;
         let kind = if self.text { "text" } else { "binary" };
+        let kind = if self.deflate { format!("{kind}, compressed") } else { kind.to_owned() };
         let connections = thousands(u64::from(*connections));
         let (what, counted) = match self.echoes {
             None => {

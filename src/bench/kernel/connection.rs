@@ -5,6 +5,7 @@ use crate::bench::generator::{Failure, Generator, Load};
 use crate::bench::tally::Cause;
 use crate::time::{Duration, Instant};
 use crate::tls::{Data, Stream as Tls};
+use crate::ws::deflate::{DeflateConfig, Deflater, History, Inflater, Outgoing};
 use crate::ws::frame::HEADER_BYTES_MAX;
 use crate::ws::handshake::ClientRequest;
 use crate::ws::{Close, CloseCode, Decoder, Event, FrameHeader, Limits, Opcode, Role, WsUrl, mask};
@@ -36,6 +37,12 @@ pub(super) struct Wires<'a> {
     output: Vec<u8>,
     /// The same in records.
     sealed: Vec<u8>,
+    /// What is offered; `None` for no compression.
+    deflate: Option<DeflateConfig>,
+    deflater: Deflater,
+    inflater: Inflater,
+    /// A message before it is compressed.
+    plain: Vec<u8>,
 }
 
 impl<'a> Wires<'a> {
@@ -43,7 +50,12 @@ impl<'a> Wires<'a> {
     pub(super) fn new(generator: Generator, url: &'a WsUrl, seed: [u8; 32]) -> Self {
         let size = generator.message_bytes();
         let defaults = Limits::default();
+        let deflate = generator.deflate().then(DeflateConfig::default);
         Wires {
+            deflate,
+            deflater: Deflater::new(&deflate.unwrap_or_default()),
+            inflater: Inflater::default(),
+            plain: Vec::new(),
             url,
             limits: Limits {
                 message_bytes_max: defaults.message_bytes_max.max(size),
@@ -59,36 +71,61 @@ impl<'a> Wires<'a> {
     }
 
     /// Appends the message that is due on `load`.
-    fn write_message(&mut self, load: &mut Load) {
+    fn write_message(&mut self, load: &mut Load, compression: Option<&mut Compression>) {
         let opcode = if self.generator.is_text() { Opcode::Text } else { Opcode::Binary };
-        let key = self.write_header(opcode, self.generator.message_bytes());
-        let payload = self.output.len();
-        self.generator.write(load, &mut self.output);
-        mask::apply(&mut self.output[payload..], key, 0);
+        if let Some(Compression { outgoing, .. }) = compression {
+            self.plain.clear();
+            self.generator.write(load, &mut self.plain);
+            let worth = self.deflate.is_some_and(|config| self.plain.len() >= config.threshold_bytes);
+            let compressed = if worth { self.deflater.compress(&self.plain, outgoing) } else { None };
+            let rsv1 = compressed.is_some();
+            write_frame(&mut self.output, &mut self.random, opcode, rsv1, compressed.unwrap_or(&self.plain));
+            if rsv1 {
+                outgoing.sent(&self.plain);
+            }
+        } else {
+            let bytes = self.generator.message_bytes();
+            let key = write_header(&mut self.output, &mut self.random, opcode, false, bytes);
+            let payload = self.output.len();
+            self.generator.write(load, &mut self.output);
+            mask::apply(&mut self.output[payload..], key, 0);
+        }
         self.generator.sent(load);
     }
 
     fn write_control(&mut self, opcode: Opcode, payload: &[u8]) {
-        let key = self.write_header(opcode, payload.len());
-        let from = self.output.len();
-        self.output.extend_from_slice(payload);
-        mask::apply(&mut self.output[from..], key, 0);
+        write_frame(&mut self.output, &mut self.random, opcode, false, payload);
     }
+}
 
-    fn write_header(&mut self, opcode: Opcode, payload_bytes: usize) -> [u8; 4] {
-        let key = self.random.next_u32().to_ne_bytes();
-        let header = FrameHeader {
-            fin: true,
-            rsv1: false,
-            opcode,
-            mask: Some(key),
-            payload_bytes: payload_bytes as u64,
-        };
-        let mut bytes = [0; HEADER_BYTES_MAX];
-        let length = header.encode(&mut bytes);
-        self.output.extend_from_slice(&bytes[..length]);
-        key
-    }
+/// Appends a masked frame; `rsv1` says that it is compressed (RFC 7692 section 6).
+fn write_frame(output: &mut Vec<u8>, random: &mut ChaCha20Rng, opcode: Opcode, rsv1: bool, payload: &[u8]) {
+    let key = write_header(output, random, opcode, rsv1, payload.len());
+    let from = output.len();
+    output.extend_from_slice(payload);
+    mask::apply(&mut output[from..], key, 0);
+}
+
+fn write_header(
+    output: &mut Vec<u8>,
+    random: &mut ChaCha20Rng,
+    opcode: Opcode,
+    rsv1: bool,
+    payload_bytes: usize,
+) -> [u8; 4] {
+    let key = random.next_u32().to_ne_bytes();
+    let header =
+        FrameHeader { fin: true, rsv1, opcode, mask: Some(key), payload_bytes: payload_bytes as u64 };
+    let mut bytes = [0; HEADER_BYTES_MAX];
+    let length = header.encode(&mut bytes);
+    output.extend_from_slice(&bytes[..length]);
+    key
+}
+
+/// What a connection with compression keeps: nothing, unless the server insists on context takeover.
+struct Compression {
+    outgoing: Outgoing,
+    history: Option<History>,
 }
 
 /// What becomes of a connection after it was looked at.
@@ -116,7 +153,7 @@ enum Stage {
     Connecting { deadline: Instant },
     Securing { deadline: Instant },
     Upgrading(Box<Upgrade>),
-    Open { decoder: Decoder, load: Load },
+    Open { decoder: Decoder, load: Load, compression: Option<Box<Compression>> },
     Closing { deadline: Instant },
 }
 
@@ -228,7 +265,7 @@ impl Connection {
     fn ask(&mut self, deadline: Instant, wires: &mut Wires<'_>) -> Result<(), Failure> {
         let mut nonce = [0; 16];
         wires.random.fill_bytes(&mut nonce);
-        request(nonce, wires.url)
+        request(nonce, wires.url, wires.deflate.as_ref())
             .write(&mut wires.output)
             .map_err(|error| Failure::new(Cause::Connect, error.to_string()))?;
         self.stage = Stage::Upgrading(Box::new(Upgrade { nonce, response: Vec::new(), deadline }));
@@ -307,13 +344,14 @@ impl Connection {
 
     fn on_bytes(&mut self, row: u32, bytes: &mut [u8], wires: &mut Wires<'_>) -> Result<(), Failure> {
         match &mut self.stage {
-            Stage::Open { decoder, load } => {
+            Stage::Open { decoder, load, compression } => {
+                let history = compression.as_mut().and_then(|compression| compression.history.as_mut());
                 // A peer that pings without reading gets no pile of pongs.
-                on_frames(decoder, load, self.unsent.is_empty(), bytes, wires)
+                on_frames(decoder, load, history, self.unsent.is_empty(), bytes, wires)
             }
             Stage::Upgrading(upgrade) => {
                 upgrade.response.extend_from_slice(bytes);
-                let accepted = request(upgrade.nonce, wires.url)
+                let accepted = request(upgrade.nonce, wires.url, wires.deflate.as_ref())
                     .check_response(&upgrade.response)
                     .map_err(|error| Failure::new(Cause::Upgrade, error.to_string()))?;
                 let Some(accepted) = accepted else {
@@ -321,10 +359,16 @@ impl Connection {
                     let detail = || format!("the answer is over {RESPONSE_BYTES_MAX} bytes");
                     return if over { Err(Failure::new(Cause::Upgrade, detail())) } else { Ok(()) };
                 };
+                wires.generator.check_compression(accepted.deflate.is_some())?;
+                let compression = accepted.deflate.map(|agreed| {
+                    let outgoing = Outgoing::new(agreed.send);
+                    Box::new(Compression { outgoing, history: agreed.receive.history() })
+                });
                 let consumed = accepted.consumed;
                 let mut response = std::mem::take(&mut upgrade.response);
                 let decoder = Decoder::new(Role::Client, wires.limits);
-                self.stage = Stage::Open { decoder, load: wires.generator.opened(row) };
+                let decoder = if compression.is_some() { decoder.with_compression() } else { decoder };
+                self.stage = Stage::Open { decoder, load: wires.generator.opened(row), compression };
                 match response.get_mut(consumed..) {
                     Some(frames) if !frames.is_empty() => self.on_bytes(row, frames, wires),
                     _ => Ok(()),
@@ -337,10 +381,10 @@ impl Connection {
     /// Sends what is due: the rest of what was begun, the loop's next messages, at the end a close frame.
     fn send(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
         self.flush(wires)?;
-        let Stage::Open { load, .. } = &mut self.stage else { return Ok(()) };
+        let Stage::Open { load, compression, .. } = &mut self.stage else { return Ok(()) };
         while self.unsent.is_empty() && wires.generator.may_send(load) {
             while wires.output.len() < OUTPUT_BYTES && wires.generator.may_send(load) {
-                wires.write_message(load);
+                wires.write_message(load, compression.as_deref_mut());
             }
             transmit(&mut self.stream, self.tls.as_deref_mut(), &mut self.unsent, wires)?;
         }
@@ -393,14 +437,14 @@ fn seal(tls: &mut Tls, output: &mut Vec<u8>, sealed: &mut Vec<u8>) {
 }
 
 /// The upgrade request with this nonce.
-fn request(nonce: [u8; 16], url: &WsUrl) -> ClientRequest<'_> {
+fn request<'a>(nonce: [u8; 16], url: &'a WsUrl, deflate: Option<&'a DeflateConfig>) -> ClientRequest<'a> {
     ClientRequest {
         host: url.authority(),
         target: url.target(),
         nonce,
         protocols: &[],
         headers: &[],
-        deflate: None,
+        deflate,
     }
 }
 
@@ -408,6 +452,7 @@ fn request(nonce: [u8; 16], url: &WsUrl) -> ClientRequest<'_> {
 fn on_frames(
     decoder: &mut Decoder,
     load: &mut Load,
+    mut history: Option<&mut History>,
     may_pong: bool,
     bytes: &mut [u8],
     wires: &mut Wires<'_>,
@@ -421,8 +466,13 @@ fn on_frames(
         match decoded.event {
             Some(Event::Message(message)) => wires.generator.reply(load, message)?,
             Some(Event::Ping(payload)) if may_pong => wires.write_control(Opcode::Pong, payload),
-            // Compression was not offered.
-            Some(Event::Compressed(_) | Event::Ping(_) | Event::Pong(_)) | None => {}
+            Some(Event::Compressed(compressed)) => {
+                let limit = wires.limits.message_bytes_max;
+                let message = wires.inflater.inflate(compressed, history.as_deref_mut(), limit);
+                let message = message.map_err(|error| Failure::new(Cause::Protocol, error.to_string()))?;
+                wires.generator.reply(load, message)?;
+            }
+            Some(Event::Ping(_) | Event::Pong(_)) | None => {}
             Some(Event::Close(close)) => return Err(closed(close)),
         }
     }

@@ -78,6 +78,10 @@ struct LoadArgs {
     /// Text messages instead of binary ones
     #[arg(long)]
     text: bool,
+    /// Offer permessage-deflate (in one process: on both sides), and send what compresses as JSON does; a server that
+    /// declines is an error. Messages under 256 bytes are not compressed
+    #[arg(long)]
+    deflate: bool,
     /// How long to measure, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = super::seconds)]
     duration: Duration,
@@ -365,6 +369,7 @@ impl LoadArgs {
             in_flight: self.in_flight,
             size: self.size as usize,
             text: self.text,
+            deflate: self.deflate,
             stop: self.messages.map_or(Stop::After(self.duration), Stop::Messages),
             warmup: self.warmup.unwrap_or(if self.messages.is_some() { Duration::ZERO } else { WARMUP }),
             timeout: self.timeout,
