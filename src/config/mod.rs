@@ -158,7 +158,6 @@ pub struct PortConfig {
 pub enum Checksum {
     /// They are filled in and verified, by the device as far as it can, else in software.
     #[default]
-    #[value(alias = "software")]
     Verify,
     /// Nobody, at either end: memory does not corrupt frames.
     Trust,
