@@ -108,6 +108,8 @@ pub enum App {
     Echo,
     /// Every message goes to everyone in the same room.
     Chat,
+    /// Every message goes as it is to everyone connected to the same path.
+    PubSub,
 }
 
 /// `[port]`: the device and the addresses on it.
