@@ -108,6 +108,9 @@ impl Stack {
             }
             let again = wake_at.filter(|&at| at <= now);
             if sent && again.is_some() {
+                if slot.socket().state() == State::FinWait2 {
+                    end_probes(net, slot, mac, now);
+                }
                 continue;
             }
             // It wanted to send, there was room, and no segment went out: the next hop is unknown, and smoltcp rests the
@@ -155,15 +158,25 @@ impl Stack {
 /// the oldest segment again (RFC 5681 section 3.2). A probe on the wire would not do: smoltcp's carry a byte that is
 /// not the stream's, and a peer that lacks the bytes before it would keep it.
 fn remind(net: &mut Net, slot: &mut Slot, mac: [u8; 6], now: StackInstant) {
-    let mut acknowledge = |slot: &mut Slot, window: u16| {
-        let ack = BareAck::new(&slot.key, mac, slot.expected_next(), slot.unacknowledged, window);
-        let mut device = Listener { rx: Some(ack.frame()), caps: &net.caps };
-        net.iface.poll_ingress_single(now, &mut device, &mut slot.set);
-    };
     // Duplicates may have been counted before; another window, if only for a moment, starts the count anew.
     let window = slot.window;
-    acknowledge(slot, if window > 0 { window - 1 } else { 1 });
+    let ack = slot.unacknowledged;
+    acknowledge(net, slot, mac, now, ack, if window > 0 { window - 1 } else { 1 });
     for _ in 0..=DUPLICATE_ACKS {
-        acknowledge(slot, window);
+        acknowledge(net, slot, mac, now, ack, window);
     }
+}
+
+/// Ends the probes of a window that closed before the peer acknowledged our FIN: smoltcp lets their timer stand although
+/// nothing is left to send, and in FIN-WAIT-2 sends an acknowledgement whenever it is asked. Any open window stops it.
+fn end_probes(net: &mut Net, slot: &mut Slot, mac: [u8; 6], now: StackInstant) {
+    let after_fin = slot.unacknowledged.wrapping_add(1);
+    acknowledge(net, slot, mac, now, after_fin, 1);
+}
+
+/// Shows smoltcp an acknowledgement from the peer of all before `ack`, with `window`, unscaled.
+fn acknowledge(net: &mut Net, slot: &mut Slot, mac: [u8; 6], now: StackInstant, ack: u32, window: u16) {
+    let ack = BareAck::new(&slot.key, mac, slot.expected_next(), ack, window);
+    let mut device = Listener { rx: Some(ack.frame()), caps: &net.caps };
+    net.iface.poll_ingress_single(now, &mut device, &mut slot.set);
 }
