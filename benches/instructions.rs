@@ -13,7 +13,7 @@ use std::sync::Arc;
 use unsocket::apps::Echo;
 use unsocket::bench::client::{Client, Destination, Rounds};
 use unsocket::bench::crew::{Bounds, Crew};
-use unsocket::bench::{Clock, Plan, Scenario, Stop, engine_setup};
+use unsocket::bench::{Clock, Plan, Stop, engine_setup};
 use unsocket::engine::{EngineConfig, Handler, NoWake, Wake, Worker, seats};
 use unsocket::port::wire::{self, WireConfig, WirePort};
 use unsocket::stack::StackConfig;
@@ -60,17 +60,10 @@ struct EnginePair {
 impl EnginePair {
     fn new(size: usize) -> Self {
         let plan = Plan {
-            scenario: Scenario::Echo,
             connections: CONNECTIONS as u32,
-            in_flight: 1,
-            size,
-            text: false,
+            size: size.into(),
             stop: Stop::Messages(u64::MAX),
-            warmup: Duration::ZERO,
-            timeout: Duration::from_secs(10),
-            workers: 1,
-            cores: Vec::new(),
-            seed: 1,
+            ..Plan::default()
         };
         let (crew, mut generators) = Crew::new(&plan, Clock::new());
         let (a, b) = wire::pair(&WireConfig::default()).unwrap();

@@ -2,16 +2,16 @@
 //! cases there are, runs them one after the other as an echo, and asks for the report.
 //!
 //! ```text
-//! sudo ./target/release/examples/autobahn_client tap0 NETWORK_NAMESPACE KEY=VALUE.. ADDRESS:PORT..
+//! sudo ./target/release/examples/autobahn_client KEY=VALUE.. ADDRESS:PORT..
 //! ```
 //!
-//! KEY=VALUE sets keys of the configuration, as `unsocket serve --set` does.
+//! KEY=VALUE sets keys of the configuration, as `unsocket serve --set` does: `port.spec` and `port.ip` at least.
 
 use std::net::SocketAddr;
 use unsocket::config::Config;
 use unsocket::engine::{Client, Closed, Conn, Connect, ConnectFailure, Context, Handle, Handler};
 use unsocket::http::Routes;
-use unsocket::port::tap;
+use unsocket::port::{Port, tap};
 use unsocket::ws::Message;
 
 const AGENT: &str = "unsocket";
@@ -99,23 +99,11 @@ impl Handler for Runner {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let (Some(tap), Some(netns)) = (arguments.next(), arguments.next()) else {
-        return Err("expected TAP NETWORK_NAMESPACE KEY=VALUE.. ADDRESS:PORT..".into());
-    };
     let mut config = Config::default();
-    for setting in [
-        format!("port.spec=\"tap:{tap}\""),
-        format!("port.netns=\"{netns}\""),
-        "port.ip=[\"10.73.0.2/24\"]".to_owned(),
-        "port.host_ip=[\"10.73.0.1/24\"]".to_owned(),
-        "websocket.ping_interval_ms=0".to_owned(),
-        "websocket.idle_timeout_ms=0".to_owned(),
-    ] {
-        config.set(&setting)?;
-    }
+    config.set("websocket.ping_interval_ms=0")?;
+    config.set("websocket.idle_timeout_ms=0")?;
     let mut courses = Vec::new();
-    for argument in arguments {
+    for argument in std::env::args().skip(1) {
         if argument.contains('=') {
             config.set(&argument)?;
         } else {
@@ -123,10 +111,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     config.validate()?;
-    let ports = tap::open(&config.tap().ok_or("no TAP device is configured")?)?;
-    let mut engine = config.engine(Routes::default());
-    engine.listen.clear();
-    let client = Client::with_ports(engine, ports)?;
+    if let Some(tap) = config.tap() {
+        return run(&config, tap::open(&tap)?, courses);
+    }
+    #[cfg(feature = "dpdk")]
+    if let Some(dpdk) = config.dpdk() {
+        return run(&config, unsocket::port::dpdk::open(&dpdk)?, courses);
+    }
+    Err("expected KEY=VALUE.. ADDRESS:PORT.., with port.spec among the keys".into())
+}
+
+fn run<P: Port + Send + 'static>(
+    config: &Config,
+    ports: Vec<P>,
+    courses: Vec<Course>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let client = Client::with_ports(config.engine(Routes::default()), ports)?;
     let handle = client.handle();
     let outstanding = courses.len();
     client.run(move |_worker| Runner { handle: handle.clone(), courses: courses.clone(), outstanding })?;

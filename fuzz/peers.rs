@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use unsocket::apps::Chat;
 use unsocket::engine::{EngineConfig, NoWake, Wake, Worker, seats};
-use unsocket::port::{Frame, Port, PortInfo, PortStats, RxChecksum};
+use unsocket::port::{Port, PortInfo, PortStats, RxChecksum};
 use unsocket::stack::{ConnId, SendHalf, Stack, StackConfig, Status, TxQueue};
 use unsocket::time::{Duration, Instant};
 
@@ -105,21 +105,6 @@ struct Flow {
     ack: u32,
 }
 
-/// A frame on the heap.
-struct Buffer(Vec<u8>);
-
-impl Frame for Buffer {
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-    fn set_len(&mut self, len: usize) {
-        self.0.resize(len, 0);
-    }
-}
-
 /// What is on its way between the host that is attacked and its peers.
 #[derive(Default)]
 struct Medium {
@@ -150,25 +135,25 @@ impl Plug {
 }
 
 impl Port for Plug {
-    type Frame = Buffer;
+    type Frame = Vec<u8>;
     fn info(&self) -> &PortInfo {
         &self.info
     }
-    fn rx_burst(&mut self, burst: &mut VecDeque<Buffer>, max: usize) -> usize {
+    fn rx_burst(&mut self, burst: &mut VecDeque<Vec<u8>>, max: usize) -> usize {
         let arriving = &mut self.medium.borrow_mut().arriving;
         let count = arriving.len().min(max);
-        burst.extend(arriving.drain(..count).map(Buffer));
+        burst.extend(arriving.drain(..count));
         count
     }
-    fn alloc(&mut self) -> Option<Buffer> {
-        Some(Buffer(Vec::new()))
+    fn alloc(&mut self) -> Option<Vec<u8>> {
+        Some(Vec::new())
     }
-    fn tx_burst(&mut self, burst: &mut VecDeque<Buffer>) -> usize {
+    fn tx_burst(&mut self, burst: &mut VecDeque<Vec<u8>>) -> usize {
         let count = burst.len();
-        self.medium.borrow_mut().sent.extend(burst.drain(..).map(|frame| frame.0));
+        self.medium.borrow_mut().sent.extend(burst.drain(..));
         count
     }
-    fn release(&mut self, _frame: Buffer) {}
+    fn release(&mut self, _frame: Vec<u8>) {}
     fn stats(&self) -> PortStats {
         PortStats::default()
     }
@@ -249,7 +234,7 @@ impl Host for ChatWorker {
 struct EchoStack {
     stack: Stack,
     plug: Plug,
-    tx: TxQueue<Buffer>,
+    tx: TxQueue<Vec<u8>>,
     open: BTreeSet<ConnId>,
 }
 

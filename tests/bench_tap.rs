@@ -6,8 +6,9 @@
 mod frames;
 
 use frames::Netns;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 /// An echo server in the namespace, on any address of it; its port.
@@ -71,4 +72,54 @@ fn nothing_is_lost_on_a_bad_path() {
     let json = bench(&netns, &url, &format!("--connections 20 --messages 1000 {faults}"));
     assert_eq!((&json["messages"], &json["errors"]), (&1_000.into(), &0.into()), "{json}");
     assert_eq!(json["faults"]["loss"], 0.01);
+}
+
+/// `unsocket serve` over a TAP device whose kernel end is in the namespace; ended when dropped.
+struct Server(std::process::Child);
+
+impl Server {
+    fn start(netns: &Netns, arguments: &str) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_unsocket"))
+            .args(["serve", "--port", "tap:uns1", "--netns", &netns.name])
+            .args(["--ip", "10.73.1.1/24", "--host-ip", "10.73.1.2/24", "--listen", "8080"])
+            .args(arguments.split_whitespace())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("ready"), "{line}");
+        Server(child)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The result of a load over kernel sockets of the namespace.
+fn bench_inside(netns: &Netns, url: &str, arguments: &str) -> serde_json::Value {
+    let output = Command::new("ip")
+        .args(["netns", "exec", &netns.name, env!("CARGO_BIN_EXE_unsocket"), "bench", url, "--json", "-"])
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    let told =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn kernel_sockets_load_our_server_with_compression_and_without() {
+    let netns = Netns::new();
+    let _server = Server::start(&netns, "--app echo --deflate");
+    for arguments in ["--size 1024", "--size 1024 --deflate", "--size 20 --deflate --text"] {
+        let arguments = format!("--connections 10 --in-flight 4 --messages 1000 {arguments}");
+        let json = bench_inside(&netns, "ws://10.73.1.1:8080/", &arguments);
+        assert_eq!((&json["messages"], &json["errors"]), (&1_000.into(), &0.into()), "{json}");
+    }
 }

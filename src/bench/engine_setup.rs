@@ -4,7 +4,7 @@ use super::BenchError;
 use super::plan::{Plan, Scenario};
 use crate::engine::{Deadlines, EngineConfig, Limits, NoWake, Seat, Wake, seats as crew_seats};
 use crate::stack::{CongestionControl, StackConfig};
-use crate::ws;
+use crate::ws::{self, deflate::DeflateConfig};
 use std::sync::Arc;
 
 /// A configuration with room for `plan`: nothing but the load's own time limit ends a connection.
@@ -15,12 +15,12 @@ pub fn config(plan: &Plan, stack: StackConfig) -> EngineConfig {
         limits: Limits {
             // Where connections come and go, the old ones take a while to go.
             connections_max: match plan.scenario {
-                Scenario::Echo => plan.connections as usize + 1,
                 Scenario::Connect { .. } => 2 * plan.connections as usize + 64,
+                _ => plan.connections as usize + 1,
             },
             message: ws::Limits {
-                message_bytes_max: message.message_bytes_max.max(plan.size),
-                frame_bytes_max: message.frame_bytes_max.max(plan.size),
+                message_bytes_max: message.message_bytes_max.max(plan.size.most()),
+                frame_bytes_max: message.frame_bytes_max.max(plan.size.most()),
                 ..message
             },
             memory_bytes_max: usize::MAX,
@@ -33,6 +33,7 @@ pub fn config(plan: &Plan, stack: StackConfig) -> EngineConfig {
             tick: None,
             ..Deadlines::default()
         },
+        deflate: plan.deflate.then(DeflateConfig::default),
         ..EngineConfig::default()
     }
 }

@@ -5,16 +5,22 @@
 //! offset hashed from both. A shorter payload is the front of the tag. Making a payload is one copy, verifying
 //! it one comparison; the pool of a small message stays in the first-level cache.
 
+use super::plan::Plan;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::borrow::Cow;
+use std::fmt::Write;
 
 /// Bytes of a payload that name its connection and sequence number.
 const TAG_BYTES: usize = 12;
 /// Number of different offsets into the pool, a power of two.
 const OFFSETS: usize = 4096;
+/// Where the bits of a message's hash begin that its size follows from: beside those of its offset.
+const SIZE_SHIFT: u32 = 36;
 /// The 64 characters of text payloads: six bits each.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// Names in payloads that are to be compressed.
+const NAMES: [&str; 8] = ["ALPHA", "BRAVO", "CHARLIE", "DELTA", "ECHO", "FOXTROT", "GOLF", "HOTEL"];
 
 /// How a reply can differ from the message it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,27 +54,39 @@ pub enum Mismatch {
 /// The payloads of one load.
 #[derive(Debug)]
 pub struct Pattern {
-    size: usize,
+    /// A power of two of them, each as likely.
+    sizes: Vec<usize>,
+    most: usize,
     text: bool,
     pool: Vec<u8>,
 }
 
 impl Pattern {
-    /// Payloads of `size` bytes each; `text` makes them printable ASCII.
-    pub fn new(size: usize, text: bool, seed: u64) -> Self {
-        let mut pool = vec![0; OFFSETS + size.saturating_sub(TAG_BYTES)];
-        ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut pool);
-        if text {
-            for byte in &mut pool {
-                *byte = digit(u64::from(*byte));
+    /// The payloads of `plan`: random bytes, printable ASCII for text, records as in JSON where they are to be compressed.
+    pub fn new(plan: &Plan) -> Self {
+        let Plan { text, deflate, seed, .. } = *plan;
+        let most = plan.size.most();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let pool_bytes = OFFSETS + most.saturating_sub(TAG_BYTES);
+        let pool = match (deflate, text) {
+            (true, _) => records(pool_bytes, &mut random),
+            (false, true) => {
+                noise(pool_bytes, &mut random).into_iter().map(|byte| digit(byte.into())).collect()
             }
-        }
-        Pattern { size, text, pool }
+            (false, false) => noise(pool_bytes, &mut random),
+        };
+        Pattern { sizes: plan.size.samples(seed), most, text, pool }
     }
 
-    /// Length of every payload in bytes.
-    pub fn size(&self) -> usize {
-        self.size
+    /// Length of the longest payload in bytes.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Length of the payload of message `sequence` of `connection` in bytes.
+    pub fn size(&self, connection: u32, sequence: u64) -> usize {
+        let index = (mixed(connection, sequence) >> SIZE_SHIFT) as usize & (self.sizes.len() - 1);
+        self.sizes[index]
     }
 
     /// Whether the payloads are text.
@@ -79,8 +97,9 @@ impl Pattern {
     /// Appends the payload of message `sequence` of `connection`.
     pub fn write(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
         let tag = self.tag(connection, sequence);
-        if self.size < TAG_BYTES {
-            out.extend_from_slice(&tag[..self.size]);
+        let size = self.size(connection, sequence);
+        if size < TAG_BYTES {
+            out.extend_from_slice(&tag[..size]);
         } else {
             out.extend_from_slice(&tag);
             out.extend_from_slice(self.body(connection, sequence));
@@ -92,25 +111,23 @@ impl Pattern {
     /// # Errors
     /// How they differ.
     pub fn verify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Result<(), Mismatch> {
-        if reply.len() != self.size {
-            return Err(Mismatch::Length { sent: self.size, got: reply.len() });
-        }
         let due = self.tag(connection, sequence);
         let is_right = match reply.split_first_chunk::<TAG_BYTES>() {
             Some((tag, body)) => *tag == due && body == self.body(connection, sequence),
             None => *reply == due[..reply.len()],
         };
-        if is_right {
+        if is_right && reply.len() == self.size(connection, sequence) {
             return Ok(());
         }
         Err(self.classify(connection, sequence, reply))
     }
 
-    /// Finds out what a reply of the right length is instead of the one that was due.
+    /// Finds out what a reply is instead of the one that was due.
     #[cold]
     fn classify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Mismatch {
         if let Some((its_connection, its_sequence)) = self.read_tag(reply)
-            && reply[TAG_BYTES..] == *self.body(its_connection, its_sequence)
+            && reply.get(TAG_BYTES..) == Some(self.body(its_connection, its_sequence))
+            && (its_connection, its_sequence) != (connection, sequence)
         {
             return if its_connection == connection {
                 Mismatch::OutOfOrder { due: sequence, got: its_sequence }
@@ -118,7 +135,11 @@ impl Pattern {
                 Mismatch::Misdelivered { connection: its_connection }
             };
         }
-        let mut due = Vec::with_capacity(self.size);
+        let size = self.size(connection, sequence);
+        if reply.len() != size {
+            return Mismatch::Length { sent: size, got: reply.len() };
+        }
+        let mut due = Vec::with_capacity(size);
         self.write(connection, sequence, &mut due);
         let at = due.iter().zip(reply).position(|(due, got)| due != got);
         Mismatch::Corrupt { at: at.unwrap_or_default() }
@@ -151,11 +172,36 @@ impl Pattern {
 
     /// What follows the tag.
     fn body(&self, connection: u32, sequence: u64) -> &[u8] {
-        // Fibonacci hashing: the top bits of a product with 2^64 / golden ratio are well mixed.
-        let mixed = (sequence ^ (u64::from(connection) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let offset = (mixed >> (u64::BITS - OFFSETS.ilog2())) as usize;
-        &self.pool[offset..offset + self.size.saturating_sub(TAG_BYTES)]
+        let offset = (mixed(connection, sequence) >> (u64::BITS - OFFSETS.ilog2())) as usize;
+        &self.pool[offset..offset + self.size(connection, sequence).saturating_sub(TAG_BYTES)]
     }
+}
+
+/// A hash of which message it is. Fibonacci hashing: the top bits of a product with 2^64 / golden ratio are well mixed.
+fn mixed(connection: u32, sequence: u64) -> u64 {
+    (sequence ^ (u64::from(connection) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// What no compressor shortens.
+fn noise(bytes: usize, random: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut pool = vec![0; bytes];
+    random.fill_bytes(&mut pool);
+    pool
+}
+
+/// Records of a market's feed in JSON: what compresses as messages of services do.
+fn records(bytes: usize, random: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut pool = String::with_capacity(bytes + 128);
+    while pool.len() < bytes {
+        let [price, size, name] = [(); 3].map(|()| random.next_u32());
+        let (name, side) = (NAMES[name as usize % NAMES.len()], if price & 1 == 0 { "buy" } else { "sell" });
+        let (whole, part, size) = (price >> 4 & 1023, price >> 20 & 63, size % 10_000);
+        // Writing to a String cannot fail.
+        let _ =
+            write!(pool, r#"{{"symbol":"{name}","side":"{side}","price":{whole}.{part:02},"size":{size}}},"#);
+    }
+    pool.truncate(bytes);
+    pool.into_bytes()
 }
 
 /// The character of the low six bits of `value`.
@@ -198,6 +244,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn pattern(plan: Plan) -> Pattern {
+        Pattern::new(&plan)
+    }
+
     fn payload(pattern: &Pattern, connection: u32, sequence: u64) -> Vec<u8> {
         let mut out = Vec::new();
         pattern.write(connection, sequence, &mut out);
@@ -207,9 +257,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_payload_verifies_and_any_changed_byte_does_not(
-            size in 0usize..300, text: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 48, at: usize,
+            size in 0usize..300, text: bool, deflate: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 48, at: usize,
         ) {
-            let pattern = Pattern::new(size, text, 7);
+            let pattern = pattern(Plan { size: size.into(), text, deflate, ..Plan::default() });
             let mut reply = payload(&pattern, connection, sequence);
             prop_assert_eq!(reply.len(), size);
             prop_assert!(!text || reply.is_ascii());
@@ -223,7 +273,7 @@ mod tests {
 
         #[test]
         fn another_message_is_named(text: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 47) {
-            let pattern = Pattern::new(20, text, 7);
+            let pattern = pattern(Plan { text, ..Plan::default() });
             let later = payload(&pattern, connection, sequence + 1);
             prop_assert_eq!(
                 pattern.verify(connection, sequence, &later),
@@ -240,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_located_and_a_wrong_length_told() {
-        let pattern = Pattern::new(64, false, 7);
+        let pattern = pattern(Plan { size: 64.into(), ..Plan::default() });
         let mut reply = payload(&pattern, 3, 9);
         reply[40] ^= 1;
         assert_eq!(pattern.verify(3, 9, &reply), Err(Mismatch::Corrupt { at: 40 }));
@@ -248,8 +298,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_be_compressed_shrinks_and_nothing_else_does() {
+        use crate::ws::deflate::{DeflateConfig, Deflater};
+        let mut deflater = Deflater::new(&DeflateConfig::default());
+        let mut shrinks = |deflate| {
+            let message = payload(&pattern(Plan { size: 1024.into(), deflate, ..Plan::default() }), 3, 9);
+            deflater.compress_for_all(&message).is_some_and(|compressed| compressed.len() < 500)
+        };
+        assert!(shrinks(true) && !shrinks(false));
+    }
+
+    #[test]
+    fn payloads_of_many_sizes_verify_and_others_of_the_connection_are_named() {
+        let pattern = pattern(Plan { size: "exp:200".parse().unwrap(), ..Plan::default() });
+        for sequence in 0..200 {
+            let reply = payload(&pattern, 5, sequence);
+            assert_eq!(pattern.verify(5, sequence, &reply), Ok(()));
+            if reply.len() >= TAG_BYTES {
+                let due = sequence + 1;
+                assert_eq!(pattern.verify(5, due, &reply), Err(Mismatch::OutOfOrder { due, got: sequence }));
+            }
+        }
+    }
+
+    #[test]
     fn payloads_of_one_byte_differ_from_message_to_message() {
-        let pattern = Pattern::new(1, false, 7);
+        let pattern = pattern(Plan { size: 1.into(), ..Plan::default() });
         assert_ne!(payload(&pattern, 0, 1), payload(&pattern, 0, 2));
     }
 }

@@ -49,6 +49,19 @@ pub trait Frame {
     }
 }
 
+/// A frame on the heap, as long as it is set: for tests and tools. No backend makes one.
+impl Frame for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self
+    }
+    fn set_len(&mut self, len: usize) {
+        self.resize(len, 0);
+    }
+}
+
 /// What the device found out about a received frame's checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RxChecksum {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Autobahn|Testsuite against both roles of unsocket, over a TAP device; the exit status is the verdict.
+"""Autobahn|Testsuite against both roles of unsocket, over a device; the exit status is the verdict.
 
 The kernel's end of every device lives in a namespace that is made here and deleted; no traffic leaves it. Run it with
 `scripts/conformance`, which installs the suite first.
@@ -7,6 +7,7 @@ The kernel's end of every device lives in a namespace that is made here and dele
 
 import argparse
 import collections
+import datetime
 import fnmatch
 import json
 import os
@@ -19,7 +20,9 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from harness import HOST_ADDRESSES, ROOT, SERVER_IP, Failure, Namespace, Server, die  # noqa: E402
+from backends import BACKENDS  # noqa: E402
+from harness import HOST_ADDRESSES, ROOT, SERVER_IP, Device, Failure, Namespace, Server, die  # noqa: E402
+from pages import between, crate_versions  # noqa: E402
 
 FOLDER = ROOT / "target" / "conformance"
 REPORTS = FOLDER / "reports"
@@ -158,8 +161,8 @@ def test_server(options, cases, folder):
 
 def test_client(options, cases, folder):
     """The suite's server against the library's client."""
-    tap = f"uc{os.getpid() % 10_000_000}"
     with Namespace() as namespace:
+        device = Device(namespace)
         # The servers bind before the client makes the device: to any address, in a namespace without others.
         servers, addresses = [], []
         try:
@@ -170,8 +173,14 @@ def test_client(options, cases, folder):
                 servers.append(start(command, folder / f"wstest-{index}.log"))
                 addresses.append(f"{HOST_IP}:{port}")
             wait_until_listening(namespace, len(servers))
-            client = [RELEASE / "examples" / "autobahn_client", tap, namespace.name, *settings(options), *addresses]
-            wait_all([start(client, folder / "client.log")], "the client")
+            program = RELEASE / "examples" / "autobahn_client"
+            client = start(device.command(program, *settings(options), *addresses), folder / "client.log")
+            try:
+                device.wait()
+            except Failure:
+                kill([client])
+                raise
+            wait_all([client], "the client")
         finally:
             kill(servers)
 
@@ -202,7 +211,7 @@ def collect(folder):
 
 
 def judge(role, expected, found):
-    """Prints the table of one role; returns what is wrong with it."""
+    """Prints the table of one role; returns what is wrong with it, and the verdicts counted by group."""
     named = explained()
     missing = [case for case in expected if case not in found]
     wrong = [f"{len(missing)} cases did not run: {' '.join(missing)}"] if missing else []
@@ -228,7 +237,51 @@ def judge(role, expected, found):
     for name, counts in [*rows, ("all", sum(table.values(), collections.Counter()))]:
         ok, lax, told = (counts[verdict] for verdict in ("OK", "NON-STRICT", "INFORMATIONAL"))
         print(f"| {name} | {counts.total()} | {ok} | {lax} | {told} | {counts.total() - ok - lax - told} |")
-    return [f"{role}: {text}" for text in wrong]
+    return [f"{role}: {text}" for text in wrong], table
+
+
+def command_line(options):
+    """The command that runs the same again."""
+    words = ["sudo", "./scripts/conformance"]
+    words += ["--takeover", "no"] if options.takeover == "no" else []
+    words += ["--backend", options.backend] if options.backend != "tap" else []
+    return " ".join(words)
+
+
+def record(options, tables):
+    """Puts the result of a whole run into the document: its line, and that of the run with the defaults by group."""
+    sums = {role: sum(table.values(), collections.Counter()) for role, table in tables.items()}
+    told = "; ".join(
+        f"{role}: {counts.total()} cases, " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("OK", "INFORMATIONAL"))
+        for role, counts in sums.items()
+    )
+    command = command_line(options)
+    line = f"| `{command}` | {datetime.date.today()} | {told} |"
+
+    def lines(text):
+        rest = [row for row in text.splitlines() if row.startswith("| `") and not row.startswith(f"| `{command}` |")]
+        rows = sorted([*rest, line], key=lambda row: len(row.split("`")[1]))
+        return "\n".join(["| run | date | result |", "|---|---|---|", *rows]) + "\n"
+
+    between(DOCUMENT, "scripts/conformance writes the runs", lines)
+    if command != "sudo ./scripts/conformance":
+        return
+    versions = crate_versions(ROOT / "Cargo.lock", "unsocket", "zlib-rs")
+    text = [
+        f"{datetime.date.today()}, `{command} --write`: Autobahn|Testsuite 25.10.1 (Autobahn 0.10.9, CPython 2.7.18), "
+        f"{versions}, on Linux with {options.jobs} shards; compression from one byte on, with context takeover in both "
+        "directions and windows of 12 bits. Both roles, every case:",
+        "",
+        "| group | cases | server OK | server INFORMATIONAL | client OK | client INFORMATIONAL | others |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    groups = {f"{group} {name}": {role: tables[role][group] for role in tables} for group, name in GROUPS.items()}
+    for name, by_role in [*groups.items(), ("all", sums)]:
+        counts = [by_role[role][verdict] for role in ("server", "client") for verdict in ("OK", "INFORMATIONAL")]
+        cases = by_role["server"].total()
+        others = sum(by_role[role].total() for role in by_role) - sum(counts)
+        text.append(f"| {name} | {cases} | " + " | ".join(map(str, [*counts, others])) + " |")
+    between(DOCUMENT, "scripts/conformance writes the table", lambda _: "\n".join(text) + "\n")
 
 
 def main():
@@ -239,15 +292,20 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--cases")
     parser.add_argument("--takeover", choices=("yes", "no"), default="yes")
+    parser.add_argument("--backend", choices=BACKENDS, default="tap")
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if options.jobs < 1:
         die("--jobs must be 1 or more")
+    if options.write and (options.plain or options.role or options.cases):
+        die("--write is for all cases in both roles: leave out --plain, --role and --cases")
+    Server.backend = BACKENDS[options.backend]
     # A signal to stop ends the processes and the namespace, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cases = chosen_cases(options)
     # The suite exits with 0 whatever happened: a report of an earlier run must not be mistaken for this one's.
     shutil.rmtree(REPORTS, ignore_errors=True)
-    wrong = []
+    wrong, tables = [], {}
     for role, test in (("server", test_server), ("client", test_client)):
         if options.role not in (None, role):
             continue
@@ -259,12 +317,15 @@ def main():
         except Failure as error:
             wrong.append(f"{role}: {error}")
         try:
-            wrong += judge(role, cases, collect(folder))
+            found, tables[role] = judge(role, cases, collect(folder))
+            wrong += found
         except Failure as error:
             wrong.append(f"{role}: {error}")
         print(f"\n{time.monotonic() - started:.0f} s", flush=True)
     for text in wrong:
         print(f"FAILED {text}")
+    if options.write and not wrong:
+        record(options, tables)
     print(f"\nreports: {REPORTS}/ROLE/SHARD/index.html" if wrong else "\nevery case passed")
     sys.exit(1 if wrong else 0)
 

@@ -39,6 +39,11 @@ class Tap(Backend):
         """The options of `unsocket serve` that name the device and its kernel end."""
         return ["--port", f"tap:{server.tap}", "--host-ip", server.host_addresses, "--netns", server.namespace.name]
 
+    def settings(self, device):
+        """The same as keys of the configuration, for a program that takes those."""
+        addresses = ",".join(f'"{address}"' for address in device.host_addresses.split(","))
+        return [f'port.spec="tap:{device.tap}"', f"port.host_ip=[{addresses}]", f'port.netns="{device.namespace.name}"']
+
     def inside(self, server, command):
         """The command line that runs `command`, the server's, where its device is."""
         return command
@@ -61,6 +66,11 @@ class Dpdk(Backend):
         # Workers that spin would take every core of a small machine from the clients.
         waiting = ["--poll", "adaptive"] if server.workers > 1 else []
         return ["--port", f"dpdk:{self.devargs(server)}", *self.memory(), *waiting]
+
+    def settings(self, device):
+        """The same as keys of the configuration, for a program that takes those."""
+        hugepages = "false" if self.memory() else "true"
+        return [f'port.spec="dpdk:{self.devargs(device)}"', f"port.hugepages={hugepages}"]
 
     def connect(self, server):
         """Gives the kernel's end its addresses, once the server is ready."""

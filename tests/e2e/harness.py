@@ -248,6 +248,36 @@ class Server:
         self.kill()
 
 
+class Device:
+    """A device of the run's backend, for a program of ours that is not `unsocket serve`."""
+
+    count = 0
+    workers = 1
+
+    def __init__(self, namespace, addresses=SERVER_ADDRESSES, host_addresses=HOST_ADDRESSES):
+        Device.count += 1
+        self.tap = f"ud{os.getpid() % 10_000_000}n{Device.count}"
+        self.namespace = namespace
+        self.addresses = addresses
+        self.host_addresses = host_addresses
+        Server.backend.prepare(self)
+
+    def command(self, program, *arguments):
+        """The command line of `program`, which takes `KEY=VALUE` of the configuration before its other arguments."""
+        own = ",".join(f'"{address}"' for address in self.addresses.split(","))
+        settings = [*Server.backend.settings(self), f"port.ip=[{own}]"]
+        return Server.backend.inside(self, [str(word) for word in (program, *settings, *arguments)])
+
+    def wait(self, seconds=20):
+        """Gives the kernel's end its addresses as soon as the program has made the device."""
+        deadline = time.monotonic() + seconds
+        while not self.namespace.has_link(self.tap):
+            if time.monotonic() > deadline:
+                raise Failure(f"the device {self.tap} is not there after {seconds} s")
+            time.sleep(0.05)
+        Server.backend.connect(self)
+
+
 class Program:
     """A program inside the namespace that speaks lines of JSON on stdout and reads commands on stdin."""
 

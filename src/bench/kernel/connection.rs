@@ -1,13 +1,15 @@
 //! One connection over a kernel socket: from the TCP handshake to the closing one.
 
 use super::connect_failure;
-use crate::bench::generator::{Failure, Generator, Load};
+use crate::bench::generator::Generator;
+use crate::bench::load::{Birth, Failure, Load};
 use crate::bench::tally::Cause;
 use crate::time::{Duration, Instant};
 use crate::tls::{Data, Stream as Tls};
+use crate::ws::deflate::{DeflateConfig, Deflater, History, Inflater, Outgoing};
 use crate::ws::frame::HEADER_BYTES_MAX;
 use crate::ws::handshake::ClientRequest;
-use crate::ws::{Close, CloseCode, Decoder, Event, FrameHeader, Limits, Opcode, Role, WsUrl, mask};
+use crate::ws::{Close, CloseCode, Decoder, Event, FrameHeader, Limits, Message, Opcode, Role, WsUrl, mask};
 use mio::net::TcpStream;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -36,14 +38,25 @@ pub(super) struct Wires<'a> {
     output: Vec<u8>,
     /// The same in records.
     sealed: Vec<u8>,
+    /// What is offered; `None` for no compression.
+    deflate: Option<DeflateConfig>,
+    deflater: Deflater,
+    inflater: Inflater,
+    /// A message before it is compressed.
+    plain: Vec<u8>,
 }
 
 impl<'a> Wires<'a> {
     /// `seed` is random: masking keys follow from it.
     pub(super) fn new(generator: Generator, url: &'a WsUrl, seed: [u8; 32]) -> Self {
-        let size = generator.message_bytes();
+        let size = generator.message_bytes_max();
         let defaults = Limits::default();
+        let deflate = generator.deflate().then(DeflateConfig::default);
         Wires {
+            deflate,
+            deflater: Deflater::new(&deflate.unwrap_or_default()),
+            inflater: Inflater::default(),
+            plain: Vec::new(),
             url,
             limits: Limits {
                 message_bytes_max: defaults.message_bytes_max.max(size),
@@ -58,37 +71,78 @@ impl<'a> Wires<'a> {
         }
     }
 
-    /// Appends the message that is due on `load`.
-    fn write_message(&mut self, load: &mut Load) {
-        let opcode = if self.generator.is_text() { Opcode::Text } else { Opcode::Binary };
-        let key = self.write_header(opcode, self.generator.message_bytes());
-        let payload = self.output.len();
-        self.generator.write(load, &mut self.output);
-        mask::apply(&mut self.output[payload..], key, 0);
+    /// Connection `row` is open.
+    fn open(&mut self, row: u32, life: Option<Life>) -> Load {
+        match life {
+            None => self.generator.opened(row),
+            Some(life) => {
+                self.generator.born(life.birth);
+                self.generator.place(row)
+            }
+        }
+    }
+
+    /// Appends the message that is due on `load`, which then is on its way.
+    fn write_message(&mut self, load: &mut Load, compression: Option<&mut Compression>) {
+        self.write_frame_of(load, compression);
         self.generator.sent(load);
     }
 
-    fn write_control(&mut self, opcode: Opcode, payload: &[u8]) {
-        let key = self.write_header(opcode, payload.len());
-        let from = self.output.len();
-        self.output.extend_from_slice(payload);
-        mask::apply(&mut self.output[from..], key, 0);
+    /// Appends the message that is due on `load`.
+    fn write_frame_of(&mut self, load: &Load, compression: Option<&mut Compression>) {
+        let opcode = if self.generator.is_text() { Opcode::Text } else { Opcode::Binary };
+        if let Some(Compression { outgoing, .. }) = compression {
+            self.plain.clear();
+            self.generator.write(load, &mut self.plain);
+            let worth = self.deflate.is_some_and(|config| self.plain.len() >= config.threshold_bytes);
+            let compressed = if worth { self.deflater.compress(&self.plain, outgoing) } else { None };
+            let rsv1 = compressed.is_some();
+            write_frame(&mut self.output, &mut self.random, opcode, rsv1, compressed.unwrap_or(&self.plain));
+            if rsv1 {
+                outgoing.sent(&self.plain);
+            }
+        } else {
+            let bytes = self.generator.message_bytes(load);
+            let key = write_header(&mut self.output, &mut self.random, opcode, false, bytes);
+            let payload = self.output.len();
+            self.generator.write(load, &mut self.output);
+            mask::apply(&mut self.output[payload..], key, 0);
+        }
     }
 
-    fn write_header(&mut self, opcode: Opcode, payload_bytes: usize) -> [u8; 4] {
-        let key = self.random.next_u32().to_ne_bytes();
-        let header = FrameHeader {
-            fin: true,
-            rsv1: false,
-            opcode,
-            mask: Some(key),
-            payload_bytes: payload_bytes as u64,
-        };
-        let mut bytes = [0; HEADER_BYTES_MAX];
-        let length = header.encode(&mut bytes);
-        self.output.extend_from_slice(&bytes[..length]);
-        key
+    fn write_control(&mut self, opcode: Opcode, payload: &[u8]) {
+        write_frame(&mut self.output, &mut self.random, opcode, false, payload);
     }
+}
+
+/// Appends a masked frame; `rsv1` says that it is compressed (RFC 7692 section 6).
+fn write_frame(output: &mut Vec<u8>, random: &mut ChaCha20Rng, opcode: Opcode, rsv1: bool, payload: &[u8]) {
+    let key = write_header(output, random, opcode, rsv1, payload.len());
+    let from = output.len();
+    output.extend_from_slice(payload);
+    mask::apply(&mut output[from..], key, 0);
+}
+
+fn write_header(
+    output: &mut Vec<u8>,
+    random: &mut ChaCha20Rng,
+    opcode: Opcode,
+    rsv1: bool,
+    payload_bytes: usize,
+) -> [u8; 4] {
+    let key = random.next_u32().to_ne_bytes();
+    let header =
+        FrameHeader { fin: true, rsv1, opcode, mask: Some(key), payload_bytes: payload_bytes as u64 };
+    let mut bytes = [0; HEADER_BYTES_MAX];
+    let length = header.encode(&mut bytes);
+    output.extend_from_slice(&bytes[..length]);
+    key
+}
+
+/// What a connection with compression keeps: nothing, unless the server insists on context takeover.
+struct Compression {
+    outgoing: Outgoing,
+    history: Option<History>,
 }
 
 /// What becomes of a connection after it was looked at.
@@ -110,14 +164,43 @@ pub(super) struct Connection {
     stage: Stage,
     /// What the kernel has not taken yet.
     unsent: Vec<u8>,
+    /// Of a connection that comes and goes.
+    life: Option<Life>,
+}
+
+/// How long a connection lives that is opened, used and closed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    /// When it began.
+    pub(super) birth: Birth,
+    /// Messages still to be sent, one after the other.
+    pub(super) left: u32,
 }
 
 enum Stage {
-    Connecting { deadline: Instant },
-    Securing { deadline: Instant },
+    Connecting {
+        deadline: Instant,
+    },
+    Securing {
+        deadline: Instant,
+    },
     Upgrading(Box<Upgrade>),
-    Open { decoder: Decoder, load: Load },
-    Closing { deadline: Instant },
+    Open {
+        decoder: Decoder,
+        load: Load,
+        compression: Option<Box<Compression>>,
+    },
+    /// Its life is over: ours is the close frame; `answered` when the peer's has come.
+    Leaving {
+        decoder: Decoder,
+        load: Load,
+        deadline: Instant,
+        answered: bool,
+    },
+    /// The load is over.
+    Closing {
+        deadline: Instant,
+    },
 }
 
 struct Upgrade {
@@ -128,9 +211,9 @@ struct Upgrade {
 
 impl Connection {
     /// A connection whose TCP handshake has begun; it must be open by `deadline`.
-    pub(super) fn new(stream: TcpStream, tls: Option<Tls>, deadline: Instant) -> Self {
+    pub(super) fn new(stream: TcpStream, tls: Option<Tls>, deadline: Instant, life: Option<Life>) -> Self {
         let tls = tls.map(Box::new);
-        Connection { stream, tls, stage: Stage::Connecting { deadline }, unsent: Vec::new() }
+        Connection { stream, tls, stage: Stage::Connecting { deadline }, unsent: Vec::new(), life }
     }
 
     /// Whether no message can be sent yet.
@@ -171,6 +254,10 @@ impl Connection {
                 Ok(()) => Next::Wait,
                 Err(failure) => self.fail(failure, wires),
             },
+            Stage::Leaving { deadline, .. } if now >= *deadline => match self.on_end(wires) {
+                Ok(next) => next,
+                Err(failure) => self.fail(failure, wires),
+            },
             Stage::Closing { deadline } if now >= *deadline => Next::Gone,
             _ => Next::Wait,
         }
@@ -182,7 +269,8 @@ impl Connection {
             Stage::Connecting { .. } | Stage::Securing { .. } | Stage::Upgrading(_) => {
                 wires.generator.failed_to_open(failure);
             }
-            Stage::Open { load, .. } => wires.generator.failed(load, failure),
+            Stage::Leaving { answered: true, load, .. } => wires.generator.closed(load),
+            Stage::Open { load, .. } | Stage::Leaving { load, .. } => wires.generator.failed(load, failure),
             // The load is over; how the peer goes does not matter any more.
             Stage::Closing { .. } => {}
         }
@@ -228,7 +316,7 @@ impl Connection {
     fn ask(&mut self, deadline: Instant, wires: &mut Wires<'_>) -> Result<(), Failure> {
         let mut nonce = [0; 16];
         wires.random.fill_bytes(&mut nonce);
-        request(nonce, wires.url)
+        request(nonce, wires.url, wires.deflate.as_ref())
             .write(&mut wires.output)
             .map_err(|error| Failure::new(Cause::Connect, error.to_string()))?;
         self.stage = Stage::Upgrading(Box::new(Upgrade { nonce, response: Vec::new(), deadline }));
@@ -245,7 +333,7 @@ impl Connection {
     ) -> Result<Next, Failure> {
         for _ in 0..READS_MAX {
             let length = match self.stream.read(input) {
-                Ok(0) => return self.on_end(),
+                Ok(0) => return self.on_end(wires),
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -262,8 +350,15 @@ impl Connection {
     }
 
     /// The peer sent FIN.
-    fn on_end(&self) -> Result<Next, Failure> {
-        match self.stage {
+    fn on_end(&self, wires: &mut Wires<'_>) -> Result<Next, Failure> {
+        match &self.stage {
+            Stage::Leaving { answered: true, load, .. } => {
+                wires.generator.closed(load);
+                Ok(Next::Gone)
+            }
+            Stage::Leaving { .. } => {
+                Err(Failure::new(Cause::Closed, "the closing handshake was not completed"))
+            }
             Stage::Closing { .. } => Ok(Next::Gone),
             Stage::Open { .. } => {
                 Err(Failure::new(Cause::Closed, "the peer ended the connection without a close frame"))
@@ -307,13 +402,25 @@ impl Connection {
 
     fn on_bytes(&mut self, row: u32, bytes: &mut [u8], wires: &mut Wires<'_>) -> Result<(), Failure> {
         match &mut self.stage {
-            Stage::Open { decoder, load } => {
+            Stage::Open { decoder, load, compression } => {
+                let history = compression.as_mut().and_then(|compression| compression.history.as_mut());
                 // A peer that pings without reading gets no pile of pongs.
-                on_frames(decoder, load, self.unsent.is_empty(), bytes, wires)
+                on_frames(decoder, load, self.life.as_mut(), history, self.unsent.is_empty(), bytes, wires)
+            }
+            Stage::Leaving { decoder, answered, .. } => {
+                let mut at = 0;
+                while at < bytes.len() && !*answered {
+                    let decoded = decoder
+                        .decode(&mut bytes[at..])
+                        .map_err(|error| Failure::new(Cause::Protocol, error.to_string()))?;
+                    at += decoded.consumed;
+                    *answered = matches!(decoded.event, Some(Event::Close(_)));
+                }
+                Ok(())
             }
             Stage::Upgrading(upgrade) => {
                 upgrade.response.extend_from_slice(bytes);
-                let accepted = request(upgrade.nonce, wires.url)
+                let accepted = request(upgrade.nonce, wires.url, wires.deflate.as_ref())
                     .check_response(&upgrade.response)
                     .map_err(|error| Failure::new(Cause::Upgrade, error.to_string()))?;
                 let Some(accepted) = accepted else {
@@ -321,10 +428,16 @@ impl Connection {
                     let detail = || format!("the answer is over {RESPONSE_BYTES_MAX} bytes");
                     return if over { Err(Failure::new(Cause::Upgrade, detail())) } else { Ok(()) };
                 };
+                wires.generator.check_compression(accepted.deflate.is_some())?;
+                let compression = accepted.deflate.map(|agreed| {
+                    let outgoing = Outgoing::new(agreed.send);
+                    Box::new(Compression { outgoing, history: agreed.receive.history() })
+                });
                 let consumed = accepted.consumed;
                 let mut response = std::mem::take(&mut upgrade.response);
                 let decoder = Decoder::new(Role::Client, wires.limits);
-                self.stage = Stage::Open { decoder, load: wires.generator.opened(row) };
+                let decoder = if compression.is_some() { decoder.with_compression() } else { decoder };
+                self.stage = Stage::Open { decoder, load: wires.open(row, self.life), compression };
                 match response.get_mut(consumed..) {
                     Some(frames) if !frames.is_empty() => self.on_bytes(row, frames, wires),
                     _ => Ok(()),
@@ -337,10 +450,13 @@ impl Connection {
     /// Sends what is due: the rest of what was begun, the loop's next messages, at the end a close frame.
     fn send(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
         self.flush(wires)?;
-        let Stage::Open { load, .. } = &mut self.stage else { return Ok(()) };
+        if self.life.is_some() {
+            return self.live(wires);
+        }
+        let Stage::Open { load, compression, .. } = &mut self.stage else { return Ok(()) };
         while self.unsent.is_empty() && wires.generator.may_send(load) {
             while wires.output.len() < OUTPUT_BYTES && wires.generator.may_send(load) {
-                wires.write_message(load);
+                wires.write_message(load, compression.as_deref_mut());
             }
             transmit(&mut self.stream, self.tls.as_deref_mut(), &mut self.unsent, wires)?;
         }
@@ -351,6 +467,27 @@ impl Connection {
             self.flush(wires)?;
         }
         Ok(())
+    }
+
+    /// Sends the next message of a connection that comes and goes, or the close frame after the last one.
+    fn live(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
+        let Some(Life { left, .. }) = self.life else { return Ok(()) };
+        let deadline = wires.generator.now() + wires.generator.timeout();
+        match std::mem::replace(&mut self.stage, Stage::Closing { deadline }) {
+            Stage::Open { mut load, decoder, mut compression } if left > 0 => {
+                if !load.is_waiting() {
+                    wires.write_frame_of(&load, compression.as_deref_mut());
+                    wires.generator.sent_beside(&mut load);
+                }
+                self.stage = Stage::Open { load, decoder, compression };
+            }
+            Stage::Open { load, decoder, .. } => {
+                wires.write_control(Opcode::Close, &CloseCode::NORMAL.0.to_be_bytes());
+                self.stage = Stage::Leaving { decoder, load, deadline, answered: false };
+            }
+            stage => self.stage = stage,
+        }
+        self.flush(wires)
     }
 
     fn flush(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
@@ -393,14 +530,14 @@ fn seal(tls: &mut Tls, output: &mut Vec<u8>, sealed: &mut Vec<u8>) {
 }
 
 /// The upgrade request with this nonce.
-fn request(nonce: [u8; 16], url: &WsUrl) -> ClientRequest<'_> {
+fn request<'a>(nonce: [u8; 16], url: &'a WsUrl, deflate: Option<&'a DeflateConfig>) -> ClientRequest<'a> {
     ClientRequest {
         host: url.authority(),
         target: url.target(),
         nonce,
         protocols: &[],
         headers: &[],
-        deflate: None,
+        deflate,
     }
 }
 
@@ -408,6 +545,8 @@ fn request(nonce: [u8; 16], url: &WsUrl) -> ClientRequest<'_> {
 fn on_frames(
     decoder: &mut Decoder,
     load: &mut Load,
+    mut life: Option<&mut Life>,
+    mut history: Option<&mut History>,
     may_pong: bool,
     bytes: &mut [u8],
     wires: &mut Wires<'_>,
@@ -419,14 +558,38 @@ fn on_frames(
             .map_err(|error| Failure::new(Cause::Protocol, error.to_string()))?;
         at += decoded.consumed;
         match decoded.event {
-            Some(Event::Message(message)) => wires.generator.reply(load, message)?,
+            Some(Event::Message(message)) => {
+                take_reply(load, life.as_deref_mut(), message, &mut wires.generator)?
+            }
             Some(Event::Ping(payload)) if may_pong => wires.write_control(Opcode::Pong, payload),
-            // Compression was not offered.
-            Some(Event::Compressed(_) | Event::Ping(_) | Event::Pong(_)) | None => {}
+            Some(Event::Compressed(compressed)) => {
+                let limit = wires.limits.message_bytes_max;
+                let message = wires.inflater.inflate(compressed, history.as_deref_mut(), limit);
+                let message = message.map_err(|error| Failure::new(Cause::Protocol, error.to_string()))?;
+                take_reply(load, life.as_deref_mut(), message, &mut wires.generator)?;
+            }
+            Some(Event::Ping(_) | Event::Pong(_)) | None => {}
             Some(Event::Close(close)) => return Err(closed(close)),
         }
     }
     Ok(())
+}
+
+/// Verifies a reply; on a connection that comes and goes it is not what counts.
+fn take_reply(
+    load: &mut Load,
+    life: Option<&mut Life>,
+    message: Message<'_>,
+    generator: &mut Generator,
+) -> Result<(), Failure> {
+    match life {
+        None => generator.reply(load, message),
+        Some(life) => {
+            generator.verify(load, message)?;
+            life.left -= 1;
+            Ok(())
+        }
+    }
 }
 
 fn closed(close: Close<'_>) -> Failure {

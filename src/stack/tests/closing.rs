@@ -2,7 +2,7 @@
 
 use super::host::{Host, Pair, Raw, arp_of_raw, config, segments};
 use crate::stack::key::FlowKey;
-use crate::stack::{CloseCause, Status};
+use crate::stack::{CloseCause, ConnId, Status};
 use crate::time::{Duration, Instant};
 use smoltcp::wire::TcpControl;
 
@@ -96,30 +96,41 @@ fn a_window_that_stays_closed_after_our_fin_is_not_probed() {
     host.stack.release(id);
     let fin = segments(&host.burst(Instant::from_millis(3), &[]));
     assert!(fin[0].fin);
-    let partly = segment(ours.wrapping_add(100), 0).frame();
-    let wholly = segment(ours.wrapping_add(201), 0).frame();
-    let mut sent = host.burst(Instant::from_millis(4), &[partly, wholly]).len();
+    let partly = Raw { window: 0, ..raw(TcpControl::None, 100, ours.wrapping_add(100)) };
+    let wholly = Raw { window: 0, ..raw(TcpControl::None, 100, ours.wrapping_add(201)) };
+    let mut sent = host.burst(Instant::from_millis(4), &[partly.frame(), wholly.frame()]).len();
     for tick in 0..500 {
         sent += host.burst(Instant::from_millis(5 + 10 * tick), &[]).len();
     }
     assert!(sent <= 1, "{sent} segments to a peer that has everything");
 }
 
-/// A host in whose TIME-WAIT the raw peer's port 5000 is: (host, our next seq, its next seq).
-fn time_wait() -> (Host, u32, u32) {
+/// A host with an open connection from the raw peer's port 5000, whose next seq is 100: (host, id, our next seq).
+fn open() -> (Host, ConnId, u32) {
     let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
     host.stack.listen(80);
     host.burst(Instant::ZERO, &[arp_of_raw()]);
     let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
     let ours = answer[0].seq.wrapping_add(1);
-    let segment = |control, seq, ack| Raw { control, seq, ack: Some(ack), ..Raw::syn(5000, 0) };
-    host.burst(Instant::from_millis(2), &[segment(TcpControl::None, 100, ours).frame()]);
+    host.burst(Instant::from_millis(2), &[raw(TcpControl::None, 100, ours).frame()]);
     let id = host.ready[0];
+    assert_eq!(host.stack.status(id), Some(Status::Open));
+    (host, id, ours)
+}
+
+/// A segment of that connection's peer.
+fn raw(control: TcpControl, seq: u32, ack: u32) -> Raw<'static> {
+    Raw { control, seq, ack: Some(ack), ..Raw::syn(5000, 0) }
+}
+
+/// A host in whose TIME-WAIT the raw peer's port 5000 is: (host, our next seq, its next seq).
+fn time_wait() -> (Host, u32, u32) {
+    let (mut host, id, ours) = open();
     host.stack.release(id);
     let fin = segments(&host.burst(Instant::from_millis(3), &[]));
     assert!(fin[0].fin);
     let ours = ours.wrapping_add(1);
-    let ack = segments(&host.burst(Instant::from_millis(4), &[segment(TcpControl::Fin, 100, ours).frame()]));
+    let ack = segments(&host.burst(Instant::from_millis(4), &[raw(TcpControl::Fin, 100, ours).frame()]));
     assert_eq!((ack.len(), ack[0].ack), (1, 101));
     assert_eq!((host.stack.connections(), host.stack.time_wait_records()), (0, 1));
     (host, ours, 101)
@@ -186,17 +197,10 @@ fn a_client_that_forgot_its_connections_may_use_a_port_again() {
 fn time_wait_gives_way_although_its_owner_has_not_let_go() {
     // The peer's FIN and its new SYN come in one burst: smoltcp's socket is still there, and would say nothing.
     for later in [true, false] {
-        let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
-        host.stack.listen(80);
-        host.burst(Instant::ZERO, &[arp_of_raw()]);
-        let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
-        let ours = answer[0].seq.wrapping_add(1);
-        let segment = |control, seq, ack| Raw { control, seq, ack: Some(ack), ..Raw::syn(5000, 0) };
-        host.burst(Instant::from_millis(2), &[segment(TcpControl::None, 100, ours).frame()]);
-        let id = host.ready[0];
+        let (mut host, id, ours) = open();
         host.stack.finish(id);
         assert!(segments(&host.burst(Instant::from_millis(3), &[]))[0].fin);
-        let fin = segment(TcpControl::Fin, 100, ours.wrapping_add(1)).frame();
+        let fin = raw(TcpControl::Fin, 100, ours.wrapping_add(1)).frame();
         let syn = Raw::syn(5000, if later { 5_000 } else { 50 }).frame();
         let answers = segments(&host.burst(Instant::from_millis(4), &[fin, syn]));
         assert_eq!(host.stack.status(id), Some(Status::Closed(CloseCause::Finished)));
@@ -205,7 +209,7 @@ fn time_wait_gives_way_although_its_owner_has_not_let_go() {
         assert_eq!(opened.is_some(), later, "{answers:?}");
         if let Some(opened) = opened {
             assert!((opened.seq.wrapping_sub(ours) as i32) > 0, "the new numbers are above the old ones");
-            let done = segment(TcpControl::None, 5_001, opened.seq.wrapping_add(1)).frame();
+            let done = raw(TcpControl::None, 5_001, opened.seq.wrapping_add(1)).frame();
             host.burst(Instant::from_millis(5), &[done]);
             let again = *host.ready.last().unwrap();
             assert_eq!(host.stack.status(again), Some(Status::Open));
@@ -220,14 +224,7 @@ fn time_wait_gives_way_although_its_owner_has_not_let_go() {
 #[test]
 fn a_peer_that_was_restarted_is_challenged_and_comes_in() {
     // RFC 5961 section 4.2: whoever still has the connection is not disturbed, whoever lost it says so with RST.
-    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
-    host.stack.listen(80);
-    host.burst(Instant::ZERO, &[arp_of_raw()]);
-    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
-    let ours = answer[0].seq.wrapping_add(1);
-    let segment = |control, seq, ack| Raw { control, seq, ack, ..Raw::syn(5000, 0) };
-    host.burst(Instant::from_millis(2), &[segment(TcpControl::None, 100, Some(ours)).frame()]);
-    let id = host.ready[0];
+    let (mut host, id, ours) = open();
     host.burst(Instant::from_millis(500), &[]);
     let syn = Raw::syn(5000, 70_000).frame();
     let challenge = segments(&host.burst(Instant::from_millis(1_000), &[syn.clone(), syn.clone()]));
@@ -236,7 +233,7 @@ fn a_peer_that_was_restarted_is_challenged_and_comes_in() {
     assert!(!challenge[0].rst && !challenge[0].syn);
     assert_eq!(host.stack.status(id), Some(Status::Open));
     // RFC 9293 section 3.10.7.3: in SYN-SENT an unacceptable acknowledgement is answered with RST at its number.
-    host.burst(Instant::from_millis(1_001), &[segment(TcpControl::Rst, 100, None).frame()]);
+    host.burst(Instant::from_millis(1_001), &[Raw { ack: None, ..raw(TcpControl::Rst, 100, 0) }.frame()]);
     assert_eq!(host.stack.status(id), Some(Status::Closed(CloseCause::Reset)));
     let answer = segments(&host.burst(Instant::from_millis(2_000), &[syn]));
     assert!(answer.iter().any(|segment| segment.syn && segment.ack == 70_001), "{answer:?}");

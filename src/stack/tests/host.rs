@@ -1,6 +1,6 @@
 //! Hosts, a cable between them with a filter on it, and raw segments.
 
-use crate::port::{Frame, Port, PortInfo, PortStats, RxChecksum};
+use crate::port::{Port, PortInfo, PortStats, RxChecksum};
 use crate::stack::{Cidr, ConnId, Onward, Stack, StackConfig, Status, TxQueue};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
@@ -11,21 +11,6 @@ use smoltcp::wire::{
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-/// A frame on the heap.
-pub(super) struct Buffer(Vec<u8>);
-
-impl Frame for Buffer {
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-    fn set_len(&mut self, len: usize) {
-        self.0.resize(len, 0);
-    }
-}
-
 /// A port whose other end is the test.
 pub(super) struct Plug {
     info: PortInfo,
@@ -34,22 +19,22 @@ pub(super) struct Plug {
 }
 
 impl Port for Plug {
-    type Frame = Buffer;
+    type Frame = Vec<u8>;
     fn info(&self) -> &PortInfo {
         &self.info
     }
-    fn rx_burst(&mut self, _burst: &mut VecDeque<Buffer>, _max: usize) -> usize {
+    fn rx_burst(&mut self, _burst: &mut VecDeque<Vec<u8>>, _max: usize) -> usize {
         0
     }
-    fn alloc(&mut self) -> Option<Buffer> {
-        Some(Buffer(Vec::new()))
+    fn alloc(&mut self) -> Option<Vec<u8>> {
+        Some(Vec::new())
     }
-    fn tx_burst(&mut self, burst: &mut VecDeque<Buffer>) -> usize {
+    fn tx_burst(&mut self, burst: &mut VecDeque<Vec<u8>>) -> usize {
         let sent = burst.len();
-        self.out.extend(burst.drain(..).map(|frame| frame.0));
+        self.out.extend(burst.drain(..));
         sent
     }
-    fn release(&mut self, _frame: Buffer) {}
+    fn release(&mut self, _frame: Vec<u8>) {}
     fn stats(&self) -> PortStats {
         PortStats::default()
     }
@@ -63,7 +48,7 @@ pub(super) struct Host {
     pub(super) ready: Vec<ConnId>,
     /// Frames that the TX queue may hold.
     pub(super) tx_max: usize,
-    tx: TxQueue<Buffer>,
+    tx: TxQueue<Vec<u8>>,
     plug: Plug,
 }
 
