@@ -51,6 +51,8 @@ pub(crate) fn theirs(reader: Role, limits: Limits, bytes: &[u8]) -> (Vec<Heard>,
         Role::Server => TheirRole::Server,
     };
     let config = WebSocketConfig::default()
+        // What it comes with is allocated anew for each stream.
+        .read_buffer_size(1 << 10)
         .max_message_size(Some(limits.message_bytes_max))
         .max_frame_size(Some(limits.frame_bytes_max));
     let mut socket = WebSocket::from_raw_socket(Played(Cursor::new(bytes.to_vec())), role, Some(config));

@@ -493,7 +493,6 @@ impl<P: Port, H: Handler> Worker<P, H> {
         while let Some(connect) = self.local.retries.next_due(self.local.now) {
             self.local.connects.push_back(connect);
         }
-        self.look_up_names();
         for _ in 0..self.burst.mailbox_commands {
             let Some(connect) = self.local.connects.front() else { break };
             if connect.tls.is_some() {
@@ -505,6 +504,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 self.connect_or_look_up(connect);
             }
         }
+        self.look_up_names();
     }
 
     /// Lets every ready connection have its turn, up to the bound of a burst.
