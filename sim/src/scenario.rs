@@ -1,15 +1,19 @@
 //! What a world consists of, drawn from its seed: hosts, connections, faults, adversaries, and when each begins.
 
+use crate::letter::Side;
 use crate::rng::Rng;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use unsocket::engine::SlowReader;
 use unsocket::stack::CongestionControl;
+use unsocket::ws::deflate::{DeflateConfig, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// How long what a fault left behind may trouble others: half-dead connections, timers backed off.
-const AFTERMATH: Duration = Duration::from_secs(60);
+/// How long what a fault left behind may trouble connections that begin after it: half-dead ones, timers backed off.
+const AFTERMATH: Duration = Duration::from_secs(10);
+/// How long after a fault a connection may die of it: longer than any deadline of a harsh world.
+const LINGERING: Duration = Duration::from_secs(120);
 
 /// What is left out of a world: how a failing one is made smaller. Nothing else changes by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub(crate) struct Scenario {
     /// No fault of this world excuses a connection that is lost.
     pub(crate) gentle: bool,
     pub(crate) ipv6: bool,
+    /// Some connections have TLS.
+    pub(crate) tls: bool,
     pub(crate) hosts: Vec<HostPlan>,
     pub(crate) conns: Vec<ConnPlan>,
     pub(crate) faults: Vec<Fault>,
@@ -70,6 +76,7 @@ pub(crate) struct HostPlan {
     pub(crate) overflow_bytes_max: usize,
     pub(crate) high_water: usize,
     pub(crate) slow_reader: SlowReader,
+    pub(crate) deflate: Option<DeflateConfig>,
     pub(crate) idle: Option<Duration>,
     pub(crate) ping: Option<Duration>,
     pub(crate) tick: Duration,
@@ -131,6 +138,9 @@ pub(crate) struct ConnPlan {
     pub(crate) pause: Duration,
     pub(crate) ending: Ending,
     pub(crate) topic: Option<u8>,
+    pub(crate) tls: bool,
+    /// Messages of its own accord that are compressed however short they are, or not at all.
+    pub(crate) compress: [f64; 2],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -163,8 +173,34 @@ pub(crate) enum FaultKind {
     ClockJump { by: Duration },
 }
 
+impl FaultKind {
+    /// What it is called where it may cost a connection its life, the worst first.
+    fn harm(self) -> Option<(u8, &'static str)> {
+        Some(match self {
+            FaultKind::Crash => (0, "crash"),
+            FaultKind::ClockJump { .. } => (1, "clock jump"),
+            FaultKind::Freeze => (2, "freeze"),
+            FaultKind::Partition => (3, "partition"),
+            FaultKind::Flapping { .. } => (4, "flapping"),
+            FaultKind::NoBuffers => (5, "no buffers"),
+            FaultKind::Mtu { .. } => (6, "narrow path"),
+            FaultKind::Bandwidth { .. } => (7, "bandwidth"),
+            FaultKind::Loss { .. } => (8, "loss"),
+            FaultKind::BitFlips { .. } | FaultKind::ByteChanges { .. } => (9, "damage"),
+            FaultKind::TxRoom { .. } => (10, "no room to send"),
+            FaultKind::Duplication { .. }
+            | FaultKind::Reordering { .. }
+            | FaultKind::Delay { .. }
+            | FaultKind::OneFrameBursts
+            | FaultKind::RandomBursts => return None,
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Adversary {
+    /// At the port that speaks TLS; it does not.
+    pub(crate) tls: bool,
     pub(crate) kind: AdversaryKind,
     pub(crate) server: usize,
     pub(crate) start: Duration,
@@ -191,6 +227,7 @@ impl Scenario {
         let horizon = SECOND * rng.pick(&[3, 6, 12, 25, 45, 90]);
         let ipv6 = rng.chance(0.3);
         let routed = rng.chance(0.35);
+        let tls = rng.chance(0.4);
         let servers = rng.size(1, 2);
         let clients = rng.size(1, 3);
         let mut hosts: Vec<HostPlan> = (0..servers + clients)
@@ -204,12 +241,13 @@ impl Scenario {
         let heavy = rng.chance(0.15);
         let conns =
             (0..conns).map(|i| ConnPlan::draw(seed, i, servers, clients, horizon, heavy)).collect::<Vec<_>>();
+        let conns = conns.into_iter().map(|conn| ConnPlan { tls: conn.tls && tls, ..conn }).collect();
         let faults = rng.size(0, 8);
         let faults =
             (0..faults).map(|i| Fault::draw(seed, i, hosts.len(), gentle, routed, horizon)).collect();
         let adversaries = if rng.chance(0.4) { rng.size(1, 3) } else { 0 };
         let adversaries: Vec<_> =
-            (0..adversaries).map(|i| Adversary::draw(seed, i, servers, horizon)).collect();
+            (0..adversaries).map(|i| Adversary::draw(seed, i, servers, tls, horizon)).collect();
         if !adversaries.is_empty() {
             // Some vanish without a word: a server that has neither pings nor an idle deadline keeps them for ever.
             for host in hosts.iter_mut().filter(|host| host.idle.is_none()) {
@@ -217,7 +255,7 @@ impl Scenario {
             }
         }
         let mut scenario =
-            Scenario { seed, horizon, gentle, ipv6, hosts, conns, faults, adversaries, without };
+            Scenario { seed, horizon, gentle, ipv6, tls, hosts, conns, faults, adversaries, without };
         scenario.shrink();
         scenario
     }
@@ -264,16 +302,24 @@ impl Scenario {
         is_there && adversary.start <= self.horizon
     }
 
-    /// Whether a fault that may cost a connection its life, or what it left behind, was there between two times of
-    /// the world for either of two hosts.
-    pub(crate) fn is_hit(&self, hosts: [usize; 2], from: Duration, until: Duration) -> bool {
-        (0..self.faults.len()).filter(|&index| self.has_fault(index)).any(|index| {
-            let fault = &self.faults[index];
+    /// The worst fault that may have cost a connection its life, or what it left behind: between two times of the
+    /// world, for either of two hosts.
+    pub(crate) fn worst_hit(
+        &self,
+        hosts: [usize; 2],
+        from: Duration,
+        until: Duration,
+    ) -> Option<&'static str> {
+        let is_hit = |fault: &&Fault| {
             // The router has a path of its own.
             let is_theirs = fault.host.is_none_or(|host| hosts.contains(&host))
                 || (self.has_router() && matches!(fault.kind, FaultKind::Mtu { .. }));
-            is_theirs && fault.from <= until && from <= fault.until + AFTERMATH
-        })
+            let in_time = from <= fault.until + AFTERMATH && until <= fault.until + LINGERING;
+            is_theirs && fault.from <= until && in_time
+        };
+        let faults = (0..self.faults.len()).filter(|&index| self.has_fault(index));
+        let hits = faults.map(|index| &self.faults[index]).filter(is_hit);
+        hits.filter_map(|fault| fault.kind.harm()).min().map(|(_, name)| name)
     }
 
     pub(crate) fn has_router(&self) -> bool {
@@ -310,6 +356,7 @@ impl HostPlan {
             overflow_bytes_max: high_water.max(rng.pick(&[1, 16 << 10, 256 << 10])),
             high_water,
             slow_reader: rng.pick(&[SlowReader::Drop, SlowReader::Drop, SlowReader::Close]),
+            deflate: rng.chance(0.6).then(|| draw_deflate(&mut rng)),
             idle: if gentle { None } else { Some(SECOND * rng.pick(&[5, 60])) },
             ping: rng.pick(&[None, Some(2), Some(30)]).map(Duration::from_secs),
             tick: MS * rng.pick(&[10, 50, 200]),
@@ -325,7 +372,33 @@ impl HostPlan {
     }
 }
 
+/// Any window, with and without takeover, whatever the other side likes.
+fn draw_deflate(rng: &mut Rng) -> DeflateConfig {
+    let bits = |rng: &mut Rng| rng.range(WINDOW_BITS_MIN.into(), WINDOW_BITS_MAX.into()) as u8;
+    DeflateConfig {
+        level: rng.pick(&[1, 1, 6, 9]),
+        threshold_bytes: rng.pick(&[0, 64, 256]),
+        send_takeover: rng.chance(0.5),
+        receive_takeover: rng.chance(0.5),
+        send_window_bits: bits(rng),
+        receive_window_bits: bits(rng),
+    }
+}
+
 impl ConnPlan {
+    /// What the application of a side closes with, if it is its turn to.
+    pub(crate) fn closing_code(&self, side: Side) -> Option<u16> {
+        match (self.serving, self.ending, side) {
+            (Serving::CloseAfter { code, .. }, _, Side::Server) => Some(code),
+            (Serving::CloseAfter { .. }, _, Side::Client) => None,
+            (_, Ending::Client { code }, Side::Client) | (_, Ending::Server { code }, Side::Server) => {
+                Some(code)
+            }
+            (_, Ending::Both { codes }, side) => Some(codes[side as usize]),
+            _ => None,
+        }
+    }
+
     fn draw(seed: u64, index: usize, servers: usize, clients: usize, horizon: Duration, heavy: bool) -> Self {
         let mut rng = Rng::new(seed, "connection", index as u64);
         let code = |rng: &mut Rng| rng.pick(&[1000, 1000, 1001, 1003, 1005, 1011, 3000, 3999, 4999]);
@@ -367,6 +440,8 @@ impl ConnPlan {
             pause: if rng.chance(0.2) { rng.time(MS, horizon / 2) } else { Duration::ZERO },
             ending,
             topic: rng.chance(0.2).then(|| rng.below(2) as u8),
+            tls: rng.chance(0.6),
+            compress: rng.pick(&[[0.0, 0.0], [0.0, 0.0], [0.3, 0.3], [1.0, 0.0]]),
         }
     }
 }
@@ -424,15 +499,49 @@ impl Fault {
 }
 
 impl Adversary {
-    fn draw(seed: u64, index: usize, servers: usize, horizon: Duration) -> Self {
+    fn draw(seed: u64, index: usize, servers: usize, tls: bool, horizon: Duration) -> Self {
         use AdversaryKind::*;
         let mut rng = Rng::new(seed, "adversary", index as u64);
         let kinds = [SynBurst, Garbage, RandomFlags, HalfHandshake, SlowHead, Overlapping, ResetAndReuse];
+        let kind = rng.pick(&kinds);
+        let can_have_tls = !matches!(kind, Garbage | Overlapping | ResetAndReuse);
         Adversary {
-            kind: rng.pick(&kinds),
+            tls: tls && can_have_tls && rng.chance(0.4),
+            kind,
             server: rng.size(0, servers - 1),
             start: rng.time(Duration::ZERO, horizon / 2),
             count: rng.range(1, 40),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::mem::{Discriminant, discriminant};
+
+    fn kinds<T>(all: impl Iterator<Item = T>) -> usize {
+        all.map(|one| discriminant(&one)).collect::<HashSet<Discriminant<T>>>().len()
+    }
+
+    /// A range of seeds that leaves out a kind of anything would say nothing about it.
+    #[test]
+    fn few_seeds_draw_every_kind_of_everything() {
+        let worlds: Vec<Scenario> = (0..300).map(|seed| Scenario::draw(seed, Without::default())).collect();
+        assert_eq!(kinds(worlds.iter().flat_map(|world| &world.faults).map(|fault| fault.kind)), 17);
+        assert_eq!(kinds(worlds.iter().flat_map(|world| &world.adversaries).map(|one| one.kind)), 7);
+        let conns = || worlds.iter().flat_map(|world| &world.conns);
+        assert_eq!(kinds(conns().map(|conn| conn.serving)), 5);
+        assert_eq!(kinds(conns().map(|conn| conn.ending)), 3);
+        let hosts = || worlds.iter().flat_map(|world| &world.hosts);
+        assert_eq!(kinds(hosts().map(|host| host.steer)), 3);
+        assert_eq!(hosts().map(|host| host.workers).collect::<BTreeSet<_>>(), [1, 2, 3, 4].into());
+        let both = |has: &dyn Fn(&Scenario) -> bool| worlds.iter().any(has) && !worlds.iter().all(has);
+        assert!(both(&|world| world.gentle) && both(&|world| world.ipv6) && both(&Scenario::has_router));
+        assert!(both(&|world| world.conns.iter().any(|conn| conn.tls)));
+        assert!(both(&|world| world.conns.iter().any(|conn| conn.topic.is_some())));
+        assert!(both(&|world| world.hosts.iter().all(|host| host.deflate.is_some())));
+        assert!(both(&|world| world.hosts.iter().any(|host| host.drain_at.is_some())));
     }
 }

@@ -3,7 +3,7 @@
 use unsocket_sim::{Fleet, Replay, examine, run_fleet};
 
 /// Trace hashes of three worlds.
-const HASHES: [u64; 3] = [0xdc9a_2d6a_53d2_b22d, 0x791a_cdab_f8c8_14dc, 0x5b6f_7f2d_1d0b_131d];
+const HASHES: [u64; 3] = [0x8332_df99_c16e_c05a, 0x50a4_4ca5_0292_d9bc, 0x50cc_7996_3734_89fd];
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
