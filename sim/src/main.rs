@@ -39,6 +39,9 @@ struct Options {
     /// With --seed: leave out what begins later, milliseconds of the world's time.
     #[arg(long)]
     until_ms: Option<u64>,
+    /// With --seed: look for a smaller world that fails alike for so long, seconds.
+    #[arg(long, default_value_t = 300)]
+    shrink_seconds: u64,
     /// With --seed: do not look for a smaller world.
     #[arg(long)]
     whole: bool,
@@ -80,7 +83,7 @@ fn run_one(seed: u64, options: &Options) -> ExitCode {
             halved: options.halve_messages,
             after: options.until_ms.map(Duration::from_millis),
         },
-        shrink: false,
+        shrink: None,
         lines: if options.show { options.lines } else { 0 },
     };
     let whole = examine(&replay);
@@ -90,7 +93,8 @@ fn run_one(seed: u64, options: &Options) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     println!("FAILED {broken}");
-    let smallest = examine(&Replay { shrink: !options.whole, lines: options.lines, ..replay });
+    let shrink = (!options.whole).then_some(Duration::from_secs(options.shrink_seconds));
+    let smallest = examine(&Replay { shrink, lines: options.lines, ..replay });
     print!("{}", smallest.text);
     println!("FAILED {}", smallest.broken.as_ref().unwrap_or(broken));
     ExitCode::FAILURE
