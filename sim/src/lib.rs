@@ -3,7 +3,7 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | `rng`, `scenario` | a tree of random streams; what is drawn from it |
+//! | `rng`, `scenario`, `draw` | a tree of random streams; a world; how it is drawn from them |
 //! | `world`, `faults` | the clock and its events; faults as they begin and end |
 //! | `net`, `nic`, `host`, `audit` | links, switches and router; queues; workers; what must hold of them |
 //! | `app`, `letter`, `tls` | the application on every host; what it says; what carries it |
@@ -15,6 +15,7 @@ mod adversary;
 mod app;
 mod audit;
 mod book;
+mod draw;
 mod faults;
 mod fleet;
 mod host;

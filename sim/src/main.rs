@@ -51,6 +51,9 @@ struct Options {
     /// With --seed: show the trace although all went well.
     #[arg(long)]
     show: bool,
+    /// Only worlds of two hosts, at most three connections and no adversary.
+    #[arg(long, conflicts_with = "seed")]
+    small: bool,
     /// End with the first world that fails.
     #[arg(long)]
     first: bool,
@@ -111,7 +114,7 @@ fn run_many(options: &Options) -> ExitCode {
     let (from, until) = options.seeds.unwrap_or_else(random);
     let minutes = options.minutes.or(options.seeds.is_none().then_some(1.0));
     let time_limit = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
-    let fleet = Fleet { from, until, time_limit, threads: options.threads };
+    let fleet = Fleet { from, until, time_limit, threads: options.threads, small: options.small };
     std::panic::set_hook(Box::new(|_| {}));
     let first = options.first;
     let began = Instant::now();
