@@ -59,8 +59,12 @@ struct EnginePair {
 
 impl EnginePair {
     fn new(size: usize) -> Self {
-        let plan =
-            Plan { connections: CONNECTIONS as u32, size, stop: Stop::Messages(u64::MAX), ..Plan::default() };
+        let plan = Plan {
+            connections: CONNECTIONS as u32,
+            size: size.into(),
+            stop: Stop::Messages(u64::MAX),
+            ..Plan::default()
+        };
         let (crew, mut generators) = Crew::new(&plan, Clock::new());
         let (a, b) = wire::pair(&WireConfig::default()).unwrap();
         let config = |addr: &str| {

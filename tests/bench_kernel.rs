@@ -8,7 +8,7 @@ use std::time::Duration;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Message, WebSocket, accept_with_config};
-use unsocket::bench::{Plan, Report, Stop, Target, kernel};
+use unsocket::bench::{Plan, Report, Scenario, Stop, Target, kernel};
 
 fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
     Plan {
@@ -21,7 +21,7 @@ fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
 }
 
 fn load(plan: &Plan, url: &str) -> Report {
-    let target = Target { url: url.parse().unwrap(), tls: None };
+    let target = Target::new(url.parse().unwrap(), None);
     load_target(plan, &target)
 }
 
@@ -111,7 +111,7 @@ fn a_duration_ends_a_run_and_what_is_on_its_way_then_is_waited_for() {
 fn messages_of_every_size_come_back_whole() {
     for size in [0, 1, 11, 12, 13, 125, 126, 65_535, 65_536, 3 << 20] {
         for text in [false, true] {
-            let plan = Plan { size, text, timeout: Duration::from_secs(10), ..plan(2, 3, 12) };
+            let plan = Plan { size: size.into(), text, timeout: Duration::from_secs(10), ..plan(2, 3, 12) };
             let report = load(&plan, &echo());
             assert_eq!((report.messages, report.errors), (12, 0), "size {size}, text {text}: {report}");
         }
@@ -123,6 +123,68 @@ fn a_server_that_does_not_compress_when_asked_to_is_an_error() {
     let report = load(&Plan { deflate: true, ..plan(3, 1, 9) }, &echo());
     assert_eq!((causes(&report), report.messages), (vec![("upgrade", 3)], 0));
     assert!(report.errors_by_cause["upgrade"].first.contains("permessage-deflate"), "{report}");
+}
+
+#[test]
+fn connections_are_opened_used_and_closed_again_and_again() {
+    for (echoes, workers) in [(0, 1), (1, 2), (3, 1)] {
+        let scenario = Scenario::Connect { echoes };
+        let report = load(&Plan { scenario, workers, ..plan(8, 1, 300) }, &echo());
+        assert_eq!((report.messages, report.errors, report.lost), (300, 0, 0), "{report}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_the_close_frame_is_an_error() {
+    let url = server("127.0.0.1:0", |stream| {
+        let mut socket = tungstenite::accept(stream).unwrap();
+        let message = socket.read().unwrap();
+        socket.send(message).unwrap();
+        // TCP ends, without a word.
+        let _ = socket.get_mut().shutdown(std::net::Shutdown::Both);
+    });
+    let scenario = Scenario::Connect { echoes: 1 };
+    let report = load(&Plan { scenario, ..plan(2, 1, 10) }, &url);
+    assert_eq!(report.messages, 10, "{report}");
+    let [(cause, count)] = causes(&report)[..] else { panic!("{report}") };
+    assert!(["closed", "reset"].contains(&cause) && count == 10, "{report}");
+}
+
+#[test]
+fn connections_come_from_the_addresses_that_were_named() {
+    let url = server("127.0.0.1:0", |stream| {
+        let peer = stream.peer_addr().unwrap().ip().to_string();
+        assert!(["127.0.3.1", "127.0.3.2"].contains(&peer.as_str()), "{peer}");
+        let mut socket = tungstenite::accept(stream).unwrap();
+        while let Ok(message) = socket.read() {
+            if message.is_binary() {
+                socket.send(message).unwrap();
+            }
+        }
+    });
+    let sources = vec!["127.0.3.1".parse().unwrap(), "127.0.3.2".parse().unwrap()];
+    let target = Target { sources, ..Target::new(url.parse().unwrap(), None) };
+    let report = load_target(&plan(8, 1, 80), &target);
+    assert_eq!((report.messages, report.errors), (80, 0), "{report}");
+}
+
+#[test]
+fn an_open_loop_keeps_its_rate_over_kernel_sockets() {
+    let stop = Stop::After(Duration::from_millis(500));
+    let plan = Plan { rate: Some(1_000.0), stop, ..plan(5, 32, 0) };
+    let report = load(&plan, &echo());
+    assert_eq!(report.errors, 0, "{report}");
+    assert!((report.messages + report.unsent).abs_diff(500) <= 2, "{report}");
+}
+
+#[test]
+fn connections_are_held_over_kernel_sockets() {
+    let stop = Stop::After(Duration::from_millis(300));
+    let scenario = Scenario::Idle { active: 5, server: Some(std::process::id()) };
+    let report = load(&Plan { scenario, stop, ..plan(20, 1, 0) }, &echo());
+    assert_eq!((report.errors, report.lost), (0, 0), "{report}");
+    let memory = report.memory.unwrap();
+    assert_eq!((memory.connections, memory.server_per_connection.is_some()), (20, true));
 }
 
 #[test]
@@ -317,14 +379,14 @@ fn secure_echo() -> Target {
     });
     let trust = unsocket::tls::Trust::File(authority);
     let tls = unsocket::tls::ClientTls::load(&trust, None).unwrap();
-    Target { url: url.parse().unwrap(), tls: Some(tls) }
+    Target::new(url.parse().unwrap(), Some(tls))
 }
 
 #[test]
 fn a_load_goes_over_tls() {
     let target = secure_echo();
     for size in [0, 20, 100_000] {
-        let plan = Plan { size, ..plan(4, 8, 400) };
+        let plan = Plan { size: size.into(), ..plan(4, 8, 400) };
         let report = load_target(&plan, &target);
         assert_eq!((report.messages, report.errors), (400, 0), "{report}");
         assert!(report.tls);

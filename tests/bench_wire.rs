@@ -14,7 +14,7 @@ fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
         connections,
         in_flight,
         stop: Stop::Messages(messages),
-        timeout: Duration::from_secs(10),
+        timeout: Duration::from_secs(60),
         ..Plan::default()
     }
 }
@@ -49,7 +49,7 @@ fn every_message_comes_back_and_the_server_says_what_it_cost() {
 #[test]
 fn messages_of_every_size_come_back_whole() {
     for (size, text) in [(0, false), (1, true), (125, false), (126, true), (65_536, false), (1 << 20, true)] {
-        let report = run(&Plan { size, text, ..plan(2, 2, 8) }, &wiring());
+        let report = run(&Plan { size: size.into(), text, ..plan(2, 2, 8) }, &wiring());
         assert_eq!((report.messages, report.errors), (8, 0), "size {size}, text {text}: {report}");
     }
 }
@@ -58,7 +58,7 @@ fn messages_of_every_size_come_back_whole() {
 fn messages_come_back_whole_through_tls() {
     for size in [0, 20, 70_000] {
         let wiring = Wiring { tls: true, ..wiring() };
-        let report = run(&Plan { size, ..plan(4, 4, 200) }, &wiring);
+        let report = run(&Plan { size: size.into(), ..plan(4, 4, 200) }, &wiring);
         assert_eq!((report.messages, report.errors, report.tls), (200, 0, true), "size {size}: {report}");
     }
 }
@@ -67,8 +67,108 @@ fn messages_come_back_whole_through_tls() {
 fn messages_come_back_whole_through_compression() {
     for (size, tls) in [(20, false), (1_024, false), (70_000, true)] {
         let wiring = Wiring { tls, ..wiring() };
-        let report = run(&Plan { size, deflate: true, ..plan(4, 4, 200) }, &wiring);
+        let report = run(&Plan { size: size.into(), deflate: true, ..plan(4, 4, 200) }, &wiring);
         assert_eq!((report.messages, report.errors, report.deflate), (200, 0, true), "{size}: {report}");
+    }
+}
+
+#[test]
+fn messages_of_a_distribution_come_back_whole() {
+    let size = "20,300,5000".parse().unwrap();
+    let report = run(&Plan { size, ..plan(10, 2, 1_000) }, &wiring());
+    assert_eq!((report.messages, report.errors), (1_000, 0), "{report}");
+    let mean = report.payload_bytes_per_second / report.messages_per_second;
+    assert!((1_500.0..2_100.0).contains(&mean), "{mean}");
+}
+
+#[test]
+fn an_open_loop_sends_at_its_rate_and_times_from_when_messages_were_due() {
+    let stop = Stop::After(Duration::from_millis(500));
+    for workers in [1, 2] {
+        let plan = Plan { rate: Some(2_000.0), in_flight: 64, workers, stop, ..plan(20, 1, 0) };
+        let report = run(&plan, &wiring());
+        assert_eq!((report.errors, report.lost), (0, 0), "{report}");
+        let due = report.messages + report.unsent;
+        assert!(due.abs_diff(1_000) <= 2, "{due} messages were due: {report}");
+    }
+}
+
+#[test]
+fn an_open_loop_that_cannot_keep_up_says_so() {
+    let stop = Stop::After(Duration::from_millis(300));
+    // 100 us each way and one message at a time: each connection manages under 5,000 a second.
+    let faults = Faults { loss: 0.0, reorder: 0.0, duplicate: 0.0, corrupt: 0.0, delay_us: 100, seed: 7 };
+    let wiring = Wiring { faults: Some(faults), ..wiring() };
+    let report = run(&Plan { rate: Some(20_000.0), stop, ..plan(1, 1, 0) }, &wiring);
+    assert_eq!(report.errors, 0, "{report}");
+    assert!(report.unsent > 3_000 && report.rtt_us.p99 > 100_000.0, "{report}");
+    assert!(report.to_string().contains("were due and not sent"), "{report}");
+}
+
+#[test]
+fn a_ramp_draws_out_the_opening() {
+    let begun = std::time::Instant::now();
+    let ramp = Duration::from_millis(300);
+    let report = run(&Plan { ramp, ..plan(30, 1, 300) }, &wiring());
+    assert_eq!((report.messages, report.errors), (300, 0), "{report}");
+    assert!(begun.elapsed() >= Duration::from_millis(280), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn what_one_publishes_all_get() {
+    for (workers, in_flight) in [(1, 1), (1, 4), (2, 2)] {
+        let plan =
+            Plan { scenario: Scenario::Broadcast, workers, size: 64.into(), ..plan(31, in_flight, 100) };
+        let report = run(&plan, &wiring());
+        assert_eq!((report.messages, report.errors, report.lost), (3_000, 0, 0), "{report}");
+        assert_eq!((report.connections, report.published_per_second.is_some()), (30, true));
+        assert!(report.to_string().contains("30 subscribers"), "{report}");
+    }
+}
+
+#[test]
+fn a_broadcast_at_a_rate_publishes_as_often() {
+    let stop = Stop::After(Duration::from_millis(400));
+    let plan = Plan { scenario: Scenario::Broadcast, rate: Some(500.0), stop, ..plan(11, 16, 0) };
+    let report = run(&plan, &wiring());
+    assert_eq!(report.errors, 0, "{report}");
+    let due = report.messages / 10 + report.unsent;
+    assert!(due.abs_diff(200) <= 2, "{due} messages were due: {report}");
+}
+
+#[test]
+fn connections_are_held_weighed_and_prove_that_they_are_there() {
+    let stop = Stop::After(Duration::from_millis(300));
+    for active in [0, 10] {
+        let scenario = Scenario::Idle { active, server: None };
+        let report = run(&Plan { scenario, stop, ..plan(200, 1, 0) }, &wiring());
+        assert_eq!((report.errors, report.lost), (0, 0), "{report}");
+        assert_eq!(report.messages > 0, active > 0, "{report}");
+        assert_eq!(report.memory.unwrap().connections, 200);
+        assert!(report.to_string().contains("200 connections held"), "{report}");
+    }
+}
+
+#[test]
+fn a_stream_is_counted_in_bits() {
+    let plan = Plan { scenario: Scenario::Stream, size: 65_536.into(), ..plan(2, 4, 50) };
+    let report = run(&plan, &wiring());
+    assert_eq!((report.messages, report.errors), (50, 0), "{report}");
+    assert!(report.gbit_per_second > 0.0, "{report}");
+}
+
+#[test]
+fn a_run_is_drawn() {
+    let folder = std::env::temp_dir().join(format!("unsocket-plot-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("run.svg");
+    let output =
+        unsocket(&format!("bench --connections 10 --duration 0.3 --warmup 0 --plot {}", file.display()));
+    let svg = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(output.status.success());
+    for part in ["<svg", "p99.9", "messages/s", "latency, us", "polyline"] {
+        assert!(svg.contains(part), "{part} is missing in\n{svg}");
     }
 }
 
@@ -81,7 +181,7 @@ fn each_generator_has_a_server_of_its_own() {
 #[test]
 fn a_small_mtu_checksums_and_no_congestion_control_change_nothing_but_the_time() {
     let wiring = Wiring { mtu: 576, checksums: true, congestion: CongestionControl::None, ..wiring() };
-    let report = run(&Plan { size: 5_000, ..plan(4, 2, 200) }, &wiring);
+    let report = run(&Plan { size: 5_000.into(), ..plan(4, 2, 200) }, &wiring);
     assert_eq!((report.messages, report.errors), (200, 0), "{report}");
     assert_eq!((report.checksum.as_str(), report.congestion.as_str()), ("software", "none"));
 }
@@ -90,7 +190,7 @@ fn a_small_mtu_checksums_and_no_congestion_control_change_nothing_but_the_time()
 fn nothing_is_lost_or_changed_on_a_bad_path() {
     let faults = Faults { loss: 0.01, reorder: 0.01, duplicate: 0.01, corrupt: 0.01, delay_us: 100, seed: 7 };
     let wiring = Wiring { checksums: true, faults: Some(faults), ..wiring() };
-    let report = run(&Plan { size: 300, ..plan(50, 2, 3_000) }, &wiring);
+    let report = run(&Plan { size: 300.into(), ..plan(50, 2, 3_000) }, &wiring);
     assert_eq!((report.messages, report.errors, report.lost), (3_000, 0, 0), "{report}");
     assert!(report.rtt_us.min >= 200.0, "100 us each way: {report}");
 }
@@ -242,7 +342,13 @@ fn what_a_scenario_cannot_use_is_refused() {
     for (arguments, expected) in [
         ("bench --echoes 2", "--echoes means nothing in --scenario echo"),
         ("bench --scenario connect --in-flight 2", "--in-flight means nothing in --scenario connect"),
-        ("bench ws://127.0.0.1:9/ --scenario connect", "carried out by the engine's own client"),
+        ("bench --scenario connect --rate 5", "--rate means nothing in --scenario connect"),
+        ("bench --active 1", "--active means nothing in --scenario echo"),
+        ("bench ws://127.0.0.1:65535/ --ports 2", "the last one is 65535"),
+        ("bench ws://127.0.0.1:9/ --port tap:x --source 127.0.0.2", "--source is about kernel sockets"),
+        ("bench ws://127.0.0.1:9/ --scenario idle --server-pid 4294967295", "there is no such process"),
+        ("bench --size 65MiB", "a message may have 64 MiB"),
+        ("bench --rate 0", "0.001 to 1e9"),
     ] {
         let output = unsocket(arguments);
         let said = String::from_utf8_lossy(&output.stderr);

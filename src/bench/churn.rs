@@ -6,9 +6,9 @@
 //! with the first one that cannot be opened: a server that has gone away ends the load.
 
 use super::client::{self, Destination, Driven};
-use super::generator::{Birth, Failure, Generator, Load};
-use super::tally::{Cause, Tally};
-use super::usage::Usage;
+use super::generator::Generator;
+use super::load::{Birth, Failure, Load};
+use super::tally::Cause;
 use crate::engine::{Closed, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, SendOutcome};
 use crate::time::{Duration, Instant};
 use crate::ws::{CloseCode, Message};
@@ -17,6 +17,8 @@ use crate::ws::{CloseCode, Message};
 const OPENING_MAX: u32 = 256;
 /// How often connections are opened.
 const OPEN_INTERVAL: Duration = Duration::from_micros(20);
+/// How often connections are looked at that nothing happens to.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The places for connections of one generator worker.
 pub struct Churn {
@@ -28,6 +30,7 @@ pub struct Churn {
     given_up: usize,
     opening: u32,
     turn: usize,
+    next_sweep: Instant,
     scratch: Vec<u8>,
 }
 
@@ -53,9 +56,21 @@ impl Churn {
         let count = generator.share().connections;
         let places = (0..count).map(|row| Place { state: State::Free, load: generator.place(row) }).collect();
         generator.settle();
-        let scratch = Vec::with_capacity(generator.message_bytes());
+        let scratch = Vec::with_capacity(generator.message_bytes_max());
         let free = (0..count).rev().collect();
-        Churn { generator, destination, echoes, places, free, given_up: 0, opening: 0, turn: 0, scratch }
+        let next_sweep = Instant::ZERO;
+        Churn {
+            generator,
+            destination,
+            echoes,
+            places,
+            free,
+            given_up: 0,
+            opening: 0,
+            turn: 0,
+            next_sweep,
+            scratch,
+        }
     }
 
     fn open(&mut self, context: &mut Context<'_, Self>) {
@@ -66,6 +81,42 @@ impl Churn {
             context.connect(self.destination.connect(self.turn, row));
             self.turn = self.turn.wrapping_add(1);
         }
+    }
+
+    /// Gives up connections whose echo does not come.
+    fn sweep(&mut self, context: &mut Context<'_, Self>) {
+        for row in 0..self.places.len() {
+            let Place { state: State::Open(conn, _), load } = &self.places[row] else { continue };
+            if self.generator.is_overdue(load) {
+                context.close(*conn, CloseCode::GOING_AWAY, "no reply in time");
+                self.fail(row as u32, self.generator.overdue());
+            }
+        }
+    }
+}
+
+impl Driven for Churn {
+    const INTERVAL: Duration = OPEN_INTERVAL;
+
+    fn generator(&mut self) -> &mut Generator {
+        &mut self.generator
+    }
+
+    fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool) {
+        self.tick(now);
+        self.open(context);
+        if sweep && now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_INTERVAL;
+            self.sweep(context);
+        }
+    }
+
+    fn take_reply(&mut self, row: u32, message: Message<'_>) -> Option<Result<(), Failure>> {
+        let place = &mut self.places[row as usize];
+        let State::Open(_, left) = &mut place.state else { return None };
+        let verdict = self.generator.verify(&mut place.load, message);
+        *left -= u32::from(verdict.is_ok());
+        Some(verdict.map(|_| ()))
     }
 
     /// Sends the next message, or closes after the last echo.
@@ -98,42 +149,9 @@ impl Churn {
         place.state = State::Failed;
     }
 
-    /// Gives up connections whose echo does not come.
-    fn sweep(&mut self, context: &mut Context<'_, Self>) {
-        for row in 0..self.places.len() {
-            let Place { state: State::Open(conn, _), load } = &self.places[row] else { continue };
-            if self.generator.is_overdue(load) {
-                context.close(*conn, CloseCode::GOING_AWAY, "no reply in time");
-                self.fail(row as u32, self.generator.overdue());
-            }
-        }
-    }
-
-    fn tick(&mut self, now: Instant) {
-        if now != self.generator.now() {
-            self.generator.tick(now);
-        }
-    }
-}
-
-impl Driven for Churn {
-    const INTERVAL: Duration = OPEN_INTERVAL;
-
-    fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool) {
-        self.tick(now);
-        self.open(context);
-        if sweep {
-            self.sweep(context);
-        }
-    }
-
     fn is_done(&self) -> bool {
         let idle = self.free.len() + self.given_up == self.places.len();
         idle && (self.generator.is_over() || self.free.is_empty())
-    }
-
-    fn finish(&mut self) -> (Tally, Usage) {
-        self.generator.finish()
     }
 }
 
@@ -163,25 +181,11 @@ impl Handler for Churn {
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) {
-        self.tick(conn.now());
-        let row = *conn.session();
-        let place = &mut self.places[row as usize];
-        let State::Open(_, left) = &mut place.state else { return };
-        match self.generator.verify(&mut place.load, message) {
-            Ok(_) => {
-                *left -= 1;
-                self.go_on(conn);
-            }
-            Err(failure) => {
-                self.fail(row, failure);
-                conn.close(CloseCode::POLICY, "not an echo");
-            }
-        }
+        client::on_message(self, conn, message);
     }
 
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>) {
-        self.tick(conn.now());
-        self.go_on(conn);
+        client::on_drain(self, conn);
     }
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, closed: &Closed<'_>) {

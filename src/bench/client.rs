@@ -3,7 +3,8 @@
 //! The clock is read once per burst; all that happens in a burst happens at its time.
 
 use super::Clock;
-use super::generator::{Failure, Generator, Load};
+use super::generator::Generator;
+use super::load::{Failure, Load};
 use super::tally::{Cause, Tally};
 use super::usage::Usage;
 use crate::engine::{
@@ -19,8 +20,10 @@ use std::net::{IpAddr, SocketAddr};
 const OPENING_MAX: u32 = 256;
 /// How often connections are opened, and how often a worker looks whether the others' are open.
 const START_INTERVAL: Duration = Duration::from_millis(1);
-/// How often connections are looked at that nothing happens to.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// In so many turns every connection is looked at, also when nothing happens to it,
+const SWEEP_TURNS: usize = 100;
+/// or in more turns, where there are more than so many in each.
+const SWEEP_MAX: usize = 2048;
 /// How long closing handshakes may take when the load is over; what is left then is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -53,19 +56,56 @@ impl Destination {
     }
 }
 
-/// A load that [`drive`] carries out.
-pub trait Driven: Handler + Sized {
+/// A load that [`drive`] carries out. A connection's session is its row.
+pub trait Driven: Handler<Session = u32> + Sized {
     /// How often it is given a turn.
     const INTERVAL: Duration;
 
-    /// Opens connections; looks at every connection, too, when it is time to `sweep`.
+    /// Its loop.
+    fn generator(&mut self) -> &mut Generator;
+
+    /// Opens connections, sends what is due; looks at connections that nothing happens to, too, when it is time to `sweep`.
     fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool);
+
+    /// Verifies what came on an open connection; `None` when that does not matter any more.
+    fn take_reply(&mut self, row: u32, message: Message<'_>) -> Option<Result<(), Failure>>;
+
+    /// Sends what is due on an open connection; closes it when it is done.
+    fn go_on(&mut self, conn: &mut Conn<'_, Self>);
+
+    /// Gives up an open connection.
+    fn fail(&mut self, row: u32, failure: Failure);
 
     /// Whether nothing is left to do but to close connections.
     fn is_done(&self) -> bool;
 
-    /// Ends the load and hands out what was counted.
-    fn finish(&mut self) -> (Tally, Usage);
+    /// Begins a burst, unless it has begun.
+    fn tick(&mut self, now: Instant) {
+        let generator = self.generator();
+        if now != generator.now() {
+            generator.tick(now);
+        }
+    }
+}
+
+/// [`Handler::on_message`] of every load.
+pub(super) fn on_message<L: Driven>(load: &mut L, conn: &mut Conn<'_, L>, message: Message<'_>) {
+    load.tick(conn.now());
+    let row = *conn.session();
+    match load.take_reply(row, message) {
+        None => {}
+        Some(Ok(())) => load.go_on(conn),
+        Some(Err(failure)) => {
+            load.fail(row, failure);
+            conn.close(CloseCode::POLICY, "not what was due");
+        }
+    }
+}
+
+/// [`Handler::on_drain`] of every load.
+pub(super) fn on_drain<L: Driven>(load: &mut L, conn: &mut Conn<'_, L>) {
+    load.tick(conn.now());
+    load.go_on(conn);
 }
 
 /// The connections of one generator worker.
@@ -78,6 +118,8 @@ pub struct Client {
     opening: u32,
     live: u32,
     started: bool,
+    /// The row at which the sweep goes on.
+    swept: usize,
     scratch: Vec<u8>,
 }
 
@@ -92,67 +134,53 @@ impl Client {
         let connections = generator.share().connections;
         let mut rows = Vec::new();
         rows.resize_with(connections as usize, || None);
-        let scratch = Vec::with_capacity(generator.message_bytes());
-        Client { generator, destination, rows, begun: 0, opening: 0, live: 0, started: false, scratch }
+        let scratch = Vec::with_capacity(generator.message_bytes_max());
+        Client {
+            generator,
+            destination,
+            rows,
+            begun: 0,
+            opening: 0,
+            live: 0,
+            started: false,
+            swept: 0,
+            scratch,
+        }
     }
 
     /// Opens connections, as many as may be under way.
     fn open(&mut self, context: &mut Context<'_, Self>) {
-        while self.begun < self.generator.share().connections
-            && self.opening < OPENING_MAX
-            && !self.generator.is_over()
-        {
+        while self.opening < OPENING_MAX && self.generator.may_open(self.begun) {
             context.connect(self.destination.connect(self.begun as usize, self.begun));
             self.begun += 1;
             self.opening += 1;
         }
     }
 
-    /// Looks at every connection: the first messages, the end of the load, deadlines.
+    /// Looks at the next connections, and within a hundred turns at all: the end of the load, deadlines. More at a time would
+    /// keep those waiting that something happens to.
     fn sweep(&mut self, context: &mut Context<'_, Self>) {
-        for row in &mut self.rows {
-            let Some(Live { conn, load }) = row else { continue };
-            let conn = *conn;
-            if self.generator.is_overdue(load) {
-                self.generator.failed(load, self.generator.overdue());
-                context.close(conn, CloseCode::GOING_AWAY, "no reply in time");
-            } else if !pump(&mut self.generator, load, &mut self.scratch, |message| {
-                context.send(conn, message)
-            }) {
-                continue;
-            } else {
-                context.close(conn, CloseCode::NORMAL, "");
-            }
-            *row = None;
-            self.live -= 1;
+        let count = self.rows.len().div_ceil(SWEEP_TURNS).min(SWEEP_MAX);
+        for _ in 0..count {
+            self.look_at(self.swept, context);
+            self.swept = (self.swept + 1) % self.rows.len();
         }
     }
 
-    fn tick(&mut self, now: Instant) {
-        if now != self.generator.now() {
-            self.generator.tick(now);
+    /// Sends what is due on a connection, closes it at its end and when it is overdue.
+    fn look_at(&mut self, row: usize, context: &mut Context<'_, Self>) {
+        let Some(Some(Live { conn, load })) = self.rows.get_mut(row) else { return };
+        let conn = *conn;
+        if self.generator.is_overdue(load) {
+            self.generator.failed(load, self.generator.overdue());
+            context.close(conn, CloseCode::GOING_AWAY, "no reply in time");
+        } else if pump(&mut self.generator, load, &mut self.scratch, |message| context.send(conn, message)) {
+            context.close(conn, CloseCode::NORMAL, "");
+        } else {
+            return;
         }
-    }
-
-    /// Sends what is due on an open connection; closes it at the end of the load.
-    fn go_on(&mut self, conn: &mut Conn<'_, Self>) {
-        let index = *conn.session() as usize;
-        let Some(row) = self.rows.get_mut(index) else { return };
-        let Some(Live { load, .. }) = row else { return };
-        if pump(&mut self.generator, load, &mut self.scratch, |message| conn.send(message)) {
-            *row = None;
-            self.live -= 1;
-            conn.close(CloseCode::NORMAL, "");
-        }
-    }
-
-    /// Gives up an open connection.
-    #[cold]
-    fn fail(&mut self, index: usize, failure: Failure) {
-        if let Some(Live { load, .. }) = self.rows.get_mut(index).and_then(Option::take) {
-            self.generator.failed(&load, failure);
-            self.live -= 1;
-        }
+        self.rows[row] = None;
+        self.live -= 1;
     }
 }
 
@@ -204,27 +232,17 @@ impl Handler for Client {
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) {
-        self.tick(conn.now());
-        let index = *conn.session() as usize;
-        let Some(Some(Live { load, .. })) = self.rows.get_mut(index) else { return };
-        match self.generator.reply(load, message) {
-            Ok(()) => self.go_on(conn),
-            Err(failure) => {
-                self.fail(index, failure);
-                conn.close(CloseCode::POLICY, "not an echo");
-            }
-        }
+        on_message(self, conn, message);
     }
 
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>) {
-        self.tick(conn.now());
-        self.go_on(conn);
+        on_drain(self, conn);
     }
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, closed: &Closed<'_>) {
         self.tick(conn.now());
-        let index = *conn.session() as usize;
-        self.fail(index, close_failure(closed));
+        let row = *conn.session();
+        self.fail(row, close_failure(closed));
     }
 
     fn on_connect_failed(&mut self, context: &mut Context<'_, Self>, _: &Connect, cause: ConnectFailure) {
@@ -237,23 +255,52 @@ impl Handler for Client {
 impl Driven for Client {
     const INTERVAL: Duration = START_INTERVAL;
 
+    fn generator(&mut self) -> &mut Generator {
+        &mut self.generator
+    }
+
     fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool) {
         self.tick(now);
         self.open(context);
-        let starts = !self.started && self.generator.has_started();
-        self.started |= starts;
-        if starts || sweep {
+        if !self.started && self.generator.has_started() {
+            self.started = true;
+            (0..self.rows.len()).for_each(|row| self.look_at(row, context));
+        }
+        while let Some(row) = self.generator.next_due() {
+            self.look_at(row as usize, context);
+        }
+        if sweep {
             self.sweep(context);
+        }
+    }
+
+    fn take_reply(&mut self, row: u32, message: Message<'_>) -> Option<Result<(), Failure>> {
+        let load = &mut self.rows.get_mut(row as usize)?.as_mut()?.load;
+        Some(self.generator.reply(load, message))
+    }
+
+    fn go_on(&mut self, conn: &mut Conn<'_, Self>) {
+        let index = *conn.session() as usize;
+        let Some(row) = self.rows.get_mut(index) else { return };
+        let Some(Live { load, .. }) = row else { return };
+        if pump(&mut self.generator, load, &mut self.scratch, |message| conn.send(message)) {
+            *row = None;
+            self.live -= 1;
+            conn.close(CloseCode::NORMAL, "");
+        }
+    }
+
+    #[cold]
+    fn fail(&mut self, row: u32, failure: Failure) {
+        if let Some(Live { load, .. }) = self.rows.get_mut(row as usize).and_then(Option::take) {
+            self.generator.failed(&load, failure);
+            self.live -= 1;
         }
     }
 
     fn is_done(&self) -> bool {
         let begun = self.begun == self.generator.share().connections || self.generator.is_over();
         begun && self.opening == 0 && self.live == 0
-    }
-
-    fn finish(&mut self) -> (Tally, Usage) {
-        self.generator.finish()
     }
 }
 
@@ -291,7 +338,6 @@ pub(super) fn connect_failure(failure: &ConnectFailure) -> Failure {
 #[derive(Debug, Default)]
 pub struct Rounds {
     next_turn: Instant,
-    next_sweep: Instant,
     give_up_at: Option<Instant>,
 }
 
@@ -299,13 +345,12 @@ impl Rounds {
     /// Opens connections and looks at all of them, each as often as it is due at `now`; returns whether the load is
     /// over and its connections are closed. To be called before each poll.
     pub fn go<P: Port, L: Driven>(&mut self, worker: &mut Worker<P, L>, now: Instant) -> bool {
-        if now < self.next_turn {
+        if now < self.next_turn && now < worker.handler_mut().generator().next_due_at() {
             return false;
         }
-        self.next_turn = now + L::INTERVAL;
-        let sweep = now >= self.next_sweep;
+        let sweep = now >= self.next_turn;
         if sweep {
-            self.next_sweep = now + SWEEP_INTERVAL;
+            self.next_turn = now + L::INTERVAL;
         }
         worker.with_context(|load, context| load.advance(now, context, sweep));
         if !worker.handler().is_done() {
@@ -323,12 +368,17 @@ pub fn drive<P: Port, L: Driven>(
     mut after: impl FnMut(&mut Worker<P, L>, Instant, engine::Progress),
 ) -> (Tally, Usage) {
     let mut rounds = Rounds::default();
+    let mut now = clock.now();
     loop {
-        let now = clock.now();
         if rounds.go(worker, now) {
-            return worker.handler_mut().finish();
+            return worker.handler_mut().generator().finish();
         }
         let progress = worker.poll(now);
         after(worker, now, progress);
+        let then = clock.now();
+        if progress.busy {
+            worker.handler_mut().generator().worked(now, then);
+        }
+        now = then;
     }
 }

@@ -1,8 +1,10 @@
 //! The generator threads and the one that supervises them: when measuring begins and ends, live progress.
 
 use super::generator::Generator;
+use super::memory::{MemoryReport, Sample};
 use super::pattern::Pattern;
-use super::plan::{Plan, Stop};
+use super::plan::{Plan, Scenario, Stop};
+use super::publication::Publication;
 use super::tally::Tally;
 use super::usage::Usage;
 use super::{BenchError, Clock};
@@ -144,9 +146,7 @@ pub struct Progress {
 pub struct Crew {
     window: Arc<Window>,
     boards: Vec<Arc<CachePadded<Board>>>,
-    connections: u32,
-    stop: Stop,
-    warmup: Duration,
+    plan: Plan,
     clock: Clock,
 }
 
@@ -155,24 +155,17 @@ impl Crew {
     pub fn new(plan: &Plan, clock: Clock) -> (Crew, Vec<Generator>) {
         let window = Arc::new(Window::default());
         let pattern = Arc::new(Pattern::new(plan));
+        let publication = Arc::new(Publication::new(plan.in_flight));
         let (boards, generators) = plan
             .shares()
             .into_iter()
             .map(|share| {
                 let board = Arc::new(CachePadded::new(Board::default()));
                 let (pattern, window) = (Arc::clone(&pattern), Arc::clone(&window));
-                (Arc::clone(&board), Generator::new(plan, share, pattern, window, board))
+                (Arc::clone(&board), Generator::new(plan, share, pattern, window, board, &publication))
             })
             .unzip();
-        let crew = Crew {
-            window,
-            boards,
-            connections: plan.connections,
-            stop: plan.stop,
-            warmup: plan.warmup,
-            clock,
-        };
-        (crew, generators)
+        (Crew { window, boards, plan: plan.clone(), clock }, generators)
     }
 
     /// When the load begins and is measured.
@@ -181,37 +174,59 @@ impl Crew {
     }
 
     /// Starts the load when every connection is settled, ends it when `interrupted`, reports to `observer`;
-    /// returns when `finished` says that every generator has ended.
+    /// returns when `finished` says that every generator has ended. Where connections are held, the memory that they took is
+    /// returned, too.
     pub fn supervise(
         &self,
         interrupted: impl Fn() -> bool,
         mut finished: impl FnMut() -> bool,
         observer: &mut dyn FnMut(Progress),
-    ) {
+    ) -> Option<MemoryReport> {
         let begun = self.clock.now();
         let mut opened = false;
+        let held = match self.plan.scenario {
+            Scenario::Idle { server, .. } => Some((server, Sample::take(server))),
+            _ => None,
+        };
+        let mut memory = None;
         while !finished() {
             let now = self.clock.now();
             if interrupted() {
                 self.window.close(now);
-            } else if !opened && self.sum(Board::settled) >= u64::from(self.connections) {
+            } else if !opened && self.sum(Board::settled) >= u64::from(self.plan.connections) {
                 opened = true;
-                let (start, from) = (now, now + self.warmup);
-                let until = match self.stop {
-                    Stop::After(duration) => from + duration,
-                    Stop::Messages(_) => Instant::FAR_FUTURE,
-                };
-                self.window.open(Bounds { start, from, until });
+                self.window.open(self.plan.bounds(now));
+            }
+            if let Some((server, before)) = &held
+                && memory.is_none()
+                && now >= self.ends_at()
+            {
+                memory = Sample::take(*server).since(before, self.sum(Board::open));
+                self.window.close(self.clock.now());
             }
             observer(self.progress(begun, now));
             std::thread::sleep(LOOK_INTERVAL);
+        }
+        memory
+    }
+
+    /// When measuring is to end, by time; [`Instant::FAR_FUTURE`] while that is not known.
+    fn ends_at(&self) -> Instant {
+        let Bounds { from, until, .. } = self.window.bounds();
+        match self.plan.stop {
+            Stop::After(duration) => until.min(from + duration),
+            Stop::Messages(_) => until,
         }
     }
 
     /// How long was measured, given the merged counts of all generators.
     pub fn measured(&self, tally: &Tally) -> Duration {
         let Bounds { from, until, .. } = self.window.bounds();
-        let end = match self.stop {
+        let end = match self.plan.stop {
+            // The last replies of an open loop count, however late they are.
+            Stop::After(_) if self.plan.rate.is_some() && tally.messages > 0 => {
+                until.max(tally.last_reply_at)
+            }
             Stop::After(_) => until.min(tally.ended_at),
             Stop::Messages(_) => tally.last_reply_at,
         };
@@ -231,8 +246,13 @@ impl Crew {
             () => Phase::Connecting,
         };
         let measured: u64 = self.boards.iter().map(|board| board.measured()).sum();
-        let remaining = match self.stop {
-            Stop::After(_) => (until < Instant::FAR_FUTURE).then(|| until - now),
+        let ends_at = self.ends_at();
+        let remaining = match self.plan.stop {
+            Stop::After(_) if ends_at < Instant::FAR_FUTURE => Some(ends_at - now),
+            Stop::After(duration) => self.expected_opening(now - begun).map(|opening| {
+                let rise = if self.plan.rate.is_some() { self.plan.ramp } else { Duration::ZERO };
+                opening + rise + self.plan.warmup + duration
+            }),
             Stop::Messages(messages) if phase == Phase::Measuring && measured > 0 => {
                 let left = messages.saturating_sub(measured) as f64 / measured as f64;
                 Some((now - from).mul_f64(left))
@@ -249,6 +269,15 @@ impl Crew {
     }
 }
 
+impl Crew {
+    /// How much longer opening the connections will take, if it goes on as it has for `elapsed`.
+    fn expected_opening(&self, elapsed: Duration) -> Option<Duration> {
+        let settled = self.sum(Board::settled);
+        let left = u64::from(self.plan.connections).saturating_sub(settled);
+        (settled > 0).then(|| elapsed.mul_f64(left as f64 / settled as f64))
+    }
+}
+
 /// What the generators of a run counted.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -256,6 +285,8 @@ pub struct Outcome {
     pub tally: Tally,
     /// What each generator thread got of its core.
     pub usage: Vec<Usage>,
+    /// What the connections took, where they were held.
+    pub memory: Option<MemoryReport>,
 }
 
 impl Outcome {

@@ -15,12 +15,12 @@ pub fn config(plan: &Plan, stack: StackConfig) -> EngineConfig {
         limits: Limits {
             // Where connections come and go, the old ones take a while to go.
             connections_max: match plan.scenario {
-                Scenario::Echo => plan.connections as usize + 1,
                 Scenario::Connect { .. } => 2 * plan.connections as usize + 64,
+                _ => plan.connections as usize + 1,
             },
             message: ws::Limits {
-                message_bytes_max: message.message_bytes_max.max(plan.size),
-                frame_bytes_max: message.frame_bytes_max.max(plan.size),
+                message_bytes_max: message.message_bytes_max.max(plan.size.most()),
+                frame_bytes_max: message.frame_bytes_max.max(plan.size.most()),
                 ..message
             },
             memory_bytes_max: usize::MAX,

@@ -1,76 +1,41 @@
-//! The closed loop of one generator thread, the same over every transport: which message is due on which
-//! connection, whether a reply is the right one, what is counted.
+//! The loop of one generator thread, the same over every transport: which message is due on which connection, whether a
+//! reply is the right one, what is counted.
 //!
 //! The transport calls [`Generator::tick`] once per burst with the time that holds for it, then for each
 //! connection [`Generator::opened`], [`Generator::may_send`] / [`Generator::write`] / [`Generator::sent`] and
-//! [`Generator::reply`]; when [`Generator::is_done`] says so it closes the connection. One connection costs
-//! a [`Load`] and one timestamp per message in flight.
+//! [`Generator::reply`]; when [`Generator::is_done`] says so it closes the connection. Between replies,
+//! [`Generator::next_due`] names connections that are to be looked at. One connection costs a [`Load`] and, in a closed loop,
+//! one timestamp per message in flight.
 
 use super::crew::{Board, Bounds, Window};
+use super::load::{Birth, Failure, Load};
+use super::pace::{Pace, Schedule};
 use super::pattern::{Mismatch, Pattern};
 use super::plan::{Plan, Scenario, Share, Stop};
+use super::publication::{Audience, Publication};
+use super::senders::Senders;
+use super::series::Series;
 use super::tally::{Cause, Tally};
 use super::usage::{SchedStat, Usage};
 use crate::time::{Duration, Instant};
 use crate::ws::Message;
 use crossbeam_utils::CachePadded;
-use std::borrow::Cow;
 use std::sync::Arc;
 
-/// One connection of the load.
-#[derive(Debug)]
-pub struct Load {
-    /// Which of its thread's connections it is, from 0.
-    row: u32,
-    /// Messages sent.
-    sent: u64,
-    /// Replies received.
-    answered: u64,
-}
-
-impl Load {
-    /// Whether a reply is awaited.
-    pub fn is_waiting(&self) -> bool {
-        self.sent > self.answered
-    }
-
-    /// Awaits nothing any more.
-    pub fn forget(&mut self) {
-        self.answered = self.sent;
-    }
-}
-
-/// A connection that is being opened.
-#[derive(Clone, Copy, Debug)]
-pub struct Birth {
-    at: Instant,
-    measured: bool,
-}
-
-/// Why a connection cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The kind of error.
-    pub cause: Cause,
-    /// What happened, in words.
-    pub detail: Cow<'static, str>,
-}
-
-impl Failure {
-    /// A failure for `cause`, told by `detail`.
-    pub fn new(cause: Cause, detail: impl Into<Cow<'static, str>>) -> Self {
-        Failure { cause, detail: detail.into() }
-    }
-}
-
-/// One thread's closed loop.
+/// One thread's loop.
 #[derive(Debug)]
 pub struct Generator {
     scenario: Scenario,
     deflate: bool,
     share: Share,
     in_flight: u32,
+    pace: Pace,
+    senders: Senders,
+    /// Connections that sent nothing prove at the end that they are there.
+    proves: bool,
     timeout: Duration,
+    ramp: Duration,
+    began: Option<Instant>,
     counts_by_time: bool,
     pattern: Arc<Pattern>,
     window: Arc<Window>,
@@ -82,26 +47,51 @@ pub struct Generator {
     measuring_since: Instant,
     /// Measured messages that may still be sent.
     quota: u64,
-    /// When each message on its way was sent: `in_flight` slots per connection.
+    /// In a closed loop, when each message on its way was sent: `in_flight` slots per connection.
     sent_at: Vec<Instant>,
     opened: u32,
     settled: u32,
     unmeasured: u64,
     tally: Tally,
+    busy: Option<Duration>,
     stat_at_start: Option<SchedStat>,
     stat_at_end: Option<SchedStat>,
 }
 
 impl Generator {
-    /// The loop of `share` of `plan`. `window` says when to measure; what happens is published on `board`.
+    /// The loop of `share` of `plan`. `window` says when to measure; what happens is published on `board`; `publication` is
+    /// what the threads of a broadcast share.
     pub fn new(
         plan: &Plan,
         share: Share,
         pattern: Arc<Pattern>,
         window: Arc<Window>,
         board: Arc<CachePadded<Board>>,
+        publication: &Arc<Publication>,
     ) -> Self {
+        let every = match plan.scenario {
+            Scenario::Idle { active, .. } => active,
+            _ => 1,
+        };
+        let senders = Senders::new(every, share.connections);
+        let pace = if plan.scenario == Scenario::Broadcast {
+            let schedule = Schedule::new(plan, Share { worker: 0, ..share }, 1, 1);
+            Pace::Broadcast(Audience::new(Arc::clone(publication), share.worker), schedule)
+        } else {
+            let all = plan.shares().iter().map(|share| Senders::new(every, share.connections).count()).sum();
+            Schedule::new(plan, share, senders.count(), all).map_or(Pace::Closed, Pace::Open)
+        };
+        let slots = match pace {
+            Pace::Closed => share.connections as usize * plan.in_flight as usize,
+            Pace::Open(_) | Pace::Broadcast(..) => 0,
+        };
         Generator {
+            pace,
+            senders,
+            proves: matches!(plan.scenario, Scenario::Idle { .. }),
+            ramp: plan.ramp,
+            began: None,
+            busy: None,
             scenario: plan.scenario,
             deflate: plan.deflate,
             share,
@@ -115,11 +105,11 @@ impl Generator {
             bounds: Bounds::UNKNOWN,
             measuring_since: Instant::FAR_FUTURE,
             quota: share.messages,
-            sent_at: vec![Instant::ZERO; share.connections as usize * plan.in_flight as usize],
+            sent_at: vec![Instant::ZERO; slots],
             opened: 0,
             settled: 0,
             unmeasured: 0,
-            tally: Tally::default(),
+            tally: Tally::new(plan.series.then(Series::default)),
             stat_at_start: None,
             stat_at_end: None,
         }
@@ -165,6 +155,7 @@ impl Generator {
     /// Begins a burst at `now` and publishes what the ones before it did.
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
+        self.began.get_or_insert(now);
         self.bounds = self.window.bounds();
         if self.measuring_since > now && now >= self.bounds.from {
             self.measuring_since = now;
@@ -172,6 +163,12 @@ impl Generator {
         }
         if self.stat_at_end.is_none() && now >= self.bounds.until {
             self.stat_at_end = SchedStat::of_this_thread();
+        }
+        if let Pace::Broadcast(audience, _) = &self.pace
+            && audience.publishes()
+            && (now >= self.bounds.until || (now >= self.measuring_since && self.quota == 0))
+        {
+            audience.publication().end();
         }
         self.board.publish(self.opened, self.settled, self.unmeasured, self.tally.messages);
     }
@@ -183,14 +180,56 @@ impl Generator {
 
     /// Whether the load is over: nothing new is sent, connections that wait for nothing may close.
     pub fn is_over(&self) -> bool {
+        if let Pace::Broadcast(audience, _) = &self.pace {
+            return audience.publication().has_ended();
+        }
         self.now >= self.bounds.until || (self.now >= self.measuring_since && self.quota == 0)
+    }
+
+    /// Whether another connection may be opened after so many were begun: the ramp draws it out.
+    pub fn may_open(&self, begun: u32) -> bool {
+        if self.is_over() || begun >= self.share.connections {
+            return false;
+        }
+        let passed = (self.now - self.began.unwrap_or(self.now)).as_secs_f64();
+        let due = passed / self.ramp.as_secs_f64() * f64::from(self.share.connections);
+        self.ramp.is_zero() || f64::from(begun) <= due
+    }
+
+    /// A connection that is to be looked at, as a message may be due on it though nothing came. To be asked in each burst
+    /// until there is none.
+    pub fn next_due(&mut self) -> Option<u32> {
+        match &mut self.pace {
+            Pace::Closed => None,
+            Pace::Open(schedule) if self.now < self.bounds.until => {
+                schedule.take_due(self.now, self.bounds.start).map(|index| self.senders.row(index))
+            }
+            Pace::Open(_) => None,
+            Pace::Broadcast(audience, _) => {
+                (audience.publishes() && audience.has_room_again(self.now)).then_some(0)
+            }
+        }
+    }
+
+    /// When [`Generator::next_due`] is to be asked again, if nothing comes before.
+    pub fn next_due_at(&self) -> Instant {
+        match &self.pace {
+            Pace::Closed => Instant::FAR_FUTURE,
+            Pace::Open(schedule) => schedule.next_at(self.bounds.start),
+            // Nothing but looking tells what the other threads' subscribers have got.
+            Pace::Broadcast(audience, _) if audience.publishes() && self.has_started() => Instant::ZERO,
+            Pace::Broadcast(..) => Instant::FAR_FUTURE,
+        }
     }
 
     /// Connection `row` of this thread is open.
     pub fn opened(&mut self, row: u32) -> Load {
         self.opened += 1;
         self.settled += 1;
-        Load { row, sent: 0, answered: 0 }
+        if let Pace::Broadcast(audience, _) = &mut self.pace {
+            audience.opened(row);
+        }
+        Load::new(row)
     }
 
     /// Connections of this thread are opened as part of the load, so that none is waited for before it begins.
@@ -200,7 +239,7 @@ impl Generator {
 
     /// The place of connections that are opened one after the other.
     pub fn place(&self, row: u32) -> Load {
-        Load { row, sent: 0, answered: 0 }
+        Load::new(row)
     }
 
     /// Whether another connection is due, where opening them is the load.
@@ -225,6 +264,10 @@ impl Generator {
     #[cold]
     pub fn failed_to_open(&mut self, failure: Failure) {
         self.settled = self.settled.saturating_add(1);
+        if let Pace::Broadcast(audience, _) = &mut self.pace {
+            audience.failed();
+            self.window.close(self.now);
+        }
         self.tally.error(failure.cause, || failure.detail);
     }
 
@@ -232,28 +275,98 @@ impl Generator {
     #[cold]
     pub fn failed(&mut self, load: &Load, failure: Failure) {
         self.opened -= 1;
-        self.tally.lost += load.sent - load.answered;
+        self.count_unsent(load);
+        match &mut self.pace {
+            Pace::Broadcast(audience, _) => {
+                if !audience.is_publisher(load.row) {
+                    self.tally.lost += audience.publication().published() - load.answered;
+                }
+                audience.failed();
+                self.window.close(self.now);
+            }
+            Pace::Closed | Pace::Open(_) => self.tally.lost += load.outstanding(),
+        }
         self.tally.error(failure.cause, || failure.detail);
     }
 
     /// A connection was closed in good order.
-    pub fn closed(&mut self, _load: &Load) {
+    pub fn closed(&mut self, load: &Load) {
         self.opened -= 1;
+        self.count_unsent(load);
+    }
+
+    /// Counts what was due within the measured time on a connection that is over, and not sent.
+    fn count_unsent(&mut self, load: &Load) {
+        let Bounds { start, from, until } = self.bounds;
+        let (schedule, index) = match (&self.pace, self.senders.index(load.row)) {
+            (Pace::Open(schedule), Some(index)) => (schedule, index),
+            (Pace::Broadcast(audience, Some(schedule)), _) if audience.is_publisher(load.row) => {
+                (schedule, 0)
+            }
+            _ => return,
+        };
+        if until == Instant::FAR_FUTURE {
+            return;
+        }
+        for due in (load.sent..).map(|sequence| start + schedule.due(index, sequence)) {
+            match () {
+                () if due >= until => break,
+                () if due >= from => self.tally.unsent(until - due),
+                () => {}
+            }
+        }
     }
 
     /// Whether a message is due on this connection.
-    pub fn may_send(&self, load: &Load) -> bool {
-        load.sent - load.answered < u64::from(self.in_flight) && self.has_started() && !self.is_over()
+    pub fn may_send(&mut self, load: &Load) -> bool {
+        if !self.has_started() {
+            return false;
+        }
+        let over = self.is_over();
+        let in_flight = u64::from(self.in_flight);
+        match &mut self.pace {
+            Pace::Broadcast(audience, schedule) => {
+                let due = schedule.map_or(Instant::ZERO, |schedule| {
+                    self.bounds.start + schedule.due(0, audience.publication().published())
+                });
+                audience.is_publisher(load.row) && audience.has_room() && due <= self.now && !over
+            }
+            Pace::Closed | Pace::Open(_) if over => self.proves && load.sent == 0,
+            Pace::Closed => load.outstanding() < in_flight && self.senders.index(load.row).is_some(),
+            Pace::Open(schedule) => {
+                let index = self.senders.index(load.row);
+                load.outstanding() < in_flight
+                    && index
+                        .is_some_and(|index| self.bounds.start + schedule.due(index, load.sent) <= self.now)
+            }
+        }
+    }
+
+    /// Whether a connection has yet to prove that it is there.
+    fn is_unproved(&self, load: &Load) -> bool {
+        self.proves && load.answered == 0
     }
 
     /// Whether the load is over for this connection: nothing to send, nothing to wait for.
-    pub fn is_done(&self, load: &Load) -> bool {
-        load.sent == load.answered && self.is_over()
+    pub fn is_done(&mut self, load: &Load) -> bool {
+        if !self.is_over() {
+            return false;
+        }
+        match &mut self.pace {
+            Pace::Broadcast(audience, _) if audience.is_publisher(load.row) => audience.is_complete(),
+            Pace::Broadcast(audience, _) => load.answered == audience.publication().published(),
+            Pace::Closed | Pace::Open(_) => !load.is_waiting() && !self.is_unproved(load),
+        }
     }
 
-    /// Length of every message in bytes.
-    pub fn message_bytes(&self) -> usize {
-        self.pattern.size()
+    /// Length of the longest message in bytes.
+    pub fn message_bytes_max(&self) -> usize {
+        self.pattern.most()
+    }
+
+    /// Length of the message that is due, in bytes.
+    pub fn message_bytes(&self, load: &Load) -> usize {
+        self.pattern.size(self.share.first + load.row, load.sent)
     }
 
     /// Whether the messages are text.
@@ -268,17 +381,36 @@ impl Generator {
 
     /// The message that was due is on its way.
     pub fn sent(&mut self, load: &mut Load) {
-        if self.now >= self.measuring_since {
+        let begun_at = match &mut self.pace {
+            Pace::Closed => {
+                let slot = slot(self.in_flight, load, load.sent);
+                self.sent_at[slot] = self.now;
+                self.now
+            }
+            Pace::Open(_) => {
+                if !load.is_waiting() {
+                    load.quiet_since = self.now;
+                }
+                self.begun_at(load, load.sent)
+            }
+            Pace::Broadcast(audience, schedule) => {
+                let at = schedule.map_or(self.now, |schedule| {
+                    self.bounds.start + schedule.due(0, audience.publication().published())
+                });
+                audience.publish(at);
+                self.tally.published += u64::from(self.now >= self.measuring_since);
+                at
+            }
+        };
+        if begun_at >= self.measuring_since {
             self.quota = self.quota.saturating_sub(1);
         }
-        let slot = self.slot(load, load.sent);
-        self.sent_at[slot] = self.now;
         load.sent += 1;
     }
 
     /// A message is on its way that is not what the load counts.
     pub fn sent_beside(&mut self, load: &mut Load) {
-        let slot = self.slot(load, load.sent);
+        let slot = slot(self.in_flight, load, load.sent);
         self.sent_at[slot] = self.now;
         load.sent += 1;
     }
@@ -288,22 +420,69 @@ impl Generator {
     /// # Errors
     /// When the loop has lost step: the connection must be given up with [`Generator::failed`].
     pub fn reply(&mut self, load: &mut Load, message: Message<'_>) -> Result<(), Failure> {
-        let sent_at = self.sent_at[self.slot(load, load.answered)];
+        if matches!(self.pace, Pace::Broadcast(..)) {
+            return self.delivery(load, message);
+        }
+        let begun_at = self.begun_at(load, load.answered);
         if self.verify(load, message)? {
-            self.count(sent_at, self.measuring_since <= sent_at);
+            self.count(begun_at, self.measuring_since <= begun_at);
+        }
+        load.quiet_since = self.now;
+        Ok(())
+    }
+
+    /// Verifies what a subscriber got, and counts it; what its publisher itself gets is verified, too.
+    fn delivery(&mut self, load: &mut Load, message: Message<'_>) -> Result<(), Failure> {
+        let Pace::Broadcast(audience, _) = &self.pace else { return Ok(()) };
+        let number = load.answered;
+        if number >= audience.publication().published() {
+            return Err(Failure::new(Cause::Unsolicited, "a message came that was not published"));
+        }
+        let is_publisher = audience.is_publisher(load.row);
+        let begun_at = audience.published_at(number);
+        let right = self.compare(0, number, message)?;
+        load.answered += 1;
+        if is_publisher {
+            return Ok(());
+        }
+        if self.bounds.start == Instant::FAR_FUTURE {
+            // The publisher's thread knew of the beginning before this one.
+            self.bounds = self.window.bounds();
+        }
+        if right {
+            self.count(begun_at, self.bounds.from <= begun_at);
+        }
+        if let Pace::Broadcast(audience, _) = &mut self.pace {
+            audience.delivered(number);
         }
         Ok(())
     }
 
+    /// When message `sequence`, which is on its way, was sent, or was to be sent.
+    fn begun_at(&self, load: &Load, sequence: u64) -> Instant {
+        match (&self.pace, self.senders.index(load.row)) {
+            (Pace::Closed, _) => self.sent_at[slot(self.in_flight, load, sequence)],
+            (Pace::Open(schedule), Some(index)) => self.bounds.start + schedule.due(index, sequence),
+            // The proof of a connection that was idle.
+            (Pace::Open(_) | Pace::Broadcast(..), _) => self.now,
+        }
+    }
+
     /// Counts what was begun at `begun_at` and is complete now; `measured` says whether it began within the measured time.
     fn count(&mut self, begun_at: Instant, measured: bool) {
-        let measured = if self.counts_by_time {
-            self.bounds.from <= self.now && self.now < self.bounds.until
-        } else {
-            measured
+        let measured = match &self.pace {
+            // However late it is: to leave out those that took longer would flatter the server.
+            Pace::Open(_) | Pace::Broadcast(_, Some(_)) => {
+                self.bounds.from <= begun_at && begun_at < self.bounds.until
+            }
+            _ if self.counts_by_time => self.is_measuring(),
+            _ => measured,
         };
         if measured {
             self.tally.reply(self.now, self.now - begun_at);
+            if let Some(series) = &mut self.tally.series {
+                series.record(self.bounds.from, self.now, self.now - begun_at);
+            }
         } else {
             self.unmeasured += 1;
         }
@@ -317,22 +496,54 @@ impl Generator {
         if !load.is_waiting() {
             return Err(Failure::new(Cause::Unsolicited, "a message came while none was awaited"));
         }
+        let right = self.compare(self.share.first + load.row, load.answered, message);
+        load.answered += 1;
+        right
+    }
+
+    /// Whether `message` is message `sequence` of `connection`.
+    fn compare(&mut self, connection: u32, sequence: u64, message: Message<'_>) -> Result<bool, Failure> {
         let (payload, is_text) = match message {
             Message::Text(text) => (text.as_bytes(), true),
             Message::Binary(bytes) => (bytes, false),
         };
-        let verdict = self.pattern.verify(self.share.first + load.row, load.answered, payload);
-        load.answered += 1;
+        let verdict = self.pattern.verify(connection, sequence, payload);
         let right = verdict.is_ok() && is_text == self.pattern.is_text();
         if !right {
             self.wrong_reply(verdict, is_text)?;
+        } else if self.is_measuring() {
+            self.tally.payload_bytes += payload.len() as u64;
         }
         Ok(right)
     }
 
+    fn is_measuring(&self) -> bool {
+        self.bounds.from <= self.now && self.now < self.bounds.until
+    }
+
+    /// The thread had something to do from `since` to `until`; for threads that never sleep.
+    pub fn worked(&mut self, since: Instant, until: Instant) {
+        let busy = self.busy.get_or_insert_default();
+        if self.bounds.from <= since && until <= self.bounds.until {
+            *busy += until - since;
+        }
+    }
+
     /// Whether the oldest message on its way has waited for longer than the time limit.
     pub fn is_overdue(&self, load: &Load) -> bool {
-        load.is_waiting() && self.now - self.sent_at[self.slot(load, load.answered)] > self.timeout
+        let since = match &self.pace {
+            Pace::Broadcast(audience, _) => {
+                let waits = load.answered < audience.publication().published();
+                if !waits || audience.is_publisher(load.row) {
+                    return false;
+                }
+                audience.published_at(load.answered)
+            }
+            _ if !load.is_waiting() => return false,
+            Pace::Closed => self.begun_at(load, load.answered),
+            Pace::Open(_) => load.quiet_since,
+        };
+        self.now - since > self.timeout
     }
 
     /// What a connection fails with that [`Generator::is_overdue`].
@@ -344,30 +555,32 @@ impl Generator {
     pub fn finish(&mut self) -> (Tally, Usage) {
         self.tick(self.now);
         self.tally.ended_at = self.now;
+        if let Pace::Broadcast(audience, _) = &self.pace
+            && audience.publishes()
+        {
+            audience.publication().end();
+        }
         let end = self.stat_at_end.or_else(SchedStat::of_this_thread);
-        (std::mem::take(&mut self.tally), Usage::between(self.stat_at_start, end))
+        let usage = Usage { busy: self.busy, ..Usage::between(self.stat_at_start, end) };
+        (std::mem::take(&mut self.tally), usage)
     }
 
+    /// Counts a reply that is wrong.
     #[cold]
     fn wrong_reply(&mut self, verdict: Result<(), Mismatch>, is_text: bool) -> Result<(), Failure> {
-        let (cause, detail) = match verdict {
-            Ok(()) if is_text => (Cause::Kind, "sent binary, the reply is text".into()),
-            Ok(()) => (Cause::Kind, "sent text, the reply is binary".into()),
-            Err(mismatch @ Mismatch::OutOfOrder { .. }) => {
-                return Err(Failure::new(Cause::OutOfOrder, mismatch.describe()));
-            }
-            Err(mismatch @ Mismatch::Length { .. }) => (Cause::Length, mismatch.describe()),
-            Err(mismatch @ Mismatch::Misdelivered { .. }) => (Cause::Misdelivered, mismatch.describe()),
-            Err(mismatch @ Mismatch::Corrupt { .. }) => (Cause::Corrupt, mismatch.describe()),
-        };
-        self.tally.error(cause, || detail);
+        let failure = Failure::of_reply(verdict, is_text);
+        if failure.cause == Cause::OutOfOrder {
+            return Err(failure);
+        }
+        self.tally.error(failure.cause, || failure.detail);
         Ok(())
     }
+}
 
-    fn slot(&self, load: &Load, sequence: u64) -> usize {
-        let in_flight = u64::from(self.in_flight);
-        (u64::from(load.row) * in_flight + sequence % in_flight) as usize
-    }
+/// Where the time is kept at which a message was sent.
+fn slot(in_flight: u32, load: &Load, sequence: u64) -> usize {
+    let in_flight = u64::from(in_flight);
+    (u64::from(load.row) * in_flight + sequence % in_flight) as usize
 }
 
 #[cfg(test)]
@@ -388,8 +601,15 @@ mod tests {
         let window = Arc::new(Window::default());
         let board = Arc::new(CachePadded::new(Board::default()));
         let pattern = Arc::new(Pattern::new(&plan));
-        let generator =
-            Generator::new(&plan, plan.shares()[0], pattern, Arc::clone(&window), Arc::clone(&board));
+        let publication = Arc::new(Publication::new(plan.in_flight));
+        let generator = Generator::new(
+            &plan,
+            plan.shares()[0],
+            pattern,
+            Arc::clone(&window),
+            Arc::clone(&board),
+            &publication,
+        );
         Bench { window, board, generator }
     }
 

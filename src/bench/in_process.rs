@@ -12,8 +12,8 @@ use super::report::{Faults, Mode, Report, ThreadReport};
 use super::tally::Tally;
 use super::usage::{SchedStat, Usage};
 use super::{BenchError, Clock, cache_line, engine_setup};
-use crate::apps::Echo;
-use crate::engine::{ConnectTls, EngineConfig, Seat, Worker};
+use crate::apps::{Echo, PubSub};
+use crate::engine::{ConnectTls, EngineConfig, Handler, Seat, Worker};
 use crate::port::Port;
 use crate::port::fault::FaultPort;
 use crate::port::wire::{self, WireConfig, WirePort};
@@ -33,6 +33,8 @@ const PREFIX_BITS: u8 = 24;
 const PORT: u16 = 8000;
 /// Connections to one TCP port: a client has fewer than 16,384 ephemeral ports towards it.
 const CONNECTIONS_PER_PORT: u32 = 10_000;
+/// Polls without anything to do, some 50 ns each, after which a thread lets others have its core.
+const QUIET_MAX: u32 = 2_000;
 
 /// How the wire and its ends are set up.
 #[derive(Clone, Debug)]
@@ -96,7 +98,12 @@ pub fn run(
                 let core = crew::in_turn(&wiring.server_cores, index);
                 crew::spawn(scope, format!("server-{index}"), move || {
                     crew::pin_to(core)?;
-                    serve(config, port, seat, crowded, clock, window, stop)
+                    match plan.scenario {
+                        Scenario::Broadcast => {
+                            serve(config, port, seat, PubSub, crowded, clock, window, stop)
+                        }
+                        _ => serve(config, port, seat, Echo, crowded, clock, window, stop),
+                    }
                 })
             })
             .collect::<Result<Vec<_>, BenchError>>()?;
@@ -125,13 +132,15 @@ pub fn run(
         // Without its server a client would wait for nothing.
         let interrupted =
             || interrupted.load(Ordering::Relaxed) || servers.iter().any(|server| server.is_finished());
-        crew.supervise(interrupted, || clients.iter().all(|client| client.is_finished()), observer);
+        let memory =
+            crew.supervise(interrupted, || clients.iter().all(|client| client.is_finished()), observer);
         stop.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();
         for client in clients {
             outcome.add(crew::join(client)?);
         }
         let servers = servers.into_iter().map(crew::join).collect::<Result<Vec<_>, _>>()?;
+        outcome.memory = memory;
         Ok::<_, BenchError>((outcome, servers))
     })?;
 
@@ -184,19 +193,22 @@ struct Served {
     usage: Usage,
 }
 
-fn serve(
+#[expect(clippy::too_many_arguments, reason = "what one server thread is made of, handed over once")]
+fn serve<H: Handler>(
     config: &EngineConfig,
     port: WirePort,
     seat: Seat,
+    app: H,
     crowded: bool,
     clock: Clock,
     window: &Window,
     stop: &AtomicBool,
 ) -> Result<Served, BenchError> {
     let mut now = clock.now();
-    let mut worker = Worker::new(config, seat, port, Echo, now)?;
+    let mut worker = Worker::new(config, seat, port, app, now)?;
     let mut busy = Duration::ZERO;
     let (mut start, mut end) = (None, None);
+    let mut rest = Rest::new(crowded);
     while !stop.load(Ordering::Relaxed) {
         let worked = worker.poll(now).busy;
         let then = clock.now();
@@ -207,9 +219,7 @@ fn serve(
         } else if then >= until && end.is_none() {
             end = SchedStat::of_this_thread();
         }
-        if !worked {
-            rest(crowded);
-        }
+        rest.after(worked);
         now = then;
     }
     Ok(Served { busy, usage: Usage::between(start, end.or_else(SchedStat::of_this_thread)) })
@@ -232,10 +242,10 @@ fn load<P: Port>(
         sources: Vec::new(),
     };
     match generator.scenario() {
-        Scenario::Echo => carry(config, port, seat, Client::new(generator, destination), crowded, clock),
         Scenario::Connect { echoes } => {
             carry(config, port, seat, Churn::new(generator, destination, echoes), crowded, clock)
         }
+        _ => carry(config, port, seat, Client::new(generator, destination), crowded, clock),
     }
 }
 
@@ -248,18 +258,31 @@ fn carry<P: Port, L: Driven>(
     clock: Clock,
 ) -> Result<(Tally, Usage), BenchError> {
     let mut worker = Worker::new(config, seat, port, load, clock.now())?;
-    Ok(client::drive(&mut worker, clock, |_, _, progress| {
-        if !progress.busy {
-            rest(crowded);
-        }
-    }))
+    let mut rest = Rest::new(crowded);
+    Ok(client::drive(&mut worker, clock, |_, _, progress| rest.after(progress.busy)))
 }
 
-/// Lets the other end go on: with too few cores it needs ours.
-fn rest(crowded: bool) {
-    if crowded {
-        std::thread::yield_now();
-    } else {
-        std::hint::spin_loop();
+/// What a thread does between two polls.
+struct Rest {
+    /// There are too few cores for all threads: the other end needs ours.
+    crowded: bool,
+    /// Polls since there was something to do.
+    quiet: u32,
+}
+
+impl Rest {
+    fn new(crowded: bool) -> Self {
+        Rest { crowded, quiet: 0 }
+    }
+
+    /// Lets others have the core when there was nothing to do for a while.
+    fn after(&mut self, worked: bool) {
+        self.quiet = if worked { 0 } else { self.quiet.saturating_add(1) };
+        match self.quiet {
+            0 => {}
+            QUIET_MAX.. => std::thread::yield_now(),
+            _ if self.crowded => std::thread::yield_now(),
+            _ => std::hint::spin_loop(),
+        }
     }
 }

@@ -1,16 +1,17 @@
-//! The load generator: closed loops of messages over many connections, every reply verified in full.
+//! The load generator: closed and open loops of messages over many connections, every reply verified in full.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`plan`] | how many connections, messages, bytes, for how long, on which threads |
+//! | [`plan`], [`sizes`] | how many connections, messages, bytes, for how long, on which threads |
 //! | [`pattern`] | what each message holds, and how a reply differs from it |
-//! | [`generator`] | the closed loop of one thread, the same over every transport |
-//! | [`tally`] | replies, round-trip times, errors by cause |
+//! | [`generator`], [`load`] | the loop of one thread, the same over every transport; one connection of it |
+//! | [`pace`], [`senders`], [`publication`] | parts of it: open loops, connections that send, broadcasts |
+//! | [`tally`], [`series`] | replies, latencies, errors by cause; how they went over time |
 //! | [`crew`] | the threads, when measuring begins and ends, progress |
 //! | [`kernel`] | transport: ordinary kernel sockets |
 //! | [`client`], [`churn`], [`engine_setup`] | transport: the engine's own client; that with connections that come and go |
 //! | [`in_process`], [`over_port`] | that with the server in this process; that over a device |
-//! | [`usage`], [`cache_line`], [`report`] | on what machine, with what result |
+//! | [`usage`], [`memory`], [`cache_line`], [`report`], [`summary`] | on what machine, with what result |
 
 pub mod cache_line;
 pub mod churn;
@@ -20,16 +21,25 @@ pub mod engine_setup;
 pub mod generator;
 pub mod in_process;
 pub mod kernel;
+pub mod load;
+pub mod memory;
 pub mod over_port;
+pub mod pace;
 pub mod pattern;
 pub mod plan;
+pub mod publication;
 pub mod report;
+pub mod senders;
+pub mod series;
+pub mod sizes;
+pub mod summary;
 pub mod tally;
 pub mod usage;
 
 pub use crew::{Phase, Progress};
 pub use plan::{Plan, Scenario, Stop};
 pub use report::Report;
+pub use sizes::Sizes;
 
 use crate::config::ConfigError;
 use crate::engine::WorkerError;
@@ -40,7 +50,7 @@ use crate::time::{Duration, Instant};
 use crate::tls::{ClientTls, FileError};
 use crate::ws::WsUrl;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 /// The monotonic clock of one run; its epoch is the moment it was made.
@@ -73,6 +83,10 @@ pub struct Target {
     pub url: WsUrl,
     /// Whom to believe; used where the URL says `wss://`.
     pub tls: Option<ClientTls>,
+    /// So many TCP ports from the URL's on, taken in turn: each is another 2^14 and more connections for each address of ours.
+    pub port_count: u16,
+    /// Over kernel sockets: our addresses, taken in turn; none for the kernel's choice.
+    pub sources: Vec<IpAddr>,
 }
 
 impl Target {
@@ -84,6 +98,16 @@ impl Target {
             return Err(error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
         }
         Ok(addrs)
+    }
+
+    /// The server at `url`, with TLS as given, on its one port, from the kernel's choice of address.
+    pub fn new(url: WsUrl, tls: Option<ClientTls>) -> Target {
+        Target { url, tls, port_count: 1, sources: Vec::new() }
+    }
+
+    /// The TCP ports that connections go to in turn.
+    fn ports(&self) -> impl Iterator<Item = u16> + use<> {
+        (self.url.port()..=u16::MAX).take(usize::from(self.port_count.max(1)))
     }
 
     /// The TLS of a connection to it; `None` without TLS.
@@ -166,11 +190,36 @@ pub enum BenchError {
         /// The option.
         option: &'static str,
     },
-    /// A scenario that kernel sockets do not carry.
+    /// A server whose memory cannot be looked at.
     #[error(
-        "--scenario connect is carried out by the engine's own client: give --port, or no URL for a run in one process"
+        "--server-pid {pid}: there is no such process, or its memory may not be looked at; give the server's, as root or its user"
     )]
-    ScenarioNeedsEngine,
+    ServerPid {
+        /// The process id.
+        pid: u32,
+    },
+    /// More ports than there are behind the URL's.
+    #[error("--ports {count}: from port {first} on there are not so many; the last one is 65535")]
+    Ports {
+        /// How many were asked for.
+        count: u16,
+        /// The URL's.
+        first: u16,
+    },
+    /// The picture cannot be drawn.
+    #[error("{}: the picture cannot be drawn: {why}", path.display())]
+    Plot {
+        /// The file.
+        path: PathBuf,
+        /// What the library said.
+        why: String,
+    },
+    /// An option of kernel sockets elsewhere.
+    #[error("{option} is about kernel sockets: give a URL without --port, or leave {option} out")]
+    OptionNeedsKernel {
+        /// The option.
+        option: &'static str,
+    },
     /// An option of another scenario.
     #[error("{option} means nothing in --scenario {scenario}: leave it out")]
     OptionOfOtherScenario {
@@ -243,7 +292,9 @@ impl BenchError {
                 | BenchError::OptionNeedsEngine { .. }
                 | BenchError::OptionNeedsTls { .. }
                 | BenchError::Tls(_)
-                | BenchError::ScenarioNeedsEngine
+                | BenchError::ServerPid { .. }
+                | BenchError::Ports { .. }
+                | BenchError::OptionNeedsKernel { .. }
                 | BenchError::OptionOfOtherScenario { .. }
                 | BenchError::Dhcp
                 | BenchError::Config(_)

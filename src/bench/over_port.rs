@@ -56,7 +56,7 @@ pub fn run<P: Port + Send>(
     let config = engine_setup::config(plan, site.stack.clone());
     let seats = engine_setup::seats(&config, info.mtu, generators.len())?;
     let destination = Destination {
-        remotes: vec![remote],
+        remotes: target.ports().map(|port| SocketAddr::new(remote.ip(), port)).collect(),
         host: url.authority().to_owned(),
         target: url.target().to_owned(),
         tls: target
@@ -92,11 +92,13 @@ pub fn run<P: Port + Send>(
             })
             .collect::<Result<Vec<_>, BenchError>>()?;
         let interrupted = || interrupted.load(Ordering::Relaxed);
-        crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
+        let memory =
+            crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {
             outcome.add(crew::join(thread)?);
         }
+        outcome.memory = memory;
         Ok::<_, BenchError>(outcome)
     })?;
     let mut report = Report::new(plan, Mode::Port, crew.measured(&outcome.tally), &outcome);
@@ -133,10 +135,10 @@ fn load<P: Port>(
     clock: Clock,
 ) -> Result<(Tally, Usage), BenchError> {
     match generator.scenario() {
-        Scenario::Echo => carry(config, port, seat, Client::new(generator, destination), spin, clock),
         Scenario::Connect { echoes } => {
             carry(config, port, seat, Churn::new(generator, destination, echoes), spin, clock)
         }
+        _ => carry(config, port, seat, Client::new(generator, destination), spin, clock),
     }
 }
 
@@ -154,7 +156,8 @@ fn carry<P: Port, L: Driven>(
         if progress.busy || spin {
             quiet_since = now;
         } else if now - quiet_since >= SPIN {
-            let until_due = progress.deadline.map_or(SLEEP_MAX, |deadline| deadline - now);
+            let send_at = worker.handler_mut().generator().next_due_at();
+            let until_due = progress.deadline.map_or(send_at, |deadline| deadline.min(send_at)) - now;
             sleep(worker, until_due.min(SLEEP_MAX));
         }
     }))

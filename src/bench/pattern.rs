@@ -15,6 +15,8 @@ use std::fmt::Write;
 const TAG_BYTES: usize = 12;
 /// Number of different offsets into the pool, a power of two.
 const OFFSETS: usize = 4096;
+/// Where the bits of a message's hash begin that its size follows from: beside those of its offset.
+const SIZE_SHIFT: u32 = 36;
 /// The 64 characters of text payloads: six bits each.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /// Names in payloads that are to be compressed.
@@ -52,7 +54,9 @@ pub enum Mismatch {
 /// The payloads of one load.
 #[derive(Debug)]
 pub struct Pattern {
-    size: usize,
+    /// A power of two of them, each as likely.
+    sizes: Vec<usize>,
+    most: usize,
     text: bool,
     pool: Vec<u8>,
 }
@@ -60,9 +64,10 @@ pub struct Pattern {
 impl Pattern {
     /// The payloads of `plan`: random bytes, printable ASCII for text, records as in JSON where they are to be compressed.
     pub fn new(plan: &Plan) -> Self {
-        let Plan { size, text, deflate, seed, .. } = *plan;
+        let Plan { text, deflate, seed, .. } = *plan;
+        let most = plan.size.most();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let pool_bytes = OFFSETS + size.saturating_sub(TAG_BYTES);
+        let pool_bytes = OFFSETS + most.saturating_sub(TAG_BYTES);
         let pool = match (deflate, text) {
             (true, _) => records(pool_bytes, &mut random),
             (false, true) => {
@@ -70,12 +75,18 @@ impl Pattern {
             }
             (false, false) => noise(pool_bytes, &mut random),
         };
-        Pattern { size, text, pool }
+        Pattern { sizes: plan.size.samples(seed), most, text, pool }
     }
 
-    /// Length of every payload in bytes.
-    pub fn size(&self) -> usize {
-        self.size
+    /// Length of the longest payload in bytes.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Length of the payload of message `sequence` of `connection` in bytes.
+    pub fn size(&self, connection: u32, sequence: u64) -> usize {
+        let index = (mixed(connection, sequence) >> SIZE_SHIFT) as usize & (self.sizes.len() - 1);
+        self.sizes[index]
     }
 
     /// Whether the payloads are text.
@@ -86,8 +97,9 @@ impl Pattern {
     /// Appends the payload of message `sequence` of `connection`.
     pub fn write(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
         let tag = self.tag(connection, sequence);
-        if self.size < TAG_BYTES {
-            out.extend_from_slice(&tag[..self.size]);
+        let size = self.size(connection, sequence);
+        if size < TAG_BYTES {
+            out.extend_from_slice(&tag[..size]);
         } else {
             out.extend_from_slice(&tag);
             out.extend_from_slice(self.body(connection, sequence));
@@ -99,25 +111,23 @@ impl Pattern {
     /// # Errors
     /// How they differ.
     pub fn verify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Result<(), Mismatch> {
-        if reply.len() != self.size {
-            return Err(Mismatch::Length { sent: self.size, got: reply.len() });
-        }
         let due = self.tag(connection, sequence);
         let is_right = match reply.split_first_chunk::<TAG_BYTES>() {
             Some((tag, body)) => *tag == due && body == self.body(connection, sequence),
             None => *reply == due[..reply.len()],
         };
-        if is_right {
+        if is_right && reply.len() == self.size(connection, sequence) {
             return Ok(());
         }
         Err(self.classify(connection, sequence, reply))
     }
 
-    /// Finds out what a reply of the right length is instead of the one that was due.
+    /// Finds out what a reply is instead of the one that was due.
     #[cold]
     fn classify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Mismatch {
         if let Some((its_connection, its_sequence)) = self.read_tag(reply)
-            && reply[TAG_BYTES..] == *self.body(its_connection, its_sequence)
+            && reply.get(TAG_BYTES..) == Some(self.body(its_connection, its_sequence))
+            && (its_connection, its_sequence) != (connection, sequence)
         {
             return if its_connection == connection {
                 Mismatch::OutOfOrder { due: sequence, got: its_sequence }
@@ -125,7 +135,11 @@ impl Pattern {
                 Mismatch::Misdelivered { connection: its_connection }
             };
         }
-        let mut due = Vec::with_capacity(self.size);
+        let size = self.size(connection, sequence);
+        if reply.len() != size {
+            return Mismatch::Length { sent: size, got: reply.len() };
+        }
+        let mut due = Vec::with_capacity(size);
         self.write(connection, sequence, &mut due);
         let at = due.iter().zip(reply).position(|(due, got)| due != got);
         Mismatch::Corrupt { at: at.unwrap_or_default() }
@@ -158,11 +172,14 @@ impl Pattern {
 
     /// What follows the tag.
     fn body(&self, connection: u32, sequence: u64) -> &[u8] {
-        // Fibonacci hashing: the top bits of a product with 2^64 / golden ratio are well mixed.
-        let mixed = (sequence ^ (u64::from(connection) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let offset = (mixed >> (u64::BITS - OFFSETS.ilog2())) as usize;
-        &self.pool[offset..offset + self.size.saturating_sub(TAG_BYTES)]
+        let offset = (mixed(connection, sequence) >> (u64::BITS - OFFSETS.ilog2())) as usize;
+        &self.pool[offset..offset + self.size(connection, sequence).saturating_sub(TAG_BYTES)]
     }
+}
+
+/// A hash of which message it is. Fibonacci hashing: the top bits of a product with 2^64 / golden ratio are well mixed.
+fn mixed(connection: u32, sequence: u64) -> u64 {
+    (sequence ^ (u64::from(connection) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// What no compressor shortens.
@@ -242,7 +259,7 @@ mod tests {
         fn a_payload_verifies_and_any_changed_byte_does_not(
             size in 0usize..300, text: bool, deflate: bool, connection in 0u32..1 << 24, sequence in 0u64..1 << 48, at: usize,
         ) {
-            let pattern = pattern(Plan { size, text, deflate, ..Plan::default() });
+            let pattern = pattern(Plan { size: size.into(), text, deflate, ..Plan::default() });
             let mut reply = payload(&pattern, connection, sequence);
             prop_assert_eq!(reply.len(), size);
             prop_assert!(!text || reply.is_ascii());
@@ -273,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_located_and_a_wrong_length_told() {
-        let pattern = pattern(Plan { size: 64, ..Plan::default() });
+        let pattern = pattern(Plan { size: 64.into(), ..Plan::default() });
         let mut reply = payload(&pattern, 3, 9);
         reply[40] ^= 1;
         assert_eq!(pattern.verify(3, 9, &reply), Err(Mismatch::Corrupt { at: 40 }));
@@ -285,15 +302,28 @@ mod tests {
         use crate::ws::deflate::{DeflateConfig, Deflater};
         let mut deflater = Deflater::new(&DeflateConfig::default());
         let mut shrinks = |deflate| {
-            let message = payload(&pattern(Plan { size: 1024, deflate, ..Plan::default() }), 3, 9);
+            let message = payload(&pattern(Plan { size: 1024.into(), deflate, ..Plan::default() }), 3, 9);
             deflater.compress_for_all(&message).is_some_and(|compressed| compressed.len() < 500)
         };
         assert!(shrinks(true) && !shrinks(false));
     }
 
     #[test]
+    fn payloads_of_many_sizes_verify_and_others_of_the_connection_are_named() {
+        let pattern = pattern(Plan { size: "exp:200".parse().unwrap(), ..Plan::default() });
+        for sequence in 0..200 {
+            let reply = payload(&pattern, 5, sequence);
+            assert_eq!(pattern.verify(5, sequence, &reply), Ok(()));
+            if reply.len() >= TAG_BYTES {
+                let due = sequence + 1;
+                assert_eq!(pattern.verify(5, due, &reply), Err(Mismatch::OutOfOrder { due, got: sequence }));
+            }
+        }
+    }
+
+    #[test]
     fn payloads_of_one_byte_differ_from_message_to_message() {
-        let pattern = pattern(Plan { size: 1, ..Plan::default() });
+        let pattern = pattern(Plan { size: 1.into(), ..Plan::default() });
         assert_ne!(payload(&pattern, 0, 1), payload(&pattern, 0, 2));
     }
 }

@@ -1,18 +1,25 @@
 //! What a load consists of, whatever carries it.
 
-use crate::time::Duration;
+use super::crew::Bounds;
+use super::sizes::Sizes;
+use crate::time::{Duration, Instant};
 
-/// A closed loop over `connections` connections at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A load over `connections` connections at a time: a closed loop, or with a `rate` an open one.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// What is done over and over.
     pub scenario: Scenario,
-    /// Connections in all; at least 1.
+    /// Connections in all, with [`Scenario::Broadcast`] the publisher's, too; at least 1, there 2.
     pub connections: u32,
     /// Messages on their way per connection; at least 1.
     pub in_flight: u32,
-    /// Payload of each message, bytes.
-    pub size: usize,
+    /// An open loop: messages a second over all connections, sent whether replies come or not, and timed from the moment at
+    /// which they were due. `None` for a closed loop, in which a reply is followed by the next message.
+    pub rate: Option<f64>,
+    /// How long the opening of the connections is drawn out, and then the rise of the `rate`.
+    pub ramp: Duration,
+    /// Payload of the messages, bytes.
+    pub size: Sizes,
     /// Text messages instead of binary ones.
     pub text: bool,
     /// Offer permessage-deflate (RFC 7692), and send what compresses about as well as JSON does.
@@ -29,6 +36,8 @@ pub struct Plan {
     pub cores: Vec<usize>,
     /// Seed of the payloads.
     pub seed: u64,
+    /// Record how throughput and latency went over time.
+    pub series: bool,
 }
 
 impl Default for Plan {
@@ -38,7 +47,9 @@ impl Default for Plan {
             scenario: Scenario::Echo,
             connections: 1,
             in_flight: 1,
-            size: 20,
+            rate: None,
+            ramp: Duration::ZERO,
+            size: Sizes::Fixed(20),
             text: false,
             deflate: false,
             stop: Stop::After(Duration::from_secs(5)),
@@ -47,6 +58,7 @@ impl Default for Plan {
             workers: 1,
             cores: Vec::new(),
             seed: 1,
+            series: false,
         }
     }
 }
@@ -54,8 +66,20 @@ impl Default for Plan {
 /// What a load does over and over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
-    /// Each connection has `in_flight` messages of `size` bytes on their way.
+    /// Each connection has `in_flight` messages on their way.
     Echo,
+    /// The same, of messages so long that bytes are what counts.
+    Stream,
+    /// The first connection publishes, all others get what it published; deliveries are what counts and what is timed. Each
+    /// message that is on its way is delivered to all before another takes its place.
+    Broadcast,
+    /// Connections are held and their memory is measured. At the end each proves with one message that it is still there.
+    Idle {
+        /// One of so many connections echoes meanwhile as in [`Scenario::Echo`]; 0 for none.
+        active: u32,
+        /// The server's process, for its memory.
+        server: Option<u32>,
+    },
     /// Each connection is opened, used for so many messages one after the other, closed, and opened again. Openings are what
     /// counts and what is timed; `in_flight` is 1.
     Connect {
@@ -69,6 +93,9 @@ impl Scenario {
     pub const fn name(self) -> &'static str {
         match self {
             Scenario::Echo => "echo",
+            Scenario::Stream => "stream",
+            Scenario::Broadcast => "broadcast",
+            Scenario::Idle { .. } => "idle",
             Scenario::Connect { .. } => "connect",
         }
     }
@@ -92,11 +119,25 @@ pub struct Share {
     pub first: u32,
     /// How many connections are its own.
     pub connections: u32,
-    /// How many measured messages it sends; `u64::MAX` when time decides.
+    /// How many measured messages it sends; `u64::MAX` when time, or another thread, decides.
     pub messages: u64,
 }
 
 impl Plan {
+    /// When measuring begins and, by time, ends, for a load that starts at `start`.
+    pub fn bounds(&self, start: Instant) -> Bounds {
+        // At the full rate, once it has risen.
+        let rise = if self.rate.is_some() { self.ramp } else { Duration::ZERO };
+        let from = start + rise + self.warmup;
+        let until = match self.stop {
+            // Who looks at the memory ends it, when that is done.
+            Stop::After(_) if matches!(self.scenario, Scenario::Idle { .. }) => Instant::FAR_FUTURE,
+            Stop::After(duration) => from + duration,
+            Stop::Messages(_) => Instant::FAR_FUTURE,
+        };
+        Bounds { start, from, until }
+    }
+
     /// The plan divided between its workers, as evenly as it goes. There are never more shares than connections.
     pub fn shares(&self) -> Vec<Share> {
         let workers = self.workers.clamp(1, self.connections.max(1));
@@ -108,7 +149,11 @@ impl Plan {
         (0..workers)
             .map(|worker| {
                 let connections = part(u64::from(self.connections), workers, worker) as u32;
-                let messages = messages.map_or(u64::MAX, |messages| part(messages, workers, worker));
+                let messages = messages.map_or(u64::MAX, |messages| match (self.scenario, worker) {
+                    (Scenario::Broadcast, 0) => messages,
+                    (Scenario::Broadcast, _) => u64::MAX,
+                    _ => part(messages, workers, worker),
+                });
                 let share = Share { worker, first, connections, messages };
                 first += connections;
                 share

@@ -1,17 +1,21 @@
 //! The result of a run: one JSON object for scripts, a page of lines for people.
 
 use super::crew::Outcome;
+use super::memory::MemoryReport;
 use super::plan::{Plan, Scenario};
+use super::series::Series;
+use super::sizes::Sizes;
 use super::tally::{Cause, Tally};
 use super::usage::{Machine, Usage};
 use crate::port::fault::{self, FaultConfig};
 use crate::time::Duration;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// Frames under way because of a delay, each way; what is above that is dropped.
 const DELAYED_FRAMES_MAX: usize = 8_192;
+/// A thread that is busy for longer is itself the limit.
+const SATURATED_PERCENT: f64 = 97.0;
 
 /// Everything a run found out. Field names with a unit carry it last.
 #[derive(Clone, Debug, Serialize)]
@@ -28,17 +32,20 @@ pub struct Report {
     pub port: Option<String>,
 
     /// What was done over and over. With `connect`, `messages` counts connections opened, and `rtt_us` is the time from SYN to the
-    /// answer to the upgrade request.
+    /// answer to the upgrade request; with `broadcast`, they are deliveries, and the time from publishing to each.
     pub scenario: &'static str,
     /// Messages in the life of a connection; with `connect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub echoes: Option<u32>,
-    /// Connections in all; with `connect`, at a time.
+    /// Connections in all; with `connect`, at a time; with `broadcast`, subscribers.
     pub connections: u32,
     /// Messages on their way per connection.
     pub in_flight: u32,
-    /// Payload of each message, bytes.
-    pub size: usize,
+    /// Messages a second that were asked for; none for a closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// Payload of the messages, bytes.
+    pub size: Sizes,
     /// Text messages instead of binary ones.
     pub text: bool,
     /// Generator threads.
@@ -66,8 +73,19 @@ pub struct Report {
     pub messages_per_second: f64,
     /// Payload per second and direction, bytes.
     pub payload_bytes_per_second: f64,
-    /// Round-trip times, microseconds.
+    /// The same in bits.
+    pub gbit_per_second: f64,
+    /// Messages published per second; with `broadcast`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published_per_second: Option<f64>,
+    /// Round-trip times, microseconds; with a rate, from the moment at which each message was due.
     pub rtt_us: Rtt,
+    /// The same over time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<PartReport>,
+    /// What the connections took; with `idle`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryReport>,
 
     /// Errors over the whole run.
     pub errors: u64,
@@ -75,6 +93,9 @@ pub struct Report {
     pub errors_by_cause: BTreeMap<&'static str, ErrorReport>,
     /// Messages that will have no reply, because their connections failed.
     pub lost: u64,
+    /// Messages that were due in the measured time and not sent: server or generator could not keep up with the rate. The times
+    /// have them with the least that they took.
+    pub unsent: u64,
 
     /// Time of the server's polls that did work, per message, nanoseconds; where the server is in the process.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +103,9 @@ pub struct Report {
     /// What each server thread got of its core; where the server is in the process.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<ThreadReport>,
+    /// CPU time of all generator threads per message, nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generator_cpu_ns_per_message: Option<f64>,
     /// What each generator thread got of its core.
     pub generators: Vec<ThreadReport>,
     /// Round trip of one cache line between a server's and a generator's core, nanoseconds; when both are pinned.
@@ -150,11 +174,33 @@ pub struct ErrorReport {
     pub first: String,
 }
 
+/// One part of the measured time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PartReport {
+    /// Its end, from the beginning of measuring, seconds.
+    pub until_seconds: f64,
+    /// Messages a second.
+    pub messages_per_second: f64,
+    /// Median, microseconds.
+    pub p50: f64,
+    /// 99 of 100.
+    pub p99: f64,
+    /// 999 of 1,000.
+    pub p99_9: f64,
+    /// Greatest.
+    pub max: f64,
+}
+
 /// One thread's share of its core while it was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ThreadReport {
+    /// Time on a core, seconds.
+    pub cpu_seconds: f64,
     /// Time on a core, percent of the measured time.
     pub cpu_percent: f64,
+    /// Time with something to do, percent of the measured time; of threads that never sleep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy_percent: Option<f64>,
     /// Time it waited for a core, percent of the measured time. Over 3 the run is better repeated.
     pub run_delay_percent: f64,
 }
@@ -166,7 +212,17 @@ impl ThreadReport {
             Duration::ZERO => 0.0,
             whole => round(100.0 * part.as_secs_f64() / whole.as_secs_f64(), 2),
         };
-        ThreadReport { cpu_percent: percent(usage.cpu), run_delay_percent: percent(usage.run_delay) }
+        ThreadReport {
+            cpu_seconds: round(usage.cpu.as_secs_f64(), 6),
+            cpu_percent: percent(usage.cpu),
+            busy_percent: usage.busy.map(percent),
+            run_delay_percent: percent(usage.run_delay),
+        }
+    }
+
+    /// Whether the thread had no time left, so that it and not the server may have set the pace.
+    pub(super) fn is_saturated(&self) -> bool {
+        self.busy_percent.unwrap_or(self.cpu_percent) > SATURATED_PERCENT
     }
 }
 
@@ -190,6 +246,24 @@ impl Faults {
     pub fn held_frames_max(&self) -> usize {
         let FaultConfig { rx, tx, .. } = self.config(0);
         rx.held_frames_max + tx.held_frames_max
+    }
+}
+
+impl PartReport {
+    fn all(series: &Series) -> Vec<PartReport> {
+        let part = series.part().as_secs_f64();
+        let report = |(index, latencies): (usize, &hdrhistogram::Histogram<u32>)| {
+            let at = |quantile: f64| latencies.value_at_quantile(quantile) as f64 / 1e3;
+            PartReport {
+                until_seconds: round(part * (index + 1) as f64, 3),
+                messages_per_second: round(latencies.len() as f64 / part, 1),
+                p50: at(0.5),
+                p99: at(0.99),
+                p99_9: at(0.999),
+                max: at(1.0),
+            }
+        };
+        series.parts().iter().enumerate().map(report).collect()
     }
 }
 
@@ -220,7 +294,8 @@ impl Report {
     pub fn new(plan: &Plan, mode: Mode, measured: Duration, outcome: &Outcome) -> Report {
         let tally = &outcome.tally;
         let seconds = measured.as_secs_f64();
-        let per_second = if seconds > 0.0 { tally.messages as f64 / seconds } else { 0.0 };
+        let each_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let cpu: Duration = outcome.usage.iter().map(|usage| usage.cpu).sum();
         let error = |(cause, error): (Cause, &super::tally::ErrorCount)| {
             (cause.name(), ErrorReport { count: error.count, first: error.first.clone().into_owned() })
         };
@@ -231,12 +306,13 @@ impl Report {
             port: None,
             scenario: plan.scenario.name(),
             echoes: match plan.scenario {
-                Scenario::Echo => None,
                 Scenario::Connect { echoes } => Some(echoes),
+                _ => None,
             },
-            connections: plan.connections,
+            connections: plan.connections - u32::from(plan.scenario == Scenario::Broadcast),
+            rate: plan.rate,
             in_flight: plan.in_flight,
-            size: plan.size,
+            size: plan.size.clone(),
             text: plan.text,
             deflate: plan.deflate,
             workers: outcome.usage.len(),
@@ -247,17 +323,22 @@ impl Report {
             faults: None,
             seconds: round(seconds, 6),
             messages: tally.messages,
-            messages_per_second: round(per_second, 1),
-            payload_bytes_per_second: match plan.scenario {
-                Scenario::Echo => round(per_second * plan.size as f64, 1),
-                Scenario::Connect { echoes } => round(per_second * plan.size as f64 * f64::from(echoes), 1),
-            },
+            messages_per_second: round(each_second(tally.messages), 1),
+            payload_bytes_per_second: round(each_second(tally.payload_bytes), 1),
+            gbit_per_second: round(each_second(tally.payload_bytes) * 8.0 / 1e9, 3),
+            published_per_second: (plan.scenario == Scenario::Broadcast)
+                .then(|| round(each_second(tally.published), 1)),
             rtt_us: Rtt::of(tally),
+            series: tally.series.as_ref().map(PartReport::all).unwrap_or_default(),
+            memory: outcome.memory,
             errors: tally.errors(),
             errors_by_cause: tally.errors_by_cause().map(error).collect(),
             lost: tally.lost,
+            unsent: tally.unsent,
             server_busy_ns_per_message: None,
             servers: Vec::new(),
+            generator_cpu_ns_per_message: (tally.messages > 0)
+                .then(|| round(cpu.as_nanos() as f64 / tally.messages as f64, 1)),
             generators: outcome.usage.iter().map(|usage| ThreadReport::new(*usage, measured)).collect(),
             core_to_core_ns: None,
             machine: Machine::this(),
@@ -275,154 +356,6 @@ impl Report {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a report has only string keys and finite numbers")
     }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { connections, in_flight, size, seconds, .. } = self;
-        let kind = if self.text { "text" } else { "binary" };
-        let kind = if self.deflate { format!("{kind}, compressed") } else { kind.to_owned() };
-        let connections = thousands(u64::from(*connections));
-        let (what, counted) = match self.echoes {
-            None => {
-                (format!("{connections} connections x {in_flight} in flight x {size} B {kind}"), "messages")
-            }
-            Some(echoes) => (
-                format!(
-                    "{connections} connections at a time, opened, used for {echoes} x {size} B {kind}, closed"
-                ),
-                "connections opened",
-            ),
-        };
-        writeln!(f, "{what}, {seconds:.2} s measured")?;
-        writeln!(f, "{}", self.path())?;
-        if let Some(faults) = self.faults {
-            writeln!(f, "{faults}")?;
-        }
-        writeln!(f)?;
-        writeln!(
-            f,
-            "  {} {counted}/s   {} {counted}   {} errors",
-            thousands(self.messages_per_second as u64),
-            thousands(self.messages),
-            thousands(self.errors)
-        )?;
-        if self.payload_bytes_per_second > 0.0 {
-            writeln!(f, "  {:.1} MB/s of payload each way", self.payload_bytes_per_second / 1e6)?;
-        }
-        writeln!(f)?;
-        if self.messages > 0 {
-            writeln!(f, "{}", self.rtt_us)?;
-        }
-        if let Some(busy) = self.server_busy_ns_per_message {
-            writeln!(f, "  server busy   {busy:.1} ns a message")?;
-        }
-        if let Some(round_trip) = self.core_to_core_ns {
-            writeln!(f, "  cache line    {round_trip:.0} ns from core to core and back")?;
-        }
-        for (role, threads) in [("server", &self.servers), ("generator", &self.generators)] {
-            for (index, thread) in threads.iter().enumerate() {
-                writeln!(f, "  {role} {index:<4} {thread}")?;
-            }
-        }
-        writeln!(
-            f,
-            "  machine       {}, {} cores, {}",
-            self.machine.cpu, self.machine.cores, self.machine.kernel
-        )?;
-        self.write_errors(f)
-    }
-}
-
-impl Report {
-    fn path(&self) -> String {
-        let url = self.url.as_deref().unwrap_or_default();
-        let (checksum, congestion) = (&self.checksum, &self.congestion);
-        let mtu = self.mtu.unwrap_or_default();
-        match self.mode {
-            Mode::Wire => format!(
-                "server and clients in one process over the wire, MTU {mtu}, congestion control {congestion}, checksums {checksum}"
-            ),
-            Mode::Kernel => format!("{url} over kernel sockets, congestion control {congestion}"),
-            Mode::Port => format!(
-                "{url} over {}, MTU {mtu}, congestion control {congestion}, checksums {checksum}",
-                self.port.as_deref().unwrap_or_default()
-            ),
-        }
-    }
-
-    fn write_errors(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.errors == 0 {
-            return Ok(());
-        }
-        writeln!(f)?;
-        for (cause, error) in &self.errors_by_cause {
-            writeln!(f, "  {} x {cause}, first: {}", thousands(error.count), error.first)?;
-        }
-        if self.lost > 0 {
-            writeln!(f, "  {} messages without a reply", thousands(self.lost))?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Rtt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, value) in [
-            ("min", self.min),
-            ("mean", self.mean),
-            ("p50", self.p50),
-            ("p90", self.p90),
-            ("p99", self.p99),
-            ("p99.9", self.p99_9),
-            ("p99.99", self.p99_99),
-            ("max", self.max),
-        ] {
-            writeln!(f, "  RTT {name:<7}{value:>14.2} us")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for ThreadReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:.0} % of a core, kept waiting for it {:.2} %",
-            self.cpu_percent, self.run_delay_percent
-        )?;
-        if self.run_delay_percent > 3.0 {
-            f.write_str(" (too much: repeat the run on an idle machine)")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Faults { loss, reorder, duplicate, corrupt, delay_us, seed } = self;
-        write!(
-            f,
-            "faults each way: {} % lost, {} % reordered, {} % duplicated, {} % corrupted, {delay_us} us delay, seed {seed}",
-            loss * 100.0,
-            reorder * 100.0,
-            duplicate * 100.0,
-            corrupt * 100.0
-        )
-    }
-}
-
-/// `value` with a comma before every three digits.
-pub fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 fn round(value: f64, digits: i32) -> f64 {
@@ -444,7 +377,7 @@ mod tests {
             tally.reply(Instant::from_millis(1), Duration::from_micros(micros));
         }
         tally.error(Cause::Corrupt, || "the reply differs from byte 3 on".into());
-        let usage = Usage { cpu: Duration::from_secs(1), run_delay: Duration::from_millis(100) };
+        let usage = Usage { cpu: Duration::from_secs(1), run_delay: Duration::from_millis(100), busy: None };
         outcome.add((tally, usage));
         Report::new(&plan, Mode::Kernel, Duration::from_secs(2), &outcome)
     }
@@ -487,13 +420,5 @@ mod tests {
         let plan = Plan::small(1, 1, Stop::Messages(1));
         let report = Report::new(&plan, Mode::Wire, Duration::ZERO, &Outcome::default());
         assert_eq!((report.messages_per_second, report.rtt_us), (0.0, Rtt::default()));
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_three() {
-        assert_eq!(
-            [0, 999, 1_000, 1_234_567].map(thousands),
-            ["0", "999", "1,000", "1,234,567"].map(str::to_owned)
-        );
     }
 }

@@ -1,5 +1,6 @@
 //! What one generator thread counted: replies, round-trip times, errors by cause.
 
+use super::series::Series;
 use crate::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -99,10 +100,19 @@ pub struct ErrorCount {
 pub struct Tally {
     /// Replies within the measured time, each verified.
     pub messages: u64,
+    /// Messages that were published within the measured time; in a broadcast.
+    pub published: u64,
+    /// Payload bytes of right replies within the measured time.
+    pub payload_bytes: u64,
+    /// Messages of an open loop that were due within the measured time and not sent; their latency is what it was at the end
+    /// of that time, at least.
+    pub unsent: u64,
     /// Messages that will have no reply: their connections failed.
     pub lost: u64,
     /// Round-trip times of the measured replies, nanoseconds.
     pub rtt: Histogram<u64>,
+    /// How they went over time, where that is asked for.
+    pub series: Option<Series>,
     /// Errors over the whole run, indexed by [`Cause`].
     errors: [ErrorCount; Cause::ALL.len()],
     /// When the last measured reply came.
@@ -115,9 +125,13 @@ impl Default for Tally {
     fn default() -> Self {
         Tally {
             messages: 0,
+            published: 0,
+            payload_bytes: 0,
+            unsent: 0,
             lost: 0,
             rtt: Histogram::new_with_bounds(1, RTT_MAX.as_nanos() as u64, RTT_DIGITS)
                 .expect("constant bounds that hdrhistogram accepts"),
+            series: None,
             errors: Default::default(),
             last_reply_at: Instant::ZERO,
             ended_at: Instant::ZERO,
@@ -126,11 +140,22 @@ impl Default for Tally {
 }
 
 impl Tally {
+    /// Nothing is counted yet; `series` is where it is recorded over time, if it is to be.
+    pub fn new(series: Option<Series>) -> Self {
+        Tally { series, ..Tally::default() }
+    }
+
     /// Counts a reply that came at `now`, `rtt` after its message went.
     pub fn reply(&mut self, now: Instant, rtt: Duration) {
         self.messages += 1;
         self.rtt.saturating_record(u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX));
         self.last_reply_at = now;
+    }
+
+    /// Counts a message of an open loop that was not sent in time, `late` by then.
+    pub fn unsent(&mut self, late: Duration) {
+        self.unsent += 1;
+        self.rtt.saturating_record(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Counts an error; `describe` is called for the first one of its cause only.
@@ -156,7 +181,15 @@ impl Tally {
     /// Adds the counts of another thread.
     pub fn merge(&mut self, other: &Tally) {
         self.messages += other.messages;
+        self.published += other.published;
+        self.payload_bytes += other.payload_bytes;
+        self.unsent += other.unsent;
         self.lost += other.lost;
+        match (&mut self.series, &other.series) {
+            (Some(mine), Some(theirs)) => mine.merge(theirs.clone()),
+            (mine @ None, theirs) => *mine = theirs.clone(),
+            (Some(_), None) => {}
+        }
         self.rtt.add(&other.rtt).expect("all tallies have the same bounds");
         for (mine, theirs) in self.errors.iter_mut().zip(&other.errors) {
             if mine.count == 0 {

@@ -31,6 +31,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Time it was kept waiting for one.
     pub run_delay: Duration,
+    /// Time in which it had something to do; `None` where it sleeps when it has not.
+    pub busy: Option<Duration>,
 }
 
 impl Usage {
@@ -40,6 +42,7 @@ impl Usage {
             (Some(start), Some(end)) => Usage {
                 cpu: Duration::from_nanos(end.run.saturating_sub(start.run)),
                 run_delay: Duration::from_nanos(end.wait.saturating_sub(start.wait)),
+                busy: None,
             },
             _ => Usage::default(),
         }
@@ -92,7 +95,10 @@ mod tests {
     fn usage_is_the_difference() {
         let usage =
             Usage::between(Some(SchedStat { run: 10, wait: 1 }), Some(SchedStat { run: 110, wait: 4 }));
-        assert_eq!(usage, Usage { cpu: Duration::from_nanos(100), run_delay: Duration::from_nanos(3) });
+        assert_eq!(
+            usage,
+            Usage { cpu: Duration::from_nanos(100), run_delay: Duration::from_nanos(3), busy: None }
+        );
         assert_eq!(Usage::between(None, Some(SchedStat { run: 1, wait: 1 })), Usage::default());
     }
 

@@ -3,7 +3,7 @@
 use super::port_args::{PortArgs, replace_list};
 use super::ready::Ready;
 use super::{CliError, logging};
-use crate::apps::{Chat, Echo, page};
+use crate::apps::{Chat, Echo, PubSub, page};
 use crate::config::{App, ClientCertificates, Config, ConfigError, LogFormat, Poll};
 use crate::engine::{EngineConfig, Server};
 use crate::http::Routes;
@@ -156,6 +156,7 @@ fn start<P: Port + Send + 'static>(
     let running = match config.server.app {
         App::Echo => server.start(|_worker| Echo)?,
         App::Chat => server.start(Chat::new)?,
+        App::PubSub => server.start(|_worker| PubSub)?,
     };
     ready.announce(&ready_line(config))?;
     running.wait()?;

@@ -108,6 +108,8 @@ pub enum App {
     Echo,
     /// Every message goes to everyone in the same room.
     Chat,
+    /// Every message goes as it is to everyone connected to the same path.
+    PubSub,
 }
 
 /// `[port]`: the device and the addresses on it.
@@ -158,7 +160,6 @@ pub struct PortConfig {
 pub enum Checksum {
     /// They are filled in and verified, by the device as far as it can, else in software.
     #[default]
-    #[value(alias = "software")]
     Verify,
     /// Nobody, at either end: memory does not corrupt frames.
     Trust,

@@ -12,7 +12,7 @@ import time
 from harness import SERVER_IP, TESTS, Namespace, Server, url
 
 CLIENT = [sys.executable, TESTS / "inside" / "guards_client.py"]
-TOKEN = "0123456789abcdef0123456789abcdef"
+TOKEN = "+123456789abcdef/123456789abcd=="  # base64 has what a query has to encode
 SECRET = b"a secret of thirty-two bytes ..."
 RATES = ("messages_per_second_max=50", "bytes_per_second_max=200000", "control_frames_per_second_max=20")
 

@@ -1,14 +1,15 @@
 //! One connection over a kernel socket: from the TCP handshake to the closing one.
 
 use super::connect_failure;
-use crate::bench::generator::{Failure, Generator, Load};
+use crate::bench::generator::Generator;
+use crate::bench::load::{Birth, Failure, Load};
 use crate::bench::tally::Cause;
 use crate::time::{Duration, Instant};
 use crate::tls::{Data, Stream as Tls};
 use crate::ws::deflate::{DeflateConfig, Deflater, History, Inflater, Outgoing};
 use crate::ws::frame::HEADER_BYTES_MAX;
 use crate::ws::handshake::ClientRequest;
-use crate::ws::{Close, CloseCode, Decoder, Event, FrameHeader, Limits, Opcode, Role, WsUrl, mask};
+use crate::ws::{Close, CloseCode, Decoder, Event, FrameHeader, Limits, Message, Opcode, Role, WsUrl, mask};
 use mio::net::TcpStream;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -48,7 +49,7 @@ pub(super) struct Wires<'a> {
 impl<'a> Wires<'a> {
     /// `seed` is random: masking keys follow from it.
     pub(super) fn new(generator: Generator, url: &'a WsUrl, seed: [u8; 32]) -> Self {
-        let size = generator.message_bytes();
+        let size = generator.message_bytes_max();
         let defaults = Limits::default();
         let deflate = generator.deflate().then(DeflateConfig::default);
         Wires {
@@ -70,8 +71,25 @@ impl<'a> Wires<'a> {
         }
     }
 
-    /// Appends the message that is due on `load`.
+    /// Connection `row` is open.
+    fn open(&mut self, row: u32, life: Option<Life>) -> Load {
+        match life {
+            None => self.generator.opened(row),
+            Some(life) => {
+                self.generator.born(life.birth);
+                self.generator.place(row)
+            }
+        }
+    }
+
+    /// Appends the message that is due on `load`, which then is on its way.
     fn write_message(&mut self, load: &mut Load, compression: Option<&mut Compression>) {
+        self.write_frame_of(load, compression);
+        self.generator.sent(load);
+    }
+
+    /// Appends the message that is due on `load`.
+    fn write_frame_of(&mut self, load: &Load, compression: Option<&mut Compression>) {
         let opcode = if self.generator.is_text() { Opcode::Text } else { Opcode::Binary };
         if let Some(Compression { outgoing, .. }) = compression {
             self.plain.clear();
@@ -84,13 +102,12 @@ impl<'a> Wires<'a> {
                 outgoing.sent(&self.plain);
             }
         } else {
-            let bytes = self.generator.message_bytes();
+            let bytes = self.generator.message_bytes(load);
             let key = write_header(&mut self.output, &mut self.random, opcode, false, bytes);
             let payload = self.output.len();
             self.generator.write(load, &mut self.output);
             mask::apply(&mut self.output[payload..], key, 0);
         }
-        self.generator.sent(load);
     }
 
     fn write_control(&mut self, opcode: Opcode, payload: &[u8]) {
@@ -147,14 +164,43 @@ pub(super) struct Connection {
     stage: Stage,
     /// What the kernel has not taken yet.
     unsent: Vec<u8>,
+    /// Of a connection that comes and goes.
+    life: Option<Life>,
+}
+
+/// How long a connection lives that is opened, used and closed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    /// When it began.
+    pub(super) birth: Birth,
+    /// Messages still to be sent, one after the other.
+    pub(super) left: u32,
 }
 
 enum Stage {
-    Connecting { deadline: Instant },
-    Securing { deadline: Instant },
+    Connecting {
+        deadline: Instant,
+    },
+    Securing {
+        deadline: Instant,
+    },
     Upgrading(Box<Upgrade>),
-    Open { decoder: Decoder, load: Load, compression: Option<Box<Compression>> },
-    Closing { deadline: Instant },
+    Open {
+        decoder: Decoder,
+        load: Load,
+        compression: Option<Box<Compression>>,
+    },
+    /// Its life is over: ours is the close frame; `answered` when the peer's has come.
+    Leaving {
+        decoder: Decoder,
+        load: Load,
+        deadline: Instant,
+        answered: bool,
+    },
+    /// The load is over.
+    Closing {
+        deadline: Instant,
+    },
 }
 
 struct Upgrade {
@@ -165,9 +211,9 @@ struct Upgrade {
 
 impl Connection {
     /// A connection whose TCP handshake has begun; it must be open by `deadline`.
-    pub(super) fn new(stream: TcpStream, tls: Option<Tls>, deadline: Instant) -> Self {
+    pub(super) fn new(stream: TcpStream, tls: Option<Tls>, deadline: Instant, life: Option<Life>) -> Self {
         let tls = tls.map(Box::new);
-        Connection { stream, tls, stage: Stage::Connecting { deadline }, unsent: Vec::new() }
+        Connection { stream, tls, stage: Stage::Connecting { deadline }, unsent: Vec::new(), life }
     }
 
     /// Whether no message can be sent yet.
@@ -208,6 +254,10 @@ impl Connection {
                 Ok(()) => Next::Wait,
                 Err(failure) => self.fail(failure, wires),
             },
+            Stage::Leaving { deadline, .. } if now >= *deadline => match self.on_end(wires) {
+                Ok(next) => next,
+                Err(failure) => self.fail(failure, wires),
+            },
             Stage::Closing { deadline } if now >= *deadline => Next::Gone,
             _ => Next::Wait,
         }
@@ -219,7 +269,8 @@ impl Connection {
             Stage::Connecting { .. } | Stage::Securing { .. } | Stage::Upgrading(_) => {
                 wires.generator.failed_to_open(failure);
             }
-            Stage::Open { load, .. } => wires.generator.failed(load, failure),
+            Stage::Leaving { answered: true, load, .. } => wires.generator.closed(load),
+            Stage::Open { load, .. } | Stage::Leaving { load, .. } => wires.generator.failed(load, failure),
             // The load is over; how the peer goes does not matter any more.
             Stage::Closing { .. } => {}
         }
@@ -282,7 +333,7 @@ impl Connection {
     ) -> Result<Next, Failure> {
         for _ in 0..READS_MAX {
             let length = match self.stream.read(input) {
-                Ok(0) => return self.on_end(),
+                Ok(0) => return self.on_end(wires),
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -299,8 +350,15 @@ impl Connection {
     }
 
     /// The peer sent FIN.
-    fn on_end(&self) -> Result<Next, Failure> {
-        match self.stage {
+    fn on_end(&self, wires: &mut Wires<'_>) -> Result<Next, Failure> {
+        match &self.stage {
+            Stage::Leaving { answered: true, load, .. } => {
+                wires.generator.closed(load);
+                Ok(Next::Gone)
+            }
+            Stage::Leaving { .. } => {
+                Err(Failure::new(Cause::Closed, "the closing handshake was not completed"))
+            }
             Stage::Closing { .. } => Ok(Next::Gone),
             Stage::Open { .. } => {
                 Err(Failure::new(Cause::Closed, "the peer ended the connection without a close frame"))
@@ -347,7 +405,18 @@ impl Connection {
             Stage::Open { decoder, load, compression } => {
                 let history = compression.as_mut().and_then(|compression| compression.history.as_mut());
                 // A peer that pings without reading gets no pile of pongs.
-                on_frames(decoder, load, history, self.unsent.is_empty(), bytes, wires)
+                on_frames(decoder, load, self.life.as_mut(), history, self.unsent.is_empty(), bytes, wires)
+            }
+            Stage::Leaving { decoder, answered, .. } => {
+                let mut at = 0;
+                while at < bytes.len() && !*answered {
+                    let decoded = decoder
+                        .decode(&mut bytes[at..])
+                        .map_err(|error| Failure::new(Cause::Protocol, error.to_string()))?;
+                    at += decoded.consumed;
+                    *answered = matches!(decoded.event, Some(Event::Close(_)));
+                }
+                Ok(())
             }
             Stage::Upgrading(upgrade) => {
                 upgrade.response.extend_from_slice(bytes);
@@ -368,7 +437,7 @@ impl Connection {
                 let mut response = std::mem::take(&mut upgrade.response);
                 let decoder = Decoder::new(Role::Client, wires.limits);
                 let decoder = if compression.is_some() { decoder.with_compression() } else { decoder };
-                self.stage = Stage::Open { decoder, load: wires.generator.opened(row), compression };
+                self.stage = Stage::Open { decoder, load: wires.open(row, self.life), compression };
                 match response.get_mut(consumed..) {
                     Some(frames) if !frames.is_empty() => self.on_bytes(row, frames, wires),
                     _ => Ok(()),
@@ -381,6 +450,9 @@ impl Connection {
     /// Sends what is due: the rest of what was begun, the loop's next messages, at the end a close frame.
     fn send(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
         self.flush(wires)?;
+        if self.life.is_some() {
+            return self.live(wires);
+        }
         let Stage::Open { load, compression, .. } = &mut self.stage else { return Ok(()) };
         while self.unsent.is_empty() && wires.generator.may_send(load) {
             while wires.output.len() < OUTPUT_BYTES && wires.generator.may_send(load) {
@@ -395,6 +467,27 @@ impl Connection {
             self.flush(wires)?;
         }
         Ok(())
+    }
+
+    /// Sends the next message of a connection that comes and goes, or the close frame after the last one.
+    fn live(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
+        let Some(Life { left, .. }) = self.life else { return Ok(()) };
+        let deadline = wires.generator.now() + wires.generator.timeout();
+        match std::mem::replace(&mut self.stage, Stage::Closing { deadline }) {
+            Stage::Open { mut load, decoder, mut compression } if left > 0 => {
+                if !load.is_waiting() {
+                    wires.write_frame_of(&load, compression.as_deref_mut());
+                    wires.generator.sent_beside(&mut load);
+                }
+                self.stage = Stage::Open { load, decoder, compression };
+            }
+            Stage::Open { load, decoder, .. } => {
+                wires.write_control(Opcode::Close, &CloseCode::NORMAL.0.to_be_bytes());
+                self.stage = Stage::Leaving { decoder, load, deadline, answered: false };
+            }
+            stage => self.stage = stage,
+        }
+        self.flush(wires)
     }
 
     fn flush(&mut self, wires: &mut Wires<'_>) -> Result<(), Failure> {
@@ -452,6 +545,7 @@ fn request<'a>(nonce: [u8; 16], url: &'a WsUrl, deflate: Option<&'a DeflateConfi
 fn on_frames(
     decoder: &mut Decoder,
     load: &mut Load,
+    mut life: Option<&mut Life>,
     mut history: Option<&mut History>,
     may_pong: bool,
     bytes: &mut [u8],
@@ -464,19 +558,38 @@ fn on_frames(
             .map_err(|error| Failure::new(Cause::Protocol, error.to_string()))?;
         at += decoded.consumed;
         match decoded.event {
-            Some(Event::Message(message)) => wires.generator.reply(load, message)?,
+            Some(Event::Message(message)) => {
+                take_reply(load, life.as_deref_mut(), message, &mut wires.generator)?
+            }
             Some(Event::Ping(payload)) if may_pong => wires.write_control(Opcode::Pong, payload),
             Some(Event::Compressed(compressed)) => {
                 let limit = wires.limits.message_bytes_max;
                 let message = wires.inflater.inflate(compressed, history.as_deref_mut(), limit);
                 let message = message.map_err(|error| Failure::new(Cause::Protocol, error.to_string()))?;
-                wires.generator.reply(load, message)?;
+                take_reply(load, life.as_deref_mut(), message, &mut wires.generator)?;
             }
             Some(Event::Ping(_) | Event::Pong(_)) | None => {}
             Some(Event::Close(close)) => return Err(closed(close)),
         }
     }
     Ok(())
+}
+
+/// Verifies a reply; on a connection that comes and goes it is not what counts.
+fn take_reply(
+    load: &mut Load,
+    life: Option<&mut Life>,
+    message: Message<'_>,
+    generator: &mut Generator,
+) -> Result<(), Failure> {
+    match life {
+        None => generator.reply(load, message),
+        Some(life) => {
+            generator.verify(load, message)?;
+            life.left -= 1;
+            Ok(())
+        }
+    }
 }
 
 fn closed(close: Close<'_>) -> Failure {

@@ -6,18 +6,21 @@
 mod connection;
 
 use super::crew::{self, Crew, Outcome, Progress};
-use super::generator::{Failure, Generator};
-use super::plan::Plan;
+use super::generator::Generator;
+use super::load::Failure;
+use super::plan::{Plan, Scenario};
 use super::report::{Mode, Report};
 use super::tally::{Cause, Tally};
 use super::usage::Usage;
 use super::{BenchError, Clock, Target};
 use crate::time::{Duration, Instant};
-use connection::{Connection, Next, Wires};
+use crate::tls::Stream as Tls;
+use connection::{Connection, Life, Next, Wires};
 use mio::{Events, Interest, Poll, Token};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most events handled at one reading of the clock.
@@ -62,11 +65,13 @@ pub fn run(
             })
             .collect::<Result<Vec<_>, BenchError>>()?;
         let interrupted = || interrupted.load(Ordering::Relaxed);
-        crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
+        let memory =
+            crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {
             outcome.add(crew::join(thread)?);
         }
+        outcome.memory = memory;
         Ok::<_, BenchError>(outcome)
     })?;
     let mut report = Report::new(plan, Mode::Kernel, crew.measured(&outcome.tally), &outcome);
@@ -104,28 +109,34 @@ fn generate(
     getrandom::fill(&mut seed)
         .map_err(|error| BenchError::Kernel { what: "no random bytes", source: error.into() })?;
     let mut wires = Wires::new(generator, &target.url, seed);
+    let route = Route::new(addr, target);
+    let mut places = Places::new(&mut wires.generator, share.connections);
     let mut connections: Vec<Option<Connection>> = Vec::new();
     connections.resize_with(share.connections as usize, || None);
-    let (mut begun, mut opening, mut live) = (0, 0, 0);
+    let (mut turn, mut opening, mut live) = (0, 0, 0);
     let mut again: Vec<usize> = Vec::new();
+    let mut due: Vec<usize> = Vec::new();
     let mut swept = Instant::ZERO;
     let mut started = false;
 
     wires.generator.tick(clock.now());
     loop {
-        while begun < connections.len() && opening < OPENING_MAX && !wires.generator.is_over() {
-            let opened = open(addr, begun, &poll, target, wires.generator.now() + wires.generator.timeout());
-            match opened {
-                Ok(connection) => {
-                    connections[begun] = Some(connection);
+        while opening < OPENING_MAX
+            && let Some(row) = places.next(&wires.generator)
+        {
+            let deadline = wires.generator.now() + wires.generator.timeout();
+            match route.open(turn, row, &poll) {
+                Ok((stream, tls)) => {
+                    let life = places.life(&mut wires.generator);
+                    connections[row] = Some(Connection::new(stream, tls, deadline, life));
                     opening += 1;
                     live += 1;
                 }
                 Err(error) => wires.generator.failed_to_open(connect_failure(&error)),
             }
-            begun += 1;
+            turn += 1;
         }
-        if live == 0 && (begun == connections.len() || wires.generator.is_over()) {
+        if live == 0 && (places.are_used_up() || wires.generator.is_over()) {
             break;
         }
         let timeout = match () {
@@ -133,6 +144,7 @@ fn generate(
             () if started => SWEEP_INTERVAL,
             () => START_INTERVAL,
         };
+        let timeout = timeout.min(doze(wires.generator.next_due_at() - wires.generator.now()));
         match poll.poll(&mut events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(refused("epoll")(error)),
             _ => wires.generator.tick(clock.now()),
@@ -141,7 +153,8 @@ fn generate(
         let starts = !started && wires.generator.has_started();
         started |= starts;
         let sweep = starts || now - swept >= SWEEP_INTERVAL;
-        let due = std::mem::take(&mut again);
+        let unread = std::mem::take(&mut again);
+        due.extend(std::iter::from_fn(|| wires.generator.next_due()).map(|row| row as usize));
         let mut visit = |row: usize, visit: Visit| {
             let Some(connection) = connections.get_mut(row).and_then(Option::as_mut) else { return };
             let was_opening = connection.is_opening();
@@ -156,35 +169,125 @@ fn generate(
                 Next::Gone => {
                     connections[row] = None;
                     live -= 1;
+                    if !was_opening {
+                        places.is_free(row);
+                    }
                 }
             }
         };
         for event in &events {
             visit(event.token().0, Visit::Ready { ended: event.is_read_closed() });
         }
-        for row in due {
+        for row in unread {
             visit(row, Visit::Ready { ended: true });
+        }
+        for row in due.drain(..) {
+            visit(row, Visit::Idle);
         }
         if sweep {
             swept = now;
-            (0..begun).for_each(|row| visit(row, Visit::Idle));
+            (0..share.connections as usize).for_each(|row| visit(row, Visit::Idle));
         }
     }
     Ok(wires.generator.finish())
 }
 
-fn open(
-    addr: SocketAddr,
-    row: usize,
-    poll: &Poll,
-    target: &Target,
-    deadline: Instant,
-) -> io::Result<Connection> {
-    let mut stream = mio::net::TcpStream::connect(addr)?;
-    stream.set_nodelay(true)?;
-    poll.registry().register(&mut stream, Token(row), Interest::READABLE | Interest::WRITABLE)?;
-    let tls = target.tls().map(|tls| tls.connect(target.url.host())).transpose().map_err(io::Error::other)?;
-    Ok(Connection::new(stream, tls, deadline))
+/// How long to sleep when something is due after `left`: epoll counts in milliseconds, and wakes late.
+fn doze(left: Duration) -> Duration {
+    Duration::from_millis(left.saturating_sub(Duration::from_millis(1)).as_millis().min(1_000) as u64)
+}
+
+/// The places for connections of one thread: each is used once, or where connections come and go, again and again.
+struct Places {
+    /// Messages in the life of a connection that comes and goes.
+    echoes: Option<u32>,
+    count: u32,
+    begun: u32,
+    free: Vec<usize>,
+}
+
+impl Places {
+    fn new(generator: &mut Generator, count: u32) -> Places {
+        let Scenario::Connect { echoes } = generator.scenario() else {
+            return Places { echoes: None, count, begun: 0, free: Vec::new() };
+        };
+        generator.settle();
+        Places { echoes: Some(echoes), count, begun: 0, free: (0..count as usize).rev().collect() }
+    }
+
+    /// The place of the connection that is to be opened next, if one may be.
+    fn next(&mut self, generator: &Generator) -> Option<usize> {
+        if self.echoes.is_some() {
+            return if generator.may_begin() { self.free.pop() } else { None };
+        }
+        if !generator.may_open(self.begun) {
+            return None;
+        }
+        self.begun += 1;
+        Some(self.begun as usize - 1)
+    }
+
+    /// The life of the connection that is being opened, if it is to come to an end by itself.
+    fn life(&self, generator: &mut Generator) -> Option<Life> {
+        self.echoes.map(|left| Life { birth: generator.begun(), left })
+    }
+
+    /// The connection in this place was open and is gone. Where one could not be opened, the place is given up.
+    fn is_free(&mut self, row: usize) {
+        if self.echoes.is_some() {
+            self.free.push(row);
+        }
+    }
+
+    /// Whether, when no connection is left, none can be opened any more.
+    fn are_used_up(&self) -> bool {
+        match self.echoes {
+            Some(_) => self.free.is_empty(),
+            None => self.begun == self.count,
+        }
+    }
+}
+
+/// Where connections go, and from where.
+struct Route<'a> {
+    remotes: Vec<SocketAddr>,
+    target: &'a Target,
+}
+
+impl<'a> Route<'a> {
+    fn new(addr: SocketAddr, target: &'a Target) -> Self {
+        let remotes = target.ports().map(|port| SocketAddr::new(addr.ip(), port)).collect();
+        Route { remotes, target }
+    }
+
+    /// Begins connection number `turn` of this thread, which has place `row`.
+    fn open(&self, turn: usize, row: usize, poll: &Poll) -> io::Result<(mio::net::TcpStream, Option<Tls>)> {
+        // One after the other from all addresses to one port, then to the next port.
+        let sources = &self.target.sources;
+        let remote = self.remotes[turn / sources.len().max(1) % self.remotes.len()];
+        let mut stream = match sources.get(turn % sources.len().max(1)) {
+            None => mio::net::TcpStream::connect(remote)?,
+            Some(source) => connect_from(*source, remote)?,
+        };
+        stream.set_nodelay(true)?;
+        poll.registry().register(&mut stream, Token(row), Interest::READABLE | Interest::WRITABLE)?;
+        let host = self.target.url.host();
+        let tls = self.target.tls().map(|tls| tls.connect(host)).transpose().map_err(io::Error::other)?;
+        Ok((stream, tls))
+    }
+}
+
+/// Begins a connection from one of our addresses.
+fn connect_from(source: IpAddr, remote: SocketAddr) -> io::Result<mio::net::TcpStream> {
+    let family = if remote.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
+    match rustix::net::connect(&socket, &remote) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(mio::net::TcpStream::from_std(std::net::TcpStream::from(socket)))
 }
 
 /// What an error while a connection is being opened means.
@@ -193,7 +296,9 @@ fn connect_failure(error: &io::Error) -> Failure {
         io::ErrorKind::ConnectionRefused => Failure::new(Cause::Refused, error.to_string()),
         io::ErrorKind::AddrNotAvailable => Failure::new(
             Cause::Connect,
-            format!("{error}: no local port is free towards that address (net.ipv4.ip_local_port_range)"),
+            format!(
+                "{error}: no local port is free towards that address: connect from several with --source, or widen net.ipv4.ip_local_port_range"
+            ),
         ),
         io::ErrorKind::TimedOut => Failure::new(Cause::Timeout, error.to_string()),
         _ => Failure::new(Cause::Connect, error.to_string()),

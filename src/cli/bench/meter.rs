@@ -1,6 +1,6 @@
 //! Live progress of a load on standard error.
 
-use crate::bench::report::thousands;
+use crate::bench::summary::thousands;
 use crate::bench::{Phase, Progress};
 use crate::time::Duration;
 use std::io::{IsTerminal, Write};

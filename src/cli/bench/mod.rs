@@ -1,41 +1,40 @@
 //! `unsocket bench`: arguments to a load, its progress and result to the terminal.
 
+mod load_args;
 mod meter;
+mod plot;
 
 use super::PortArgs;
 use super::tls_args::TlsArgs;
 use crate::bench::in_process::{self, Wiring};
 use crate::bench::over_port::{self, Site};
 use crate::bench::report::Faults;
-use crate::bench::{BenchError, Plan, Progress, Report, Scenario, Stop, Target, kernel};
+use crate::bench::{BenchError, Plan, Progress, Report, Target, kernel};
 use crate::config::{Checksum, Config, Poll};
 use crate::port::tap;
 use crate::stack::CongestionControl;
-use crate::time::Duration;
+use crate::tls::ClientTls;
 use crate::ws::WsUrl;
 use clap::{Args, ValueEnum};
+use load_args::LoadArgs;
 use meter::Meter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Warm-up of a load that is measured for a duration.
-const WARMUP: Duration = Duration::from_millis(500);
 /// MTU of the in-process wire unless another is given, bytes.
 const WIRE_MTU: usize = 1_500;
-/// Most messages on their way over all connections: 8 bytes are kept for each.
-const OUTSTANDING_MAX: u64 = 1 << 28;
 
-/// Load a WebSocket echo server and verify every reply
+/// Load a WebSocket server and verify every reply
 ///
 /// Without a URL, server and clients run in this process over an in-process wire; no privilege is needed. With a
 /// URL, ordinary kernel sockets load any server; with --port and --ip, the engine's own client does, over that
-/// device. Each connection keeps --in-flight messages on their way; each reply is compared byte for byte and in
-/// order. The exit status is 0 when there was no error, 1 when there was any.
+/// device. Each connection keeps --in-flight messages on their way, or with --rate messages go at that rate; each reply is
+/// compared byte for byte and in order. The exit status is 0 when there was no error, 1 when there was any.
 #[derive(Args, Clone, Debug)]
 pub(super) struct BenchArgs {
-    /// Echo server, ws://HOST[:PORT][/path] or wss://..., an IPv6 address in brackets [default: none, serve in this process]
+    /// Server, ws://HOST[:PORT][/path] or wss://..., an IPv6 address in brackets [default: none, serve in this process]
     #[arg(value_name = "URL")]
     url: Option<WsUrl>,
     #[command(flatten)]
@@ -53,62 +52,9 @@ pub(super) struct BenchArgs {
     /// [default: none, a summary for people on standard output]
     #[arg(long, value_name = "FILE|-", help_heading = "Result")]
     json: Option<PathBuf>,
-}
-
-/// What is sent, by whom, for how long.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Load")]
-struct LoadArgs {
-    /// What is done: echo (each connection keeps messages on their way) or connect (each is opened, used for --echoes
-    /// messages, closed and opened again; openings are counted and timed)
-    #[arg(long, value_name = "WHICH", default_value = "echo")]
-    scenario: ScenarioName,
-    /// With --scenario connect: messages in the life of a connection, one after the other [default: 1]
-    #[arg(long, value_name = "N")]
-    echoes: Option<u32>,
-    /// Connections in all; with --scenario connect, at a time
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
-    connections: u32,
-    /// Messages on their way per connection
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    in_flight: u32,
-    /// Payload of each message in bytes, at most 64 MiB
-    #[arg(long, value_name = "BYTES", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
-    size: u32,
-    /// Text messages instead of binary ones
-    #[arg(long)]
-    text: bool,
-    /// Offer permessage-deflate (in one process: on both sides), and send what compresses as JSON does; a server that
-    /// declines is an error. Messages under 256 bytes are not compressed
-    #[arg(long)]
-    deflate: bool,
-    /// How long to measure, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = super::seconds)]
-    duration: Duration,
-    /// Stop after this many messages over all connections (with --scenario connect, so many openings), not after a duration [default: none]
-    #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
-    messages: Option<u64>,
-    /// How long to run before measuring, in seconds [default: 0.5, with --messages 0]
-    #[arg(long, value_name = "SECONDS", value_parser = super::seconds)]
-    warmup: Option<Duration>,
-    /// How long a reply, or the opening of a connection, may take before it is an error, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::seconds)]
-    timeout: Duration,
-    /// Generator threads, the connections divided between them; in one process also as many server threads
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
-    workers: u32,
-    /// Cores to pin the generator threads to, in turn, e.g. 1,2 [default: none, not pinned]
-    #[arg(long, value_name = "CORE,..", value_delimiter = ',')]
-    cores: Vec<usize>,
-    /// In one process: cores to pin the server threads to, in turn [default: none, not pinned]
-    #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "url")]
-    server_core: Vec<usize>,
-    /// With a URL: poll without ever sleeping, so that no wake-up is in the round-trip time
-    #[arg(long, requires = "url")]
-    spin: bool,
-    /// Seed of the payloads and of the faults
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    /// Draw throughput and latency percentiles over the measured time into this SVG file [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    plot: Option<PathBuf>,
 }
 
 /// The engine's path; over kernel sockets it is the kernel's, and none of these can be given.
@@ -135,15 +81,6 @@ struct PathArgs {
     fault_delay_us: Option<u64>,
 }
 
-/// Which scenario.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ScenarioName {
-    /// Messages back and forth.
-    Echo,
-    /// Connections that come and go.
-    Connect,
-}
-
 /// Which congestion control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Congestion {
@@ -158,7 +95,7 @@ enum Congestion {
 /// # Errors
 /// When the run could not begin, or its result could not be written.
 pub(super) fn run(args: &BenchArgs) -> Result<ExitCode, BenchError> {
-    let plan = args.load.plan()?;
+    let plan = Plan { series: args.plot.is_some(), ..args.load.plan()? };
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The second one ends the process: the run may be waiting for a server that does not answer.
@@ -172,6 +109,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode, BenchError> {
     let outcome = args.execute(&plan, &interrupted, &mut |progress| meter.show(progress));
     meter.clear();
     let report = outcome?;
+    if let Some(path) = &args.plot {
+        plot::draw(&report, path)?;
+    }
     match args.json.as_deref() {
         Some(_) if to_stdout => println!("{}", report.to_json()),
         Some(path) => {
@@ -194,6 +134,9 @@ impl BenchArgs {
         let target = self.target()?;
         match (&target, &self.device.port) {
             (Some(target), Some(_)) => {
+                if !self.load.source.is_empty() {
+                    return Err(BenchError::OptionNeedsKernel { option: "--source" });
+                }
                 let config = self.config(plan)?;
                 let spin = self.load.spin || config.poll() == Poll::Spin;
                 let site = Site { stack: config.stack(), faults: self.faults(), spin };
@@ -216,9 +159,6 @@ impl BenchArgs {
             (Some(target), None) => {
                 self.refuse_device_options(true)?;
                 self.refuse_path_options()?;
-                if plan.scenario != Scenario::Echo {
-                    return Err(BenchError::ScenarioNeedsEngine);
-                }
                 kernel::run(plan, target, self.load.spin, interrupted, observer)
             }
             (None, Some(_)) => Err(BenchError::PortWithoutUrl),
@@ -232,12 +172,20 @@ impl BenchArgs {
     /// The server to load; `None` when it is in this process.
     fn target(&self) -> Result<Option<Target>, BenchError> {
         match (&self.url, self.trust.given()) {
-            (Some(url), _) if url.is_secure() => {
-                Ok(Some(Target { url: url.clone(), tls: Some(self.trust.load()?) }))
-            }
+            (Some(url), _) if url.is_secure() => Ok(Some(self.target_at(url, Some(self.trust.load()?))?)),
             (_, Some(option)) => Err(BenchError::OptionNeedsTls { option }),
-            (url, None) => Ok(url.clone().map(|url| Target { url, tls: None })),
+            (None, None) => Ok(None),
+            (Some(url), None) => Ok(Some(self.target_at(url, None)?)),
         }
+    }
+
+    fn target_at(&self, url: &WsUrl, tls: Option<ClientTls>) -> Result<Target, BenchError> {
+        let (first, port_count) = (url.port(), self.load.ports);
+        if u32::from(first) + u32::from(port_count) - 1 > u32::from(u16::MAX) {
+            return Err(BenchError::Ports { count: port_count, first });
+        }
+        let sources = self.load.source.iter().flat_map(|sources| sources.0.iter().copied()).collect();
+        Ok(Target { port_count, sources, ..Target::new(url.clone(), tls) })
     }
 
     /// The device's configuration.
@@ -342,41 +290,6 @@ fn refuse<const N: usize>(
     match given.into_iter().find(|(_, given)| *given) {
         Some((option, _)) => Err(error(option)),
         None => Ok(()),
-    }
-}
-
-impl LoadArgs {
-    fn plan(&self) -> Result<Plan, BenchError> {
-        let outstanding = u64::from(self.connections) * u64::from(self.in_flight);
-        if outstanding > OUTSTANDING_MAX {
-            return Err(BenchError::Outstanding { outstanding, limit: OUTSTANDING_MAX });
-        }
-        let scenario = match (self.scenario, self.echoes) {
-            (ScenarioName::Echo, None) => Scenario::Echo,
-            (ScenarioName::Connect, echoes) if self.in_flight == 1 => {
-                Scenario::Connect { echoes: echoes.unwrap_or(1) }
-            }
-            (ScenarioName::Echo, Some(_)) => {
-                return Err(BenchError::OptionOfOtherScenario { option: "--echoes", scenario: "echo" });
-            }
-            (ScenarioName::Connect, _) => {
-                return Err(BenchError::OptionOfOtherScenario { option: "--in-flight", scenario: "connect" });
-            }
-        };
-        Ok(Plan {
-            scenario,
-            connections: self.connections,
-            in_flight: self.in_flight,
-            size: self.size as usize,
-            text: self.text,
-            deflate: self.deflate,
-            stop: self.messages.map_or(Stop::After(self.duration), Stop::Messages),
-            warmup: self.warmup.unwrap_or(if self.messages.is_some() { Duration::ZERO } else { WARMUP }),
-            timeout: self.timeout,
-            workers: self.workers,
-            cores: self.cores.clone(),
-            seed: self.seed,
-        })
     }
 }
 

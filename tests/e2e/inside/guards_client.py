@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 import time
+from urllib.parse import quote
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -76,9 +77,9 @@ def origin():
 
 def tokens():
     refused("token-in-header", 101, **bearer(ARGUMENT))
-    refused("token-in-query", 101, f"?access_token={ARGUMENT}")
+    refused("token-in-query", 101, f"?access_token={quote(ARGUMENT, safe='')}")
     refused("no-token", 401)
-    refused("wrong-token", 401, **bearer(ARGUMENT[:-1] + "0"))
+    refused("wrong-token", 401, **bearer("0" + ARGUMENT[1:]))
     refused("wrong-token-in-query", 401, f"?access_token={ARGUMENT[:-1]}")
 
 
