@@ -25,7 +25,7 @@ fn fixed_seeds_break_no_rule() {
     };
     assert!(of_all(&fatal) < 0.15, "of {} connections: {fatal:?}", totals.judged);
     // All the others together cost few connections their life.
-    assert!(of_all(&other) < 0.02, "of {} connections: {other:?}", totals.judged);
+    assert!(of_all(&other) < 0.04, "of {} connections: {other:?}", totals.judged);
     assert!(totals.messages > 100 * until, "worlds in which little happens: {totals:?}");
 }
 
