@@ -59,6 +59,8 @@ pub(crate) struct ConnBook {
     pub(crate) plan: ConnPlan,
     pub(crate) started: bool,
     pub(crate) failed: Option<ConnectFailure>,
+    /// When a side last opened, sent, got something or ended.
+    pub(crate) moved: Instant,
     pub(crate) sides: [SideBook; 2],
 }
 
@@ -126,6 +128,7 @@ impl Book {
         self.note(at, 5 << 56 | token, || format!("{token} {side:?} opens"));
         let conn = self.conns.get_mut(&token)?;
         let plan = conn.plan;
+        conn.moved = at;
         let book = conn.side(side);
         book.conn = Some(id);
         book.worker = worker;
@@ -203,6 +206,7 @@ impl Book {
             format!("{token} {side:?} sends {} ({} B)", letter.index, letter.len)
         });
         if let Some(conn) = self.conns.get_mut(&token) {
+            conn.moved = at;
             let book = conn.side(side);
             book.under_way.push_back(letter);
             book.partial = is_part;
@@ -229,6 +233,7 @@ impl Book {
             format!("{token} {side:?} receives {} B", bytes.len())
         });
         let conn = self.conns.get_mut(&token)?;
+        conn.moved = at;
         let peer = conn.side(side.other());
         let Some(letter) = peer.under_way.front().copied() else {
             self.violate(
@@ -273,6 +278,7 @@ impl Book {
             )
         });
         let Some(conn) = self.conns.get_mut(&token) else { return };
+        conn.moved = at;
         if conn.side(side).ended.replace(ended).is_some() {
             return self.violate("on_close once", format!("connection {token}, {side:?}"));
         }

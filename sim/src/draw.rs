@@ -93,6 +93,9 @@ impl HostPlan {
             rx_ring: rng.pick(&[64, 256, 1024]),
             clock_offset: rng.time(Duration::ZERO, SECOND * 100_000),
             link_delay: Duration::from_micros(rng.pick(&[1, 5, 50, 500, 5000])),
+            reads_per_second: Rng::new(seed, "slow reader", index as u64)
+                .pick(&[None, None, None, Some([2_000_000, 100]), Some([2_000_000, 1000])])
+                .filter(|_| is_server),
             drain_at: (!is_server && rng.chance(0.03)).then(|| rng.time(horizon / 2, horizon)),
         }
     }
@@ -256,5 +259,6 @@ mod tests {
         assert!(both(&|world| world.conns.iter().any(|conn| conn.topic.is_some())));
         assert!(both(&|world| world.hosts.iter().all(|host| host.deflate.is_some())));
         assert!(both(&|world| world.hosts.iter().any(|host| host.drain_at.is_some())));
+        assert!(both(&|world| world.hosts.iter().any(|host| host.reads_per_second.is_some())));
     }
 }

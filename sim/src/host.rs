@@ -15,7 +15,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use unsocket::engine::{
-    Burst, ConnectTls, Deadlines, EngineConfig, Handle, Limits, Progress, RateLimits, Wake, Worker, seats,
+    Burst, ConnectTls, Deadlines, EngineConfig, Handle, Limits, Progress, RateLimits, RatePolicy, Wake,
+    Worker, seats,
 };
 use unsocket::port::PortInfo;
 use unsocket::stack::{Cidr, Route, StackConfig, TcpConfig};
@@ -93,6 +94,7 @@ pub(crate) const ROUTER: usize = 253;
 fn config(scenario: &Scenario, plan: &HostPlan, addr: IpAddr, segment: usize) -> EngineConfig {
     let seconds = Duration::from_secs;
     let patient = scenario.gentle;
+    let [bytes_per_second, messages_per_second] = plan.reads_per_second.unwrap_or([0; 2]);
     let prefix = if scenario.ipv6 { 64 } else { 24 };
     let default_route = Cidr {
         addr: if scenario.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() },
@@ -127,7 +129,12 @@ fn config(scenario: &Scenario, plan: &HostPlan, addr: IpAddr, segment: usize) ->
             overflow_bytes_high_water: plan.high_water,
             memory_bytes_max: MEMORY_BYTES_MAX,
             // Its clients ping as they please; what a flood of pings comes to is tested apart.
-            rates: RateLimits { control_frames_per_second: 0, ..RateLimits::default() },
+            rates: RateLimits {
+                bytes_per_second,
+                messages_per_second,
+                control_frames_per_second: 0,
+                policy: RatePolicy::Delay,
+            },
             ..Limits::default()
         },
         deadlines: Deadlines {

@@ -84,6 +84,8 @@ pub(crate) struct HostPlan {
     pub(crate) rx_ring: usize,
     pub(crate) clock_offset: Duration,
     pub(crate) link_delay: Duration,
+    /// How fast each client is read from at most: bytes and messages a second.
+    pub(crate) reads_per_second: Option<[u64; 2]>,
     /// When the server is drained, if it is.
     pub(crate) drain_at: Option<Duration>,
 }
@@ -278,6 +280,12 @@ impl Scenario {
         let faults = (0..self.faults.len()).filter(|&index| self.has_fault(index));
         let hits = faults.map(|index| &self.faults[index]).filter(is_hit);
         hits.filter_map(|fault| fault.kind.harm()).min().map(|(_, name)| name)
+    }
+
+    /// When the last fault ends.
+    pub(crate) fn whole_from(&self) -> Duration {
+        let faults = (0..self.faults.len()).filter(|&index| self.has_fault(index));
+        faults.map(|index| self.faults[index].until).max().unwrap_or_default()
     }
 
     /// Two hosts that say little, and nobody else.

@@ -22,6 +22,9 @@ use unsocket::time::{Duration, Instant};
 const BEGINNING: Instant = Instant::from_millis(1);
 /// How long connections may take to end once the network is whole: longer than every deadline they are under.
 const PATIENCE: Duration = Duration::from_secs(500);
+/// In a gentle world something moves on each connection at least so often, its own pause apart, once the network is whole:
+/// the longest that TCP backs off, and what was lost in the meantime.
+const STANDSTILL_MAX: Duration = Duration::from_secs(130);
 /// How long the rest may take to be cleaned up.
 const CLEAN_UP: Duration = Duration::from_secs(700);
 /// Bursts in a row that move nothing, while nothing is in their way.
@@ -34,6 +37,7 @@ pub(crate) enum Event {
     AtSwitch { link: usize, frame: Vec<u8> },
     AtNode { link: usize, frame: Vec<u8> },
     Connect { token: u64 },
+    Look,
     FaultBegins { index: usize },
     FaultEnds { index: usize },
     TxRoom { index: usize },
@@ -82,7 +86,7 @@ impl World {
         let now = BEGINNING;
         let book = Rc::new(RefCell::new(Book { wants_notes: in_words, ..Book::default() }));
         for (index, &plan) in scenario.conns.iter().enumerate() {
-            let conn = ConnBook { plan, started: false, failed: None, sides: Default::default() };
+            let conn = ConnBook { plan, started: false, failed: None, moved: now, sides: Default::default() };
             book.borrow_mut().conns.insert(index as u64, conn);
         }
         let hosts: Vec<Host> =
@@ -134,6 +138,9 @@ impl World {
             if self.scenario.has_adversary(index) {
                 self.at(start + adversary.start, Event::Adversary { index });
             }
+        }
+        if self.scenario.gentle {
+            self.at(start, Event::Look);
         }
         for host in 0..self.hosts.len() {
             if !self.scenario.has_host(host) {
@@ -245,6 +252,7 @@ impl World {
             }
             Event::AtNode { link, frame } => self.receive(link, frame),
             Event::Connect { token } => self.connect(token),
+            Event::Look => self.look_for_progress(),
             Event::FaultBegins { index } => self.begin_fault(index)?,
             Event::FaultEnds { index } => self.end_fault(index),
             Event::TxRoom { index } => self.give_room(index),
@@ -367,9 +375,30 @@ impl World {
         }
     }
 
+    /// Whether every connection of a gentle world moves.
+    fn look_for_progress(&mut self) {
+        let whole = BEGINNING + self.scenario.whole_from();
+        let mut book = self.book.borrow_mut();
+        let stands = |token: &&u64| {
+            let conn = &book.conns[token];
+            let since = conn.moved.max(whole);
+            conn.started && self.now.saturating_since(since) > STANDSTILL_MAX + conn.plan.pause
+        };
+        if let Some(token) = self.open.iter().copied().find(|token| stands(&token)) {
+            let what =
+                format!("nothing has moved on connection {token} for {STANDSTILL_MAX:?} of a whole network");
+            book.violate("progress", what);
+        }
+        drop(book);
+        if !self.open.is_empty() {
+            self.at(self.now + Duration::from_secs(5), Event::Look);
+        }
+    }
+
     fn connect(&mut self, token: u64) {
         let Some(plan) = self.book.borrow_mut().conns.get_mut(&token).map(|conn| {
             conn.started = true;
+            conn.moved = self.now;
             conn.plan
         }) else {
             return;
