@@ -102,6 +102,9 @@ WAYS = (
 # From one byte on, and with contexts: what is harder.
 COMPRESSION = ("threshold_bytes=1", "send_takeover=true", "receive_takeover=true")
 
+# A case whose answer does not come ends.
+DEADLINES = ("websocket.ping_interval_ms=0", "websocket.idle_timeout_ms=30000")
+
 
 class Matrix(Report):
     """A report that also counts by peer, role and way."""
@@ -173,7 +176,7 @@ class Run:
         if way.tls:
             certificate, key = self.files
             keys += ["tls.listen=[443]", f'tls.certs=["{certificate}"]', f'tls.keys=["{key}"]']
-        return keys
+        return [*keys, *DEADLINES]
 
     def against_library(self, way):
         """The library's server, which sends fragments, pings and closes first."""
