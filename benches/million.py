@@ -16,7 +16,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 UNSOCKET = ROOT / "target/release/unsocket"
 # One address has 32,768 ports towards each port of the server.
-CLIENT_ADDRESSES = ",".join(f"10.73.9.{host}/24" for host in range(2, 10))
+CLIENT_ADDRESSES = ",".join(f"10.73.9.{host}/24" for host in range(2, 9))
 FIRST_PORT, PORTS = 9401, 8
 # What a connection that is used holds at both ends together: two pages of rings and its state.
 USED_BYTES = 20_000
@@ -164,8 +164,8 @@ def arguments():
     cores = os.sched_getaffinity(0)
     if options.server_core == options.client_core or not {options.server_core, options.client_core} <= cores:
         parser.error(f"--server-core and --client-core must be two of this machine's cores {sorted(cores)}")
-    if not 100 <= options.connections <= 2_000_000:
-        parser.error("--connections: 100 to 2000000 are possible with 8 addresses and 8 ports")
+    if not 100 <= options.connections <= 1_500_000:
+        parser.error("--connections: 100 to 1500000 are possible with 7 addresses and 8 ports")
     return options
 
 
