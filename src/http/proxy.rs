@@ -100,6 +100,8 @@ fn version_2(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyError> {
     const UNSPECIFIED: u8 = 0x00;
     const TCP_OVER_IPV4: u8 = 0x11;
     const TCP_OVER_IPV6: u8 = 0x21;
+    // Section 2.2: UDP and Unix sockets are valid, and whoever does not take them treats them as unspecified.
+    const OTHERS: [u8; 4] = [0x12, 0x22, 0x31, 0x32];
     // What can be refused is refused before more is waited for.
     let command = bytes.get(12).copied();
     if command.is_some_and(|command| !matches!(command, LOCAL | PROXY)) {
@@ -107,7 +109,9 @@ fn version_2(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyError> {
     }
     let family = bytes.get(13).copied();
     let known = [UNSPECIFIED, TCP_OVER_IPV4, TCP_OVER_IPV6];
-    if command == Some(PROXY) && family.is_some_and(|family| !known.contains(&family)) {
+    if command == Some(PROXY)
+        && family.is_some_and(|family| !known.contains(&family) && !OTHERS.contains(&family))
+    {
         return Err(ProxyError::Unknown);
     }
     let Some(&[_, _, high, low]) = bytes.get(12..V2_FIXED_BYTES).and_then(|four| four.first_chunk::<4>())
@@ -175,6 +179,8 @@ mod tests {
             (binary(0x20, 0x00, &[]), None),
             (binary(0x20, 0x11, &[1; 12]), None),
             (binary(0x21, 0x00, &tlv), None),
+            (binary(0x21, 0x12, &[1; 12]), None),
+            (binary(0x21, 0x31, &[b'/'; 216]), None),
         ]
     }
 
@@ -214,7 +220,7 @@ mod tests {
         for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01", b"PROXX", b"\r\n\r\n\0\r\nQUIT\r"] {
             assert_eq!(parse_proxy_header(bytes), Err(ProxyError::Missing), "{bytes:?}");
         }
-        for (command, family) in [(0x11, 0x11), (0x22, 0x11), (0x21, 0x12), (0x21, 0x31), (0x21, 0x99)] {
+        for (command, family) in [(0x11, 0x11), (0x22, 0x11), (0x21, 0x13), (0x21, 0x41), (0x21, 0x99)] {
             assert_eq!(parse_proxy_header(&binary(command, family, &[0; 40])), Err(ProxyError::Unknown));
         }
         assert_eq!(

@@ -14,6 +14,8 @@ pub(super) const HEADER_BYTES: usize = 5;
 pub(super) const FRAGMENT_BYTES_MAX: usize = 1 << 14;
 /// Most ciphertext in one record: what TLS 1.2 may add is more than what TLS 1.3 may (RFC 5246 section 6.2.3).
 const CIPHERTEXT_BYTES_MAX: usize = FRAGMENT_BYTES_MAX + 2048;
+/// The same in TLS 1.3 (RFC 8446 section 5.2).
+const TLS13_CIPHERTEXT_BYTES_MAX: usize = FRAGMENT_BYTES_MAX + 256;
 /// The largest record there can be.
 pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + CIPHERTEXT_BYTES_MAX;
 
@@ -125,6 +127,9 @@ impl Opener {
                     // After the handshake every record is protected and says so (RFC 8446 section 5).
                     return Err(Violation::UnexpectedMessage);
                 }
+                if body.len() > TLS13_CIPHERTEXT_BYTES_MAX {
+                    return Err(Violation::RecordOverflow);
+                }
                 let aad: [u8; HEADER_BYTES] = header.try_into().unwrap_or_default();
                 key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), body)
             }
@@ -143,7 +148,11 @@ impl Opener {
         // The connection would have to run for centuries: no wrap is possible, and none may happen.
         self.0.sequence = sequence.checked_add(1).ok_or(Violation::KeysExhausted)?;
         let (kind, len) = if layout == Layout::Tls13 {
-            // RFC 8446 section 5.4: the last byte that is not padding is the type; there must be one.
+            // RFC 8446 section 5.4: the type and all padding count; the last byte that is not padding is the type, and
+            // there must be one.
+            if plain.len() > FRAGMENT_BYTES_MAX + 1 {
+                return Err(Violation::RecordOverflow);
+            }
             let end = plain.iter().rposition(|byte| *byte != 0).ok_or(Violation::UnexpectedMessage)?;
             (ContentType(plain[end]), end)
         } else {

@@ -188,7 +188,7 @@ impl Stream {
     pub fn heap_bytes(&self) -> usize {
         let state = match &self.state {
             State::Handshake(_) => HANDSHAKE_HEAP_BYTES,
-            State::Traffic(_) => TRAFFIC_HEAP_BYTES,
+            State::Traffic(traffic) => TRAFFIC_HEAP_BYTES + traffic.heap_bytes(),
             State::Failed => 0,
         };
         size_of::<Self>() + state + self.control.capacity() + self.held.capacity()
@@ -297,3 +297,134 @@ fn gather(held: &mut Vec<u8>, start: usize, shown: &[u8]) -> Result<usize, Viola
 const TRAFFIC_HEAP_BYTES: usize = 3 << 10;
 /// As [`TRAFFIC_HEAP_BYTES`], during the handshake.
 const HANDSHAKE_HEAP_BYTES: usize = 8 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::ContentType;
+    use super::*;
+
+    const REQUEST_KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 1];
+
+    /// A server and a client after their handshake; the server's ticket still waits to be sent.
+    fn established() -> (Stream, Stream) {
+        let (server, client) = super::super::pair("a.example").unwrap();
+        let (mut server, mut client) = (server.accept().unwrap(), client.connect("a.example").unwrap());
+        while server.is_handshaking() {
+            let said = std::mem::take(client.control());
+            hear(&mut server, said).unwrap();
+            if server.is_handshaking() {
+                let said = std::mem::take(server.control());
+                hear(&mut client, said).unwrap();
+            }
+        }
+        (server, client)
+    }
+
+    /// Shows all of it, and returns the data that was in it.
+    fn hear(stream: &mut Stream, mut bytes: Vec<u8>) -> Result<Vec<u8>, TlsError> {
+        let mut heard = Vec::new();
+        while !bytes.is_empty() {
+            let step = stream.receive(&mut bytes)?;
+            match step.data {
+                Data::Nothing => {}
+                Data::Shown(data) => heard.extend_from_slice(&bytes[data]),
+                Data::Held(data) => {
+                    let held = stream.take_held();
+                    heard.extend_from_slice(&held[data]);
+                    stream.put_held(held);
+                }
+            }
+            bytes.drain(..step.taken);
+        }
+        Ok(heard)
+    }
+
+    /// A record of a kind that applications cannot send.
+    fn say(stream: &mut Stream, kind: u8, content: &[u8]) -> Vec<u8> {
+        let State::Traffic(traffic) = &mut stream.state else { panic!("no keys") };
+        let mut said = Vec::new();
+        traffic.push(ContentType(kind), content, &mut said);
+        said
+    }
+
+    fn send(stream: &mut Stream, data: &[u8]) -> Vec<u8> {
+        let (plain, record) = stream.next_record(data.len()).unwrap();
+        let mut sealed = vec![0; record];
+        stream.seal(&mut sealed, |place| place.copy_from_slice(&data[..plain]));
+        sealed
+    }
+
+    fn violation(heard: Result<Vec<u8>, TlsError>) -> Violation {
+        let Err(TlsError::Violation(violation)) = heard else { panic!("no violation: {heard:?}") };
+        violation
+    }
+
+    #[test]
+    fn a_key_update_is_answered_although_a_ticket_waits_to_be_sent() {
+        let (mut server, mut client) = established();
+        let ticket_bytes = server.control_bytes();
+        assert!(ticket_bytes > 0);
+        let request = say(&mut client, 22, &REQUEST_KEY_UPDATE);
+        assert_eq!(hear(&mut server, request), Ok(Vec::new()));
+        assert!(server.control_bytes() > ticket_bytes, "an answer");
+        let said = std::mem::take(server.control());
+        assert_eq!(hear(&mut client, said), Ok(Vec::new()));
+        let said = send(&mut server, b"with new keys");
+        assert_eq!(hear(&mut client, said).unwrap(), b"with new keys");
+    }
+
+    #[test]
+    fn nothing_is_said_after_our_close_notify() {
+        let (mut server, mut client) = established();
+        server.close();
+        let said = std::mem::take(server.control());
+        assert_eq!(hear(&mut client, said), Ok(Vec::new()));
+        assert!(client.is_closed_by_peer());
+        let request = say(&mut client, 22, &REQUEST_KEY_UPDATE);
+        assert_eq!(hear(&mut server, request), Ok(Vec::new()));
+        assert_eq!((server.control_bytes(), server.room(1000)), (0, 0));
+        // What the peer still sends is heard: closing is for each direction alone (RFC 8446 section 6.1).
+        assert!(client.can_send());
+        hear(&mut server, vec![23, 3, 3, 0, 20]).unwrap();
+        assert_eq!(violation(hear(&mut server, vec![0; 20])), Violation::BadRecord);
+        assert_eq!(server.control_bytes(), 0, "no alert either");
+    }
+
+    #[test]
+    fn a_record_longer_than_tls_1_3_allows_is_refused() {
+        for (len, expected) in [
+            (FRAGMENT_BYTES_MAX + 256, Violation::BadRecord),
+            (FRAGMENT_BYTES_MAX + 257, Violation::RecordOverflow),
+        ] {
+            let (mut server, _) = established();
+            let mut record = vec![0; HEADER_BYTES + len];
+            record[..3].copy_from_slice(&[23, 3, 3]);
+            record[3..HEADER_BYTES].copy_from_slice(&(len as u16).to_be_bytes());
+            assert_eq!(violation(hear(&mut server, record)), expected, "{len}");
+        }
+    }
+
+    #[test]
+    fn the_records_of_a_message_follow_each_other() {
+        for (kind, content) in [(23, &b""[..]), (23, b"data"), (21, &[1, 90])] {
+            let (mut server, mut client) = established();
+            let begun = say(&mut client, 22, &REQUEST_KEY_UPDATE[..2]);
+            assert_eq!(hear(&mut server, begun), Ok(Vec::new()));
+            let other = say(&mut client, kind, content);
+            assert_eq!(violation(hear(&mut server, other)), Violation::UnexpectedMessage, "{kind}");
+        }
+    }
+
+    #[test]
+    fn padding_of_any_length_is_taken_off() {
+        let (mut server, mut client) = established();
+        for padding in [0, 1, 255, FRAGMENT_BYTES_MAX - 5] {
+            // A type of 0 cannot be told from padding: the type is the last byte that is not 0.
+            let content = [&b"data\x17"[..], &vec![0; padding]].concat();
+            let padded = say(&mut client, 0, &content);
+            assert_eq!(hear(&mut server, padded).unwrap(), b"data", "{padding}");
+        }
+        let nothing = say(&mut client, 0, &[0; 100]);
+        assert_eq!(violation(hear(&mut server, nothing)), Violation::UnexpectedMessage);
+    }
+}

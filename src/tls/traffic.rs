@@ -35,6 +35,10 @@ pub(super) struct Traffic {
     /// The part of a message that goes on in the next record.
     message: Vec<u8>,
     idle_messages: u8,
+    /// A key update of ours was appended to what waits to be sent.
+    key_update_waits: bool,
+    /// Our close_notify or fatal alert is sealed: it is the last.
+    closed: bool,
 }
 
 /// What of rustls' connection outlives the handshake: it makes new keys, and a client's stores tickets.
@@ -81,6 +85,8 @@ impl Traffic {
             records_max,
             message: Vec::new(),
             idle_messages: 0,
+            key_update_waits: false,
+            closed: false,
         })
     }
 
@@ -88,11 +94,11 @@ impl Traffic {
     pub(super) fn open(&mut self, record: &mut [u8], control: &mut Vec<u8>) -> Result<Opened, Violation> {
         let (kind, range) = self.opener.open(record)?;
         let content = &record[range.clone()];
+        if kind != ContentType::HANDSHAKE && !self.message.is_empty() {
+            // RFC 8446 section 5.1: the records of one message follow each other.
+            return Err(Violation::UnexpectedMessage);
+        }
         if kind == ContentType::DATA && !content.is_empty() {
-            if !self.message.is_empty() {
-                // RFC 8446 section 5.1: the records of one message follow each other.
-                return Err(Violation::UnexpectedMessage);
-            }
             self.idle_messages = 0;
             return Ok(Opened::Data(range));
         }
@@ -129,17 +135,28 @@ impl Traffic {
         self.update_sealer(control)
     }
 
+    /// Heap held for a message that is not whole, bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.message.capacity()
+    }
+
     /// Appends our close_notify.
     pub(super) fn close(&mut self, control: &mut Vec<u8>) {
         self.push(ContentType::ALERT, &[LEVEL_WARNING, ALERT_CLOSE_NOTIFY], control);
+        self.closed = true;
     }
 
     /// Appends a fatal alert.
     pub(super) fn fail(&mut self, alert: u8, control: &mut Vec<u8>) {
         self.push(ContentType::ALERT, &[LEVEL_FATAL, alert], control);
+        self.closed = true;
     }
 
-    fn push(&mut self, kind: ContentType, content: &[u8], control: &mut Vec<u8>) {
+    /// Nothing follows our last alert (RFC 8446 section 6.1).
+    pub(super) fn push(&mut self, kind: ContentType, content: &[u8], control: &mut Vec<u8>) {
+        if self.closed {
+            return;
+        }
         let start = control.len();
         control.resize(start + content.len() + self.sealer.overhead(), 0);
         self.sealer.seal(kind, &mut control[start..], |place| place.copy_from_slice(content));
@@ -151,6 +168,7 @@ impl Traffic {
         }
         // `update_not_requested`: the peer's key is its own affair.
         self.push(ContentType::HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0], control);
+        self.key_update_waits = true;
         let next = self.keys.next_to_seal().map_err(|_| Violation::KeysExhausted)?;
         self.sealer = Sealer::new(&next, true, self.records_max).ok_or(Violation::KeysExhausted)?;
         Ok(())
@@ -213,8 +231,9 @@ impl Traffic {
         self.opener = Opener::new(&next, true).ok_or(Violation::Malformed)?;
         match request {
             0 => Ok(()),
-            // While an answer waits to be sent it answers this one, too.
-            1 if !control.is_empty() => Ok(()),
+            // While an answer waits to be sent it answers this one, too; other messages that wait do not.
+            1 if self.key_update_waits && !control.is_empty() => Ok(()),
+            1 if self.closed => Ok(()),
             1 => self.update_sealer(control),
             _ => Err(Violation::Malformed),
         }

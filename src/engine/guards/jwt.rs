@@ -47,6 +47,11 @@ pub enum JwtError {
         /// Its length, bytes.
         bytes: usize,
     },
+    /// A text with a line end, which would silently be part of the secret.
+    #[error(
+        "the secret ends with a line end, which its issuer's hardly does: `printf %s SECRET >FILE` writes none"
+    )]
+    SecretEndsLine,
     /// A key that cannot be read.
     #[error("no public key in PEM for this algorithm: {0}")]
     Key(String),
@@ -75,6 +80,9 @@ impl Jwt {
             JwtAlgorithm::Hs256 if options.key.len() < SECRET_BYTES_MIN => {
                 return Err(JwtError::SecretTooShort { bytes: options.key.len() });
             }
+            JwtAlgorithm::Hs256 if options.key.is_ascii() && options.key.ends_with(b"\n") => {
+                return Err(JwtError::SecretEndsLine);
+            }
             JwtAlgorithm::Hs256 => (Algorithm::HS256, DecodingKey::from_secret(&options.key)),
             JwtAlgorithm::Rs256 => {
                 (Algorithm::RS256, DecodingKey::from_rsa_pem(&options.key).map_err(bad_key)?)
@@ -102,8 +110,13 @@ impl Jwt {
 
     /// The claims of a token that is good at `unix`, or what is wrong with it.
     fn claims(&self, token: &str, unix: Duration) -> Result<Claims, String> {
-        let claims =
-            decode::<Claims>(token, &self.key, &self.validation).map_err(|error| error.to_string())?.claims;
+        let token =
+            decode::<Claims>(token, &self.key, &self.validation).map_err(|error| error.to_string())?;
+        // RFC 7515 section 4.1.11: what its issuer calls critical has to be understood, and no extension is here.
+        if token.header.crit.is_some() {
+            return Err("it has extensions (`crit`) that are not known here".into());
+        }
+        let claims = token.claims;
         let seconds = |name: &str| match claims.get(name) {
             None => Ok(None),
             Some(value) => match value.as_f64() {
@@ -132,7 +145,7 @@ impl Guard for Jwt {
         let token = token_of(request, self.query_key.as_deref())?;
         // Without a clock no token can be told from one that has expired.
         let unix = unix.ok_or_else(|| Refusal::new(503, "this server does not know the time"))?;
-        self.claims(token, unix).map(Some).map_err(|why| {
+        self.claims(&token, unix).map(Some).map_err(|why| {
             let what = format!("the token is not accepted: {why}");
             unauthorized(&what, "Bearer error=\"invalid_token\"")
         })
@@ -177,6 +190,9 @@ mod tests {
     const WITHOUT_EXP: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImF1ZCI6WyJmZWVkIiwib3RoZXIiXSwia\
          XNzIjoiaHR0cHM6Ly9pc3N1ZXIuZXhhbXBsZSIsIm5iZiI6MTAwMDAwMDAwMH0.KPD3I7qjbbkUZg9x7SSazhFp--Q\
          3OvUkemzGVc-xQPk";
+    const CRITICAL: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImNyaXQiOlsidGllciJdLCJ0aWVyIjoxfQ.eyJzdWIiOiJhbGljZSI\
+         sImF1ZCI6WyJmZWVkIiwib3RoZXIiXSwiaXNzIjoiaHR0cHM6Ly9pc3N1ZXIuZXhhbXBsZSIsIm5iZiI6MTAwMDAwM\
+         DAwMCwiZXhwIjoxMDAwMDAzNjAwfQ.gfUY65R3zHBOyoaMYKg8Vcdgk0Ij9oAhDQTI8Sx9PFE";
     const EXP_IS_TEXT: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImF1ZCI6WyJmZWVkIiwib3RoZXIiXSwia\
          XNzIjoiaHR0cHM6Ly9pc3N1ZXIuZXhhbXBsZSIsIm5iZiI6MTAwMDAwMDAwMCwiZXhwIjoic29vbiJ9.3ulkn3M6JE\
          VJE8YPYKyVY6q_Jxggz7amqWe7yTwqR9I";
@@ -262,6 +278,7 @@ mod tests {
             assert_eq!(jwt.claims(HS256, at(seconds)).is_ok(), good, "{seconds}");
         }
         assert_eq!(jwt.claims(WITHOUT_EXP, at(10)).unwrap_err(), "`exp` is missing");
+        assert!(jwt.claims(CRITICAL, at(10)).unwrap_err().contains("`crit`"));
         assert_eq!(jwt.claims(EXP_IS_TEXT, at(10)).unwrap_err(), "`exp` is no number");
     }
 
@@ -289,6 +306,7 @@ mod tests {
     fn keys_that_do_not_fit_are_refused() {
         let refused = |algorithm, key: &[u8]| Jwt::new(&options(algorithm, key)).unwrap_err();
         assert_eq!(refused(JwtAlgorithm::Hs256, b"short"), JwtError::SecretTooShort { bytes: 5 });
+        assert_eq!(refused(JwtAlgorithm::Hs256, &[SECRET, b"\n"].concat()), JwtError::SecretEndsLine);
         assert!(matches!(refused(JwtAlgorithm::Rs256, ED_PUBLIC.as_bytes()), JwtError::Key(_)));
         assert!(matches!(refused(JwtAlgorithm::EdDsa, RSA_PUBLIC.as_bytes()), JwtError::Key(_)));
         assert!(matches!(refused(JwtAlgorithm::EdDsa, b"no key"), JwtError::Key(_)));

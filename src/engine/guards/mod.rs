@@ -14,6 +14,8 @@ pub use tokens::{Tokens, TokensError};
 
 use super::handler::{Refusal, Request};
 use crate::time::Duration;
+use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
 use std::fmt;
 
 /// What a token says of its bearer: a JSON object.
@@ -30,10 +32,11 @@ pub trait Guard: Send + Sync + fmt::Debug {
     fn check(&self, request: &Request<'_>, unix: Option<Duration>) -> Result<Option<Claims>, Refusal>;
 }
 
-/// The token that a request bears: in its `Authorization` header, or in the query under `query_key`.
-fn token_of<'a>(request: &Request<'a>, query_key: Option<&str>) -> Result<&'a str, Refusal> {
-    let in_query = || query_key.and_then(|key| request.query_value(key));
-    request.bearer_token().or_else(in_query).ok_or_else(|| {
+/// The token that a request bears: in its `Authorization` header, or in the query under `query_key`, where a page's
+/// `encodeURIComponent` has encoded what tokens of base64 have.
+fn token_of<'a>(request: &Request<'a>, query_key: Option<&str>) -> Result<Cow<'a, str>, Refusal> {
+    let in_query = || percent_decode_str(request.query_value(query_key?)?).decode_utf8().ok();
+    request.bearer_token().map(Cow::Borrowed).or_else(in_query).ok_or_else(|| {
         let what = match query_key {
             Some(key) => {
                 format!("send the header `Authorization: Bearer TOKEN`, or `{key}=TOKEN` in the query")

@@ -27,7 +27,7 @@ impl Origins {
             (_, Some(_), Some(_)) => false,
             (Origins::Any, Some(_), None) => true,
             (Origins::Own { also }, Some(origin), None) => str::from_utf8(origin).is_ok_and(|origin| {
-                is_own(origin, host) || also.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+                is_own(origin, host) || also.iter().any(|allowed| is_same(allowed, origin))
             }),
         }
     }
@@ -36,17 +36,32 @@ impl Origins {
 /// Whether an origin is that of a page which `host` serves. The scheme may be either: behind a proxy that ends TLS the
 /// page's is `https` and ours is not.
 fn is_own(origin: &str, host: &str) -> bool {
-    let strip = |scheme: &str| {
-        let (start, rest) = origin.split_at_checked(scheme.len())?;
-        start.eq_ignore_ascii_case(scheme).then_some(rest)
-    };
-    let (authority, default_port) = match (strip("http://"), strip("https://")) {
-        (Some(rest), _) => (rest, ":80"),
-        (None, Some(rest)) => (rest, ":443"),
-        (None, None) => return false,
-    };
-    let plain = |text: &'_ str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
-    !authority.is_empty() && plain(authority) == plain(host)
+    let Some((_, authority, default_port)) = parts(origin) else { return false };
+    !authority.is_empty() && is_same_host(authority, host, default_port)
+}
+
+/// Whether two origins are one (RFC 6454 section 5). Browsers leave the scheme's own port out.
+fn is_same(one: &str, other: &str) -> bool {
+    match (parts(one), parts(other)) {
+        (Some((scheme, host, port)), Some((other_scheme, other_host, _))) => {
+            scheme == other_scheme && is_same_host(host, other_host, port)
+        }
+        // Not of the web, e.g. of a browser's extension.
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
+
+fn is_same_host(one: &str, other: &str, default_port: &str) -> bool {
+    let [one, other] = [one, other].map(|host| host.strip_suffix(default_port).unwrap_or(host));
+    one.eq_ignore_ascii_case(other)
+}
+
+/// Scheme, authority and the scheme's own port of an origin of the web.
+fn parts(origin: &str) -> Option<(&'static str, &str, &'static str)> {
+    [("http://", ":80"), ("https://", ":443")].into_iter().find_map(|(scheme, port)| {
+        let (start, authority) = origin.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some((scheme, authority, port))
+    })
 }
 
 #[cfg(test)]
@@ -97,6 +112,9 @@ mod tests {
     fn those_listed_may_and_those_without_any() {
         let listed = Origins::Own { also: vec!["https://app.example".into()] };
         assert!(allows(&listed, &["https://APP.example"], "example.org"));
+        let with_port = Origins::Own { also: vec!["https://app.example:443".into()] };
+        assert!(allows(&with_port, &["https://app.example"], "example.org"));
+        assert!(!allows(&with_port, &["https://app.example:80"], "example.org"));
         assert!(!allows(&listed, &["http://app.example"], "example.org"));
         assert!(allows(&listed, &["http://example.org"], "example.org"));
         assert!(allows(&listed, &[], "example.org"));

@@ -74,7 +74,7 @@ impl Tokens {
 impl Guard for Tokens {
     fn check(&self, request: &Request<'_>, _: Option<Duration>) -> Result<Option<Claims>, Refusal> {
         let token = token_of(request, self.query_key.as_deref())?;
-        if self.has(token) {
+        if self.has(&token) {
             return Ok(None);
         }
         Err(unauthorized("this token is not known here", "Bearer error=\"invalid_token\""))
