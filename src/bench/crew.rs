@@ -254,7 +254,12 @@ impl Crew {
                 opening + rise + self.plan.warmup + duration
             }),
             Stop::Messages(messages) if phase == Phase::Measuring && measured > 0 => {
-                let left = messages.saturating_sub(measured) as f64 / measured as f64;
+                let subscribers = match self.plan.scenario {
+                    Scenario::Broadcast => u64::from(self.plan.connections.saturating_sub(1)),
+                    _ => 1,
+                };
+                let all = messages.saturating_mul(subscribers);
+                let left = all.saturating_sub(measured) as f64 / measured as f64;
                 Some((now - from).mul_f64(left))
             }
             Stop::Messages(_) => None,
