@@ -528,6 +528,16 @@ impl Stack {
         (self.rings.in_use(), self.rings.reserved_bytes())
     }
 
+    /// Flows that segments are given to.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Connections for which a timer runs.
+    pub fn deadlines(&self) -> usize {
+        self.wheel.len()
+    }
+
     /// Our addresses, the IPv6 link-local one included.
     pub fn addrs(&self) -> &[Cidr] {
         self.nets.addrs()
