@@ -48,13 +48,15 @@ give_back() {
 # Runs a command with so many free hugepages of 2 MiB. What had to be added is given back when
 # the shell ends.
 with_hugepages() {
-    local wanted=$1 pages=/sys/kernel/mm/hugepages/hugepages-2048kB free
+    local wanted=$1 pages=/sys/kernel/mm/hugepages/hugepages-2048kB free before added
     shift
     free=$(cat "$pages/free_hugepages")
     if ((free < wanted)); then
-        local added=$((wanted - free))
-        echo $(($(cat "$pages/nr_hugepages") + added)) >"$pages/nr_hugepages" ||
+        before=$(cat "$pages/nr_hugepages")
+        echo $((before + wanted - free)) >"$pages/nr_hugepages" ||
             die "hugepages cannot be reserved here: in a container, mount /sys writable or reserve them outside"
+        # The kernel gives what it has.
+        added=$(($(cat "$pages/nr_hugepages") - before))
         # shellcheck disable=SC2064 # These values, now.
         trap "give_back; echo \$((\$(cat '$pages/nr_hugepages') - $added)) >'$pages/nr_hugepages'" EXIT
         free=$(cat "$pages/free_hugepages")

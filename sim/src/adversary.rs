@@ -1,6 +1,6 @@
 //! A host that keeps no rule: it crafts its segments by hand.
 
-use crate::host::{Host, PORT, address};
+use crate::host::{Host, PORT, TLS_PORT, address};
 use crate::packet::{ACK, BROADCAST, End, FIN, PSH, RST, Resolution, SYN, Segment};
 use crate::rng::Rng;
 use crate::scenario::{Adversary, AdversaryKind, Scenario};
@@ -64,7 +64,7 @@ impl Adversaries {
             plan,
             rng: Rng::new(scenario.seed, "adversary at work", index as u64),
             local: End { addr: home, port: 20_000 + 4_000 * index as u16 },
-            server: End { addr: hosts[plan.server].addr, port: PORT },
+            server: End { addr: hosts[plan.server].addr, port: if plan.tls { TLS_PORT } else { PORT } },
             server_mac: hosts[plan.server].mac,
             begun: None,
             over: !scenario.has_adversary(index),

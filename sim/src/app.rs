@@ -1,13 +1,14 @@
 //! The application on every host: follows the plan of each connection, and writes all it does and sees into the book.
 
-use crate::book::{Book, Letter, Side, publication};
+use crate::book::Book;
+use crate::letter::{Letter, Side, publication};
 use crate::rng::Rng;
-use crate::scenario::{ConnPlan, Ending, Serving};
+use crate::scenario::{ConnPlan, Serving};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use unsocket::engine::{
-    Closed, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, Request, SendOutcome, Upgrade,
+    Closed, Compress, Conn, ConnRef, Connect, ConnectFailure, Context, Handler, Request, SendOutcome, Upgrade,
 };
 use unsocket::time::{Duration, Instant};
 use unsocket::ws::{CloseCode, Message, Role};
@@ -23,6 +24,18 @@ pub(crate) struct App {
     /// How far this host's clock is ahead of the world's.
     offset: Rc<Cell<Duration>>,
     publisher: u64,
+    /// While more than this waits for a connection, it takes no further message, bytes.
+    waiting_max: usize,
+    pub(crate) seen: Seen,
+}
+
+/// How often the engine called.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) opened: u64,
+    pub(crate) closed: u64,
+    pub(crate) connects_failed: u64,
+    pub(crate) messages: u64,
 }
 
 /// The token of a connection; what else there is of it is in the book and in the script.
@@ -63,16 +76,18 @@ struct Part {
 
 /// How a script speaks: in a callback of its connection, or in one that is about none.
 trait Voice {
-    fn send(&mut self, message: Message<'_>) -> SendOutcome;
+    fn send(&mut self, message: Message<'_>, compress: Compress) -> SendOutcome;
     /// `None` where fragments cannot be sent.
     fn send_fragment(&mut self, part: Message<'_>, fin: bool) -> Option<SendOutcome>;
     fn ping(&mut self, payload: &[u8]);
     fn close(&mut self, code: CloseCode);
+    /// Bytes that wait for room; `None` where that is not to be known.
+    fn buffered(&self) -> Option<usize>;
 }
 
 impl Voice for Conn<'_, App> {
-    fn send(&mut self, message: Message<'_>) -> SendOutcome {
-        Conn::send(self, message)
+    fn send(&mut self, message: Message<'_>, compress: Compress) -> SendOutcome {
+        Conn::send_with(self, message, compress)
     }
 
     fn send_fragment(&mut self, part: Message<'_>, fin: bool) -> Option<SendOutcome> {
@@ -86,6 +101,10 @@ impl Voice for Conn<'_, App> {
     fn close(&mut self, code: CloseCode) {
         Conn::close(self, code, "the plan is done");
     }
+
+    fn buffered(&self) -> Option<usize> {
+        Some(Conn::buffered(self))
+    }
 }
 
 struct FromAfar<'a, 'b> {
@@ -94,7 +113,7 @@ struct FromAfar<'a, 'b> {
 }
 
 impl Voice for FromAfar<'_, '_> {
-    fn send(&mut self, message: Message<'_>) -> SendOutcome {
+    fn send(&mut self, message: Message<'_>, _compress: Compress) -> SendOutcome {
         self.context.send(self.conn, message)
     }
 
@@ -107,11 +126,20 @@ impl Voice for FromAfar<'_, '_> {
     fn close(&mut self, code: CloseCode) {
         self.context.close(self.conn, code, "the plan is done");
     }
+
+    fn buffered(&self) -> Option<usize> {
+        None
+    }
 }
 
 impl App {
-    pub(crate) fn new(book: Rc<RefCell<Book>>, offset: Rc<Cell<Duration>>, publisher: u64) -> Self {
-        App { book, scripts: BTreeMap::new(), offset, publisher }
+    pub(crate) fn new(
+        book: Rc<RefCell<Book>>,
+        offset: Rc<Cell<Duration>>,
+        publisher: u64,
+        waiting_max: usize,
+    ) -> Self {
+        App { book, scripts: BTreeMap::new(), offset, publisher, waiting_max, seen: Seen::default() }
     }
 
     /// Connections that it follows.
@@ -169,8 +197,11 @@ impl App {
             script.part = Some(Part { letter, bytes, at: 0, begun: false });
             return true;
         }
-        match voice.send(message(is_text, &bytes)) {
+        let compress = draw_compress(script);
+        let waited = voice.buffered();
+        match voice.send(message(is_text, &bytes), compress) {
             outcome @ (SendOutcome::Sent | SendOutcome::Queued) => {
+                self.check_bound(script.token, waited);
                 self.book.borrow_mut().accepted(at, script.token, script.side, letter, false);
                 script.left -= 1;
                 script.next_index += 1;
@@ -214,7 +245,7 @@ impl App {
             None if part.begun => false,
             None => {
                 let Some(part) = script.part.take() else { return false };
-                match voice.send(message(part.letter.is_text, &part.bytes)) {
+                match voice.send(message(part.letter.is_text, &part.bytes), Compress::Auto) {
                     SendOutcome::Sent | SendOutcome::Queued => {
                         self.book.borrow_mut().accepted(at, script.token, script.side, part.letter, false);
                         script.left -= 1;
@@ -247,15 +278,18 @@ impl App {
         if !self.book.borrow_mut().has_all(script.token, side) {
             return;
         }
-        let code = match (plan.serving, plan.ending, side) {
-            (Serving::CloseAfter { code, .. }, _, Side::Server) => code,
-            (Serving::CloseAfter { .. }, _, Side::Client) => return,
-            (_, Ending::Client { code }, Side::Client) | (_, Ending::Server { code }, Side::Server) => code,
-            (_, Ending::Both { codes }, side) => codes[side as usize],
-            _ => return,
-        };
+        let Some(code) = plan.closing_code(side) else { return };
         self.book.borrow_mut().closes(at, script.token, side);
         voice.close(CloseCode(code));
+    }
+
+    /// A message was accepted although so much was waiting already.
+    fn check_bound(&self, token: u64, waited: Option<usize>) {
+        if let Some(waited) = waited.filter(|&waited| waited > self.waiting_max) {
+            let what =
+                format!("connection {token}: accepted while {waited} B waited, {} may", self.waiting_max);
+            self.book.borrow_mut().violate("limits hold", what);
+        }
     }
 
     fn told_dropped(&self) -> bool {
@@ -268,6 +302,15 @@ fn message(is_text: bool, bytes: &[u8]) -> Message<'_> {
     match std::str::from_utf8(bytes) {
         Ok(text) if is_text => Message::Text(text),
         _ => Message::Binary(bytes),
+    }
+}
+
+fn draw_compress(script: &mut Script) -> Compress {
+    let [always, never] = script.plan.compress;
+    match script.rng.chance(always) {
+        true => Compress::Yes,
+        false if script.rng.chance(never) => Compress::No,
+        false => Compress::Auto,
     }
 }
 
@@ -301,6 +344,7 @@ impl Handler for App {
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        self.seen.opened += 1;
         let (side, id, now, token) = (side_of(conn), conn.id(), conn.now(), conn.session().token);
         let at = self.world_time(now);
         let plan = self.book.borrow_mut().opened(at, token, side, id, self.publisher);
@@ -316,6 +360,7 @@ impl Handler for App {
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) {
+        self.seen.messages += 1;
         let (side, now, token) = (side_of(conn), conn.now(), conn.session().token);
         let at = self.world_time(now);
         if token == STRANGER {
@@ -324,8 +369,10 @@ impl Handler for App {
         }
         let Some((letter, plan)) = self.book.borrow_mut().received(at, token, side, message) else { return };
         if side == Side::Server && matches!(plan.serving, Serving::Echo | Serving::CloseAfter { .. }) {
+            let waited = conn.buffered();
             match conn.send(message) {
                 SendOutcome::Sent | SendOutcome::Queued => {
+                    self.check_bound(token, Some(waited));
                     self.book.borrow_mut().accepted(at, token, side, letter, false);
                 }
                 // Reading stops before the bound is reached, so an echo is never dropped; but publications may fill the queue.
@@ -370,6 +417,7 @@ impl Handler for App {
     }
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, closed: &Closed<'_>) {
+        self.seen.closed += 1;
         let (side, token) = (side_of(conn), conn.session().token);
         let at = self.world_time(conn.now());
         self.scripts.remove(&token);
@@ -382,6 +430,7 @@ impl Handler for App {
         connect: &Connect,
         cause: ConnectFailure,
     ) {
+        self.seen.connects_failed += 1;
         let at = self.world_time(context.now());
         self.book.borrow_mut().not_connected(at, connect.token, cause);
     }

@@ -19,6 +19,8 @@ pub struct Fleet {
     pub time_limit: Option<Duration>,
     /// Worlds at a time.
     pub threads: usize,
+    /// Leave out worlds of more than two hosts, three connections and no adversary.
+    pub small: bool,
 }
 
 /// What all worlds came to.
@@ -82,6 +84,9 @@ pub fn run_fleet(
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= fleet.until || fleet.time_limit.is_some_and(|limit| began.elapsed() >= limit) {
                 break;
+            }
+            if fleet.small && !Scenario::draw(seed, Without::default()).is_small() {
+                continue;
             }
             let begun = Instant::now();
             let outcome = run_world(seed, &Without::default(), false);

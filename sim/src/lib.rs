@@ -3,23 +3,32 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | `rng`, `scenario` | a tree of random streams; what is drawn from it |
-//! | `world`, `net`, `host`, `nic` | the clock and its events; links, switches and router; workers; their queues |
-//! | `app`, `book` | the application on every host; what it saw, and what must be true of that |
+//! | `rng`, `scenario`, `draw` | a tree of random streams; a world; how it is drawn from them |
+//! | `world`, `faults` | the clock and its events; faults as they begin and end |
+//! | `net`, `nic`, `host`, `audit` | links, switches and router; queues; workers; what must hold of them |
+//! | `app`, `letter`, `tls` | the application on every host; what it says; what carries it |
+//! | `book`, `publications`, `judge` | what the applications saw, and what must be true of that |
 //! | `adversary`, `packet` | hosts that keep no rule; frames as bytes |
 //! | `fleet`, `shrink`, `trace` | many worlds; a failing one made smaller; what happened in it |
 
 mod adversary;
 mod app;
+mod audit;
 mod book;
+mod draw;
+mod faults;
 mod fleet;
 mod host;
+mod judge;
+mod letter;
 mod net;
 mod nic;
 mod packet;
+mod publications;
 mod rng;
 mod scenario;
 mod shrink;
+mod tls;
 mod trace;
 mod world;
 

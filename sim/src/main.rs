@@ -39,6 +39,9 @@ struct Options {
     /// With --seed: leave out what begins later, milliseconds of the world's time.
     #[arg(long)]
     until_ms: Option<u64>,
+    /// With --seed: look for a smaller world that fails alike for so long, seconds.
+    #[arg(long, default_value_t = 300)]
+    shrink_seconds: u64,
     /// With --seed: do not look for a smaller world.
     #[arg(long)]
     whole: bool,
@@ -48,6 +51,9 @@ struct Options {
     /// With --seed: show the trace although all went well.
     #[arg(long)]
     show: bool,
+    /// Only worlds of two hosts, at most three connections and no adversary.
+    #[arg(long, conflicts_with = "seed")]
+    small: bool,
     /// End with the first world that fails.
     #[arg(long)]
     first: bool,
@@ -80,7 +86,7 @@ fn run_one(seed: u64, options: &Options) -> ExitCode {
             halved: options.halve_messages,
             after: options.until_ms.map(Duration::from_millis),
         },
-        shrink: false,
+        shrink: None,
         lines: if options.show { options.lines } else { 0 },
     };
     let whole = examine(&replay);
@@ -90,7 +96,8 @@ fn run_one(seed: u64, options: &Options) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     println!("FAILED {broken}");
-    let smallest = examine(&Replay { shrink: !options.whole, lines: options.lines, ..replay });
+    let shrink = (!options.whole).then_some(Duration::from_secs(options.shrink_seconds));
+    let smallest = examine(&Replay { shrink, lines: options.lines, ..replay });
     print!("{}", smallest.text);
     println!("FAILED {}", smallest.broken.as_ref().unwrap_or(broken));
     ExitCode::FAILURE
@@ -107,7 +114,7 @@ fn run_many(options: &Options) -> ExitCode {
     let (from, until) = options.seeds.unwrap_or_else(random);
     let minutes = options.minutes.or(options.seeds.is_none().then_some(1.0));
     let time_limit = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
-    let fleet = Fleet { from, until, time_limit, threads: options.threads };
+    let fleet = Fleet { from, until, time_limit, threads: options.threads, small: options.small };
     std::panic::set_hook(Box::new(|_| {}));
     let first = options.first;
     let began = Instant::now();

@@ -1,15 +1,16 @@
 //! What a world consists of, drawn from its seed: hosts, connections, faults, adversaries, and when each begins.
 
-use crate::rng::Rng;
+use crate::letter::Side;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use unsocket::engine::SlowReader;
 use unsocket::stack::CongestionControl;
+use unsocket::ws::deflate::DeflateConfig;
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-/// How long what a fault left behind may trouble others: half-dead connections, timers backed off.
-const AFTERMATH: Duration = Duration::from_secs(60);
+/// How long what a fault left behind may trouble connections that begin after it: half-dead ones, timers backed off.
+const AFTERMATH: Duration = Duration::from_secs(10);
+/// How long after a fault a connection may die of it: longer than any deadline of a harsh world.
+const LINGERING: Duration = Duration::from_secs(120);
 
 /// What is left out of a world: how a failing one is made smaller. Nothing else changes by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) struct Scenario {
     /// No fault of this world excuses a connection that is lost.
     pub(crate) gentle: bool,
     pub(crate) ipv6: bool,
+    /// Some connections have TLS.
+    pub(crate) tls: bool,
     pub(crate) hosts: Vec<HostPlan>,
     pub(crate) conns: Vec<ConnPlan>,
     pub(crate) faults: Vec<Fault>,
@@ -70,6 +73,7 @@ pub(crate) struct HostPlan {
     pub(crate) overflow_bytes_max: usize,
     pub(crate) high_water: usize,
     pub(crate) slow_reader: SlowReader,
+    pub(crate) deflate: Option<DeflateConfig>,
     pub(crate) idle: Option<Duration>,
     pub(crate) ping: Option<Duration>,
     pub(crate) tick: Duration,
@@ -80,6 +84,8 @@ pub(crate) struct HostPlan {
     pub(crate) rx_ring: usize,
     pub(crate) clock_offset: Duration,
     pub(crate) link_delay: Duration,
+    /// How fast each client is read from at most: bytes and messages a second.
+    pub(crate) reads_per_second: Option<[u64; 2]>,
     /// When the server is drained, if it is.
     pub(crate) drain_at: Option<Duration>,
 }
@@ -131,6 +137,9 @@ pub(crate) struct ConnPlan {
     pub(crate) pause: Duration,
     pub(crate) ending: Ending,
     pub(crate) topic: Option<u8>,
+    pub(crate) tls: bool,
+    /// Messages of its own accord that are compressed however short they are, or not at all.
+    pub(crate) compress: [f64; 2],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -163,8 +172,34 @@ pub(crate) enum FaultKind {
     ClockJump { by: Duration },
 }
 
+impl FaultKind {
+    /// What it is called where it may cost a connection its life, the worst first.
+    fn harm(self) -> Option<(u8, &'static str)> {
+        Some(match self {
+            FaultKind::Crash => (0, "crash"),
+            FaultKind::ClockJump { .. } => (1, "clock jump"),
+            FaultKind::Freeze => (2, "freeze"),
+            FaultKind::Partition => (3, "partition"),
+            FaultKind::Flapping { .. } => (4, "flapping"),
+            FaultKind::NoBuffers => (5, "no buffers"),
+            FaultKind::Mtu { .. } => (6, "narrow path"),
+            FaultKind::Bandwidth { .. } => (7, "bandwidth"),
+            FaultKind::Loss { .. } => (8, "loss"),
+            FaultKind::BitFlips { .. } | FaultKind::ByteChanges { .. } => (9, "damage"),
+            FaultKind::TxRoom { .. } => (10, "no room to send"),
+            FaultKind::Duplication { .. }
+            | FaultKind::Reordering { .. }
+            | FaultKind::Delay { .. }
+            | FaultKind::OneFrameBursts
+            | FaultKind::RandomBursts => return None,
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Adversary {
+    /// At the port that speaks TLS; it does not.
+    pub(crate) tls: bool,
     pub(crate) kind: AdversaryKind,
     pub(crate) server: usize,
     pub(crate) start: Duration,
@@ -185,45 +220,8 @@ pub(crate) enum AdversaryKind {
 }
 
 impl Scenario {
-    pub(crate) fn draw(seed: u64, without: Without) -> Scenario {
-        let mut rng = Rng::new(seed, "world", 0);
-        let gentle = rng.chance(0.6);
-        let horizon = SECOND * rng.pick(&[3, 6, 12, 25, 45, 90]);
-        let ipv6 = rng.chance(0.3);
-        let routed = rng.chance(0.35);
-        let servers = rng.size(1, 2);
-        let clients = rng.size(1, 3);
-        let mut hosts: Vec<HostPlan> = (0..servers + clients)
-            .map(|i| HostPlan::draw(seed, i, i < servers, gentle, routed, horizon))
-            .collect();
-        // A drain in a world that also loses servers says little.
-        if rng.chance(0.15) {
-            hosts[0].drain_at = Some(rng.time(horizon / 3, horizon));
-        }
-        let conns = rng.size(1, rng.clone().pick(&[3, 8, 20, 40]));
-        let heavy = rng.chance(0.15);
-        let conns =
-            (0..conns).map(|i| ConnPlan::draw(seed, i, servers, clients, horizon, heavy)).collect::<Vec<_>>();
-        let faults = rng.size(0, 8);
-        let faults =
-            (0..faults).map(|i| Fault::draw(seed, i, hosts.len(), gentle, routed, horizon)).collect();
-        let adversaries = if rng.chance(0.4) { rng.size(1, 3) } else { 0 };
-        let adversaries: Vec<_> =
-            (0..adversaries).map(|i| Adversary::draw(seed, i, servers, horizon)).collect();
-        if !adversaries.is_empty() {
-            // Some vanish without a word: a server that has neither pings nor an idle deadline keeps them for ever.
-            for host in hosts.iter_mut().filter(|host| host.idle.is_none()) {
-                host.ping = host.ping.or(Some(SECOND * 30));
-            }
-        }
-        let mut scenario =
-            Scenario { seed, horizon, gentle, ipv6, hosts, conns, faults, adversaries, without };
-        scenario.shrink();
-        scenario
-    }
-
     /// Less to say, and less time to say it in.
-    fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         let Without { halved, after, .. } = self.without;
         for conn in &mut self.conns {
             conn.messages = conn.messages.checked_shr(halved).unwrap_or(0);
@@ -264,16 +262,35 @@ impl Scenario {
         is_there && adversary.start <= self.horizon
     }
 
-    /// Whether a fault that may cost a connection its life, or what it left behind, was there between two times of
-    /// the world for either of two hosts.
-    pub(crate) fn is_hit(&self, hosts: [usize; 2], from: Duration, until: Duration) -> bool {
-        (0..self.faults.len()).filter(|&index| self.has_fault(index)).any(|index| {
-            let fault = &self.faults[index];
+    /// The worst fault that may have cost a connection its life, or what it left behind: between two times of the
+    /// world, for either of two hosts.
+    pub(crate) fn worst_hit(
+        &self,
+        hosts: [usize; 2],
+        from: Duration,
+        until: Duration,
+    ) -> Option<&'static str> {
+        let is_hit = |fault: &&Fault| {
             // The router has a path of its own.
             let is_theirs = fault.host.is_none_or(|host| hosts.contains(&host))
                 || (self.has_router() && matches!(fault.kind, FaultKind::Mtu { .. }));
-            is_theirs && fault.from <= until && from <= fault.until + AFTERMATH
-        })
+            let in_time = from <= fault.until + AFTERMATH && until <= fault.until + LINGERING;
+            is_theirs && fault.from <= until && in_time
+        };
+        let faults = (0..self.faults.len()).filter(|&index| self.has_fault(index));
+        let hits = faults.map(|index| &self.faults[index]).filter(is_hit);
+        hits.filter_map(|fault| fault.kind.harm()).min().map(|(_, name)| name)
+    }
+
+    /// When the last fault ends.
+    pub(crate) fn whole_from(&self) -> Duration {
+        let faults = (0..self.faults.len()).filter(|&index| self.has_fault(index));
+        faults.map(|index| self.faults[index].until).max().unwrap_or_default()
+    }
+
+    /// Two hosts that say little, and nobody else.
+    pub(crate) fn is_small(&self) -> bool {
+        self.hosts.len() == 2 && self.conns.len() <= 3 && self.adversaries.is_empty()
     }
 
     pub(crate) fn has_router(&self) -> bool {
@@ -281,158 +298,17 @@ impl Scenario {
     }
 }
 
-impl HostPlan {
-    fn draw(seed: u64, index: usize, is_server: bool, gentle: bool, routed: bool, horizon: Duration) -> Self {
-        let mut rng = Rng::new(seed, "host", index as u64);
-        let workers = if rng.chance(0.5) { 1 } else { rng.size(2, 4) };
-        let steer = match workers {
-            1 => Steer::Single,
-            // Two workers of a client could choose the same source port unless the engine spreads the flows.
-            _ if !is_server => rng.pick(&[Steer::Single, Steer::Anywhere]),
-            _ => rng.pick(&[Steer::Device, Steer::Single, Steer::Anywhere]),
-        };
-        // A client that does not read while it has much to say, and a server that does the same, wait for each other.
-        let high_water = if is_server { rng.pick(&[1, 4 << 10, 64 << 10]) } else { 64 << 20 };
-        HostPlan {
-            is_server,
-            off_link: routed && !is_server,
-            workers,
-            steer,
-            mtu: rng.pick(&[1500, 1500, 1500, 1280, 9000]),
-            recv_buffer_bytes: rng.pick(&[4096, 10_000, 65_535, 65_535, 262_143]),
-            send_buffer_bytes: rng.pick(&[4096, 16_384, 65_536, 65_536, 200_000]),
-            congestion: rng.pick(&[
-                CongestionControl::Cubic,
-                CongestionControl::Cubic,
-                CongestionControl::None,
-            ]),
-            min_rto: MS * rng.pick(&[50, 200, 200, 200, 1000]),
-            overflow_bytes_max: high_water.max(rng.pick(&[1, 16 << 10, 256 << 10])),
-            high_water,
-            slow_reader: rng.pick(&[SlowReader::Drop, SlowReader::Drop, SlowReader::Close]),
-            idle: if gentle { None } else { Some(SECOND * rng.pick(&[5, 60])) },
-            ping: rng.pick(&[None, Some(2), Some(30)]).map(Duration::from_secs),
-            tick: MS * rng.pick(&[10, 50, 200]),
-            rx_frames: rng.pick(&[1, 8, 64, 64]),
-            tx_frames: rng.pick(&[1, 4, 64, 256]),
-            connection_bytes: rng.pick(&[1, 1000, 64 << 10, 64 << 10]),
-            connection_messages: rng.pick(&[1, 16, 256, 256]),
-            rx_ring: rng.pick(&[64, 256, 1024]),
-            clock_offset: rng.time(Duration::ZERO, SECOND * 100_000),
-            link_delay: Duration::from_micros(rng.pick(&[1, 5, 50, 500, 5000])),
-            drain_at: (!is_server && rng.chance(0.03)).then(|| rng.time(horizon / 2, horizon)),
-        }
-    }
-}
-
 impl ConnPlan {
-    fn draw(seed: u64, index: usize, servers: usize, clients: usize, horizon: Duration, heavy: bool) -> Self {
-        let mut rng = Rng::new(seed, "connection", index as u64);
-        let code = |rng: &mut Rng| rng.pick(&[1000, 1000, 1001, 1003, 1005, 1011, 3000, 3999, 4999]);
-        let bytes_max = if heavy {
-            rng.pick(&[70_000, 300_000, 1_000_000])
-        } else {
-            rng.pick(&[0, 10, 125, 126, 1_000, 1_000, 5_000, 20_000, 70_000])
-        };
-        let messages_max = match bytes_max {
-            ..=5_000 => rng.pick(&[1, 10, 40, 200]),
-            _ if heavy => 6,
-            _ => 25,
-        };
-        let messages = rng.range(0, messages_max);
-        let serving = match rng.below(20) {
-            0 => Serving::Refuse { status: rng.pick(&[401, 403, 404, 503]) },
-            1..=2 => Serving::Sink,
-            3..=6 => Serving::Push { count: rng.range(1, 100) },
-            7 => Serving::CloseAfter { count: rng.range(0, messages), code: code(&mut rng) },
-            _ => Serving::Echo,
-        };
-        let ending = match rng.below(10) {
-            0..=4 => Ending::Client { code: code(&mut rng) },
-            5..=7 => Ending::Server { code: code(&mut rng) },
-            _ => Ending::Both { codes: [code(&mut rng), code(&mut rng)] },
-        };
-        ConnPlan {
-            client: servers + rng.size(0, clients - 1),
-            server: rng.size(0, servers - 1),
-            start: rng.time(Duration::ZERO, horizon * 7 / 10),
-            serving,
-            messages,
-            bytes_max,
-            window: rng.pick(&[1, 1, 4, 32, 1000]),
-            text: rng.pick(&[0.0, 0.5, 1.0]),
-            fragmented: rng.pick(&[0.0, 0.0, 0.2, 0.9]),
-            pings: rng.pick(&[0.0, 0.05, 0.3]),
-            greedy: rng.chance(0.3),
-            pause: if rng.chance(0.2) { rng.time(MS, horizon / 2) } else { Duration::ZERO },
-            ending,
-            topic: rng.chance(0.2).then(|| rng.below(2) as u8),
-        }
-    }
-}
-
-impl Fault {
-    fn draw(seed: u64, index: usize, hosts: usize, gentle: bool, routed: bool, horizon: Duration) -> Self {
-        let mut rng = Rng::new(seed, "fault", index as u64);
-        let harsh = !gentle;
-        let rate = if harsh { rng.pick(&[0.01, 0.05, 0.2, 0.5]) } else { rng.pick(&[0.001, 0.01, 0.03]) };
-        let mut host = if rng.chance(0.4) { None } else { Some(rng.size(0, hosts - 1)) };
-        let from = rng.time(Duration::ZERO, horizon * 3 / 4);
-        let longest = if harsh { horizon - from } else { (horizon - from).min(SECOND * 20) };
-        let mut until = from + rng.time(MS, longest.max(MS * 2));
-        let kind = match rng.below(if harsh { 21 } else { 17 }) {
-            0..=2 => FaultKind::Loss { rate },
-            3 => FaultKind::Duplication { rate },
-            4..=5 => FaultKind::Reordering { rate, by: rng.time(MS, MS * 30) },
-            6 => FaultKind::BitFlips { rate },
-            7 => FaultKind::ByteChanges { rate },
-            8 => FaultKind::Delay { delay: rng.time(MS, MS * 80), jitter: rng.time(Duration::ZERO, MS * 20) },
-            9 => FaultKind::Bandwidth {
-                bytes_per_second: rng.pick(&[100_000, 1_000_000, 10_000_000]),
-                queue: MS * rng.pick(&[20, 100, 400]),
-            },
-            10 => {
-                until = until.min(from + SECOND * 8);
-                let mtu = if routed { rng.pick(&[1000, 1280, 1400]) } else { rng.pick(&[600, 1000, 1280]) };
-                FaultKind::Mtu { mtu }
+    /// What the application of a side closes with, if it is its turn to.
+    pub(crate) fn closing_code(&self, side: Side) -> Option<u16> {
+        match (self.serving, self.ending, side) {
+            (Serving::CloseAfter { code, .. }, _, Side::Server) => Some(code),
+            (Serving::CloseAfter { .. }, _, Side::Client) => None,
+            (_, Ending::Client { code }, Side::Client) | (_, Ending::Server { code }, Side::Server) => {
+                Some(code)
             }
-            11 => {
-                until = until.min(from + if harsh { horizon } else { SECOND * 8 });
-                FaultKind::Partition
-            }
-            12 => FaultKind::Flapping { up: rng.time(MS * 50, SECOND), down: rng.time(MS, MS * 400) },
-            13 => FaultKind::TxRoom { frames: rng.size(1, 8), every: rng.time(MS / 20, MS * 2) },
-            14 => {
-                until = until.min(from + SECOND * 2);
-                FaultKind::NoBuffers
-            }
-            15 => FaultKind::OneFrameBursts,
-            16 => FaultKind::RandomBursts,
-            17 => FaultKind::Freeze,
-            18..=19 => FaultKind::Crash,
-            _ => FaultKind::ClockJump { by: rng.time(MS, SECOND * 100) },
-        };
-        let of_one_host = matches!(
-            kind,
-            FaultKind::Freeze | FaultKind::Crash | FaultKind::ClockJump { .. } | FaultKind::TxRoom { .. }
-        );
-        if of_one_host && host.is_none() {
-            host = Some(rng.size(0, hosts - 1));
-        }
-        Fault { kind, host, from, until: until.min(horizon) }
-    }
-}
-
-impl Adversary {
-    fn draw(seed: u64, index: usize, servers: usize, horizon: Duration) -> Self {
-        use AdversaryKind::*;
-        let mut rng = Rng::new(seed, "adversary", index as u64);
-        let kinds = [SynBurst, Garbage, RandomFlags, HalfHandshake, SlowHead, Overlapping, ResetAndReuse];
-        Adversary {
-            kind: rng.pick(&kinds),
-            server: rng.size(0, servers - 1),
-            start: rng.time(Duration::ZERO, horizon / 2),
-            count: rng.range(1, 40),
+            (_, Ending::Both { codes }, side) => Some(codes[side as usize]),
+            _ => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::fleet::run_world;
 use crate::scenario::{Scenario, Without};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is run again.
 #[derive(Clone, Debug, Default)]
@@ -14,8 +14,8 @@ pub struct Replay {
     pub seed: u64,
     /// What is left out of it.
     pub without: Without,
-    /// Look for the smallest world that fails alike.
-    pub shrink: bool,
+    /// Look for the smallest world that fails alike, for so much real time.
+    pub shrink: Option<Duration>,
     /// Lines of the trace to show.
     pub lines: usize,
 }
@@ -153,11 +153,13 @@ fn size(scenario: &Scenario) -> String {
 pub fn examine(replay: &Replay) -> Failure {
     let seed = replay.seed;
     let mut without = replay.without.clone();
-    if replay.shrink
+    if let Some(limit) = replay.shrink
         && let Some(rule) = broken(seed, &without)
     {
-        without =
-            smallest(&Scenario::draw(seed, without), |tried| broken(seed, tried).as_ref() == Some(&rule));
+        let began = Instant::now();
+        // When time is up nothing smaller is found any more.
+        let fails = |tried: &Without| began.elapsed() < limit && broken(seed, tried).as_ref() == Some(&rule);
+        without = smallest(&Scenario::draw(seed, without), fails);
     }
     let scenario = Scenario::draw(seed, without.clone());
     let (broken, hash, trace) = match run_world(seed, &without, true) {

@@ -1,13 +1,16 @@
 //! One world: its clock, its events, and what must hold in it.
 
 use crate::adversary::Adversaries;
-use crate::book::{Book, ConnBook, Excuses, SideBook, Violation};
-use crate::host::{Host, PORT, ROUTER, address};
+use crate::book::{Book, ConnBook, SideBook, Violation};
+use crate::host::{Host, PORT, ROUTER, TLS_PORT, address};
+use crate::judge::Excuses;
+use crate::letter::Side;
 use crate::net::{Link, Net, NetStats, Router, Way};
-use crate::nic::BurstMode;
 use crate::packet::{self, ETHERNET_BYTES};
-use crate::scenario::{FaultKind, HostPlan, Scenario};
+use crate::scenario::{HostPlan, Scenario};
+use crate::tls;
 use crate::trace::Trace;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +22,9 @@ use unsocket::time::{Duration, Instant};
 const BEGINNING: Instant = Instant::from_millis(1);
 /// How long connections may take to end once the network is whole: longer than every deadline they are under.
 const PATIENCE: Duration = Duration::from_secs(500);
+/// In a gentle world something moves on each connection at least so often, its own pause apart, once the network is whole:
+/// the longest that TCP backs off, and what was lost in the meantime.
+const STANDSTILL_MAX: Duration = Duration::from_secs(130);
 /// How long the rest may take to be cleaned up.
 const CLEAN_UP: Duration = Duration::from_secs(700);
 /// Bursts in a row that move nothing, while nothing is in their way.
@@ -26,11 +32,12 @@ const IDLE_POLLS_MAX: u32 = 20_000;
 /// More events than any world of ours has: it goes round in circles.
 const EVENTS_MAX: u64 = 60_000_000;
 
-enum Event {
+pub(crate) enum Event {
     Poll { host: usize, worker: usize },
     AtSwitch { link: usize, frame: Vec<u8> },
     AtNode { link: usize, frame: Vec<u8> },
     Connect { token: u64 },
+    Look,
     FaultBegins { index: usize },
     FaultEnds { index: usize },
     TxRoom { index: usize },
@@ -56,22 +63,22 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) struct World {
-    scenario: Scenario,
-    now: Instant,
+    pub(crate) scenario: Scenario,
+    pub(crate) now: Instant,
     events: BTreeMap<(Instant, u64), Event>,
     next_event: u64,
-    net: Net,
-    hosts: Vec<Host>,
+    pub(crate) net: Net,
+    pub(crate) hosts: Vec<Host>,
     adversaries: Adversaries,
-    book: Rc<RefCell<Book>>,
-    trace: Trace,
+    pub(crate) book: Rc<RefCell<Book>>,
+    pub(crate) trace: Trace,
     /// Connections that are not over yet.
     open: Vec<u64>,
     /// When each connection began.
     begun: BTreeMap<u64, Instant>,
     in_words: bool,
     /// When TX room or buffers were last short.
-    short_until: Instant,
+    pub(crate) short_until: Instant,
 }
 
 impl World {
@@ -79,7 +86,7 @@ impl World {
         let now = BEGINNING;
         let book = Rc::new(RefCell::new(Book { wants_notes: in_words, ..Book::default() }));
         for (index, &plan) in scenario.conns.iter().enumerate() {
-            let conn = ConnBook { plan, started: false, failed: None, sides: Default::default() };
+            let conn = ConnBook { plan, started: false, failed: None, moved: now, sides: Default::default() };
             book.borrow_mut().conns.insert(index as u64, conn);
         }
         let hosts: Vec<Host> =
@@ -132,6 +139,9 @@ impl World {
                 self.at(start + adversary.start, Event::Adversary { index });
             }
         }
+        if self.scenario.gentle {
+            self.at(start, Event::Look);
+        }
         for host in 0..self.hosts.len() {
             if !self.scenario.has_host(host) {
                 self.hosts[host].never_starts();
@@ -144,7 +154,7 @@ impl World {
         }
     }
 
-    fn at(&mut self, at: Instant, event: Event) {
+    pub(crate) fn at(&mut self, at: Instant, event: Event) {
         self.events.insert((at, self.next_event), event);
         self.next_event += 1;
     }
@@ -158,7 +168,7 @@ impl World {
         }
     }
 
-    fn wake_all(&mut self, host: usize) {
+    pub(crate) fn wake_all(&mut self, host: usize) {
         for worker in 0..self.hosts[host].seats.len() {
             self.wake(host, worker, self.now + Duration::from_micros(1));
         }
@@ -242,6 +252,7 @@ impl World {
             }
             Event::AtNode { link, frame } => self.receive(link, frame),
             Event::Connect { token } => self.connect(token),
+            Event::Look => self.look_for_progress(),
             Event::FaultBegins { index } => self.begin_fault(index)?,
             Event::FaultEnds { index } => self.end_fault(index),
             Event::TxRoom { index } => self.give_room(index),
@@ -249,7 +260,7 @@ impl World {
                 self.trace.event(at, 8, &[host as u8], || format!("host {host} is drained"));
                 self.hosts[host].drained = true;
                 self.hosts[host].handle.drain();
-                self.heed_bells(host);
+                self.heed_bells(host, false);
             }
             Event::Adversary { index } => self.run_adversary(index),
         }
@@ -291,14 +302,15 @@ impl World {
         if let Some(wait) = self.hosts[host].rest(at, now, &progress) {
             self.wake(host, at, now + wait);
         }
-        self.heed_bells(host);
+        let handed_over = self.hosts[host].seats[at].handed_over;
+        self.heed_bells(host, handed_over);
         Ok(())
     }
 
     /// Wakes the workers for whom a command or another worker's frame has come.
-    fn heed_bells(&mut self, host: usize) {
+    pub(crate) fn heed_bells(&mut self, host: usize, handed_over: bool) {
         for at in 0..self.hosts[host].seats.len() {
-            if self.hosts[host].seats[at].asleep && self.hosts[host].is_woken(at) {
+            if self.hosts[host].seats[at].asleep && self.hosts[host].is_woken(at, handed_over) {
                 self.wake(host, at, self.now + Duration::from_micros(1));
             }
         }
@@ -318,8 +330,10 @@ impl World {
     /// A frame reached a node.
     fn receive(&mut self, link: usize, frame: Vec<u8>) {
         let (now, hosts) = (self.now, self.hosts.len());
+        let seen =
+            if self.scenario.tls { tls::what_a_seed_decides(&frame) } else { Cow::Borrowed(&frame[..]) };
         self.trace
-            .event(now, 2 << 8 | link as u64, &frame, || format!("-> {link}: {}", packet::describe(&frame)));
+            .event(now, 2 << 8 | link as u64, &seen, || format!("-> {link}: {}", packet::describe(&frame)));
         if link < hosts {
             let is_down =
                 self.hosts[link].crashed || self.hosts[link].seats.iter().all(|seat| seat.worker.is_none());
@@ -361,109 +375,47 @@ impl World {
         }
     }
 
+    /// Whether every connection of a gentle world moves.
+    fn look_for_progress(&mut self) {
+        let whole = BEGINNING + self.scenario.whole_from();
+        let mut book = self.book.borrow_mut();
+        let stands = |token: &&u64| {
+            let conn = &book.conns[token];
+            let since = conn.moved.max(whole);
+            conn.started && self.now.saturating_since(since) > STANDSTILL_MAX + conn.plan.pause
+        };
+        if let Some(token) = self.open.iter().copied().find(|token| stands(&token)) {
+            let what =
+                format!("nothing has moved on connection {token} for {STANDSTILL_MAX:?} of a whole network");
+            book.violate("progress", what);
+        }
+        drop(book);
+        if !self.open.is_empty() {
+            self.at(self.now + Duration::from_secs(5), Event::Look);
+        }
+    }
+
     fn connect(&mut self, token: u64) {
         let Some(plan) = self.book.borrow_mut().conns.get_mut(&token).map(|conn| {
             conn.started = true;
+            conn.moved = self.now;
             conn.plan
         }) else {
             return;
         };
         self.begun.insert(token, self.now);
-        let remote = SocketAddr::new(self.hosts[plan.server].addr, PORT);
+        let port = if plan.tls { TLS_PORT } else { PORT };
+        let remote = SocketAddr::new(self.hosts[plan.server].addr, port);
         let mut connect = Connect::new(remote, format!("/plan?{token}"));
+        connect.tls = self.hosts[plan.client].client_tls.clone().filter(|_| plan.tls);
         connect.token = token;
         self.trace.event(self.now, 3 << 8, &token.to_le_bytes(), || format!("{token} begins: {plan:?}"));
         let reached =
             !self.hosts[plan.client].crashed && self.hosts[plan.client].handle.connect(connect).is_ok();
         if !reached || self.hosts[plan.client].seats.iter().all(|seat| seat.worker.is_none()) {
-            self.book.borrow_mut().lose(token, crate::book::Side::Client);
+            self.book.borrow_mut().lose(token, Side::Client);
         }
-        self.heed_bells(plan.client);
-    }
-
-    fn begin_fault(&mut self, index: usize) -> Result<(), Violation> {
-        let (now, fault) = (self.now, self.scenario.faults[index]);
-        self.trace.event(now, 4 << 8, &[index as u8], || format!("fault {index} begins: {fault:?}"));
-        self.net.begin_fault(index, fault, now);
-        let Some(host) = fault.host else {
-            for host in 0..self.hosts.len() {
-                self.begin_at(host, fault.kind, index)?;
-            }
-            return Ok(());
-        };
-        self.begin_at(host, fault.kind, index)
-    }
-
-    fn begin_at(&mut self, at: usize, kind: FaultKind, index: usize) -> Result<(), Violation> {
-        let host = &mut self.hosts[at];
-        match kind {
-            FaultKind::TxRoom { .. } => self.give_room(index),
-            FaultKind::NoBuffers => host.seats.iter().for_each(|seat| seat.queue.borrow_mut().dry = true),
-            FaultKind::OneFrameBursts => host.set_burst(BurstMode::One),
-            FaultKind::RandomBursts => host.set_burst(BurstMode::Random),
-            FaultKind::Freeze => host.frozen = true,
-            FaultKind::ClockJump { by } => {
-                host.offset.set(host.offset.get() + by);
-                self.wake_all(at);
-            }
-            FaultKind::Crash => {
-                host.crash()?;
-                self.book.borrow_mut().lose_host(at);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn end_fault(&mut self, index: usize) {
-        let (now, fault) = (self.now, self.scenario.faults[index]);
-        self.trace.event(now, 5 << 8, &[index as u8], || format!("fault {index} ends"));
-        self.net.end_fault(index);
-        self.short_until = now + Duration::from_secs(1);
-        for at in 0..self.hosts.len() {
-            if fault.host.is_some_and(|host| host != at) {
-                continue;
-            }
-            let others = |kind: fn(&FaultKind) -> bool| {
-                self.net
-                    .active
-                    .iter()
-                    .any(|active| kind(&active.fault.kind) && active.fault.host.is_none_or(|host| host == at))
-            };
-            match fault.kind {
-                FaultKind::TxRoom { .. } if !others(|kind| matches!(kind, FaultKind::TxRoom { .. })) => {
-                    self.hosts[at].seats.iter().for_each(|seat| seat.queue.borrow_mut().tx_room = usize::MAX);
-                }
-                FaultKind::NoBuffers if !others(|kind| *kind == FaultKind::NoBuffers) => {
-                    self.hosts[at].seats.iter().for_each(|seat| seat.queue.borrow_mut().dry = false);
-                }
-                FaultKind::OneFrameBursts | FaultKind::RandomBursts => {
-                    self.hosts[at].set_burst(BurstMode::Full)
-                }
-                FaultKind::Freeze if !others(|kind| *kind == FaultKind::Freeze) => {
-                    self.hosts[at].frozen = false;
-                    self.hosts[at].seats.iter_mut().for_each(|seat| seat.poll_at = None);
-                    self.wake_all(at);
-                }
-                FaultKind::Crash if !others(|kind| *kind == FaultKind::Crash) && !self.hosts[at].drained => {
-                    self.trace.say(now, || format!("host {at} is back"));
-                    self.hosts[at].start(now);
-                    self.wake_all(at);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The device takes a few frames again.
-    fn give_room(&mut self, index: usize) {
-        let Some(active) = self.net.active.iter().find(|active| active.index == index) else { return };
-        let (FaultKind::TxRoom { frames, every }, Some(host)) = (active.fault.kind, active.fault.host) else {
-            return;
-        };
-        self.short_until = self.now + Duration::from_secs(1);
-        self.hosts[host].seats.iter().for_each(|seat| seat.queue.borrow_mut().tx_room = frames);
-        self.at(self.now + every, Event::TxRoom { index });
+        self.heed_bells(plan.client, false);
     }
 
     /// Takes what the applications saw into the trace, and looks who has ended.
@@ -496,7 +448,7 @@ impl World {
             let [from, until] = [begun, self.now].map(|at| at.saturating_since(BEGINNING));
             let excuses = Excuses {
                 harsh: !gentle,
-                hit: !gentle && self.scenario.is_hit([plan.client, plan.server], from, until),
+                hit: self.scenario.worst_hit([plan.client, plan.server], from, until).filter(|_| !gentle),
                 drained: hosts[plan.server].drained || hosts[plan.client].drained,
                 evicted: hosts[plan.server].evicted_at.is_some_and(|at| at >= begun),
             };

@@ -49,6 +49,14 @@ impl Stack {
                 self.stats.rx_control += 1;
                 self.ingress_dhcp(frame);
             }
+            Class::Dns if self.resolves() => {
+                self.stats.rx_control += 1;
+                self.ingress_dns(frame);
+                // Whoever asked may be another worker, or the kernel.
+                return Onward::Everyone;
+            }
+            Class::Dns if self.has_exception_path => return self.leave_to_kernel(),
+            Class::Dns => self.stats.rx_unsupported += 1,
             Class::Icmp if self.has_exception_path => return self.leave_to_kernel(),
             Class::Icmp => self.ingress_control(frame, tx),
             Class::Unsupported(reason) if self.has_exception_path && !is_tcp_fragment(reason, frame) => {
@@ -76,6 +84,7 @@ impl Stack {
                     self.narrow_path(&too_big);
                 }
             }
+            Class::Dns => self.ingress_dns(frame),
             // All workers know one rule: what comes to us by it goes to no other worker.
             _ => return self.ingress(frame, checksum, tx),
         }

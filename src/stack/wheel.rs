@@ -60,6 +60,11 @@ impl TimerWheel {
         }
     }
 
+    /// Keys that have a deadline. Walks over all of them.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.prev != IDLE).count()
+    }
+
     /// Sets the key's deadline; it replaces the one before.
     ///
     /// It fires within one tick of `at`, never before. A deadline in the past fires with the next tick, so that

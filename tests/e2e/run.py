@@ -73,7 +73,7 @@ def clients(report, options):
 
 
 def compression(report, options):
-    """The cases of `clients` once more with compression, with context takeover and without."""
+    """The cases of `clients` once more with compression, with context takeover and without; with it in Chromium, too."""
     commands = (
         ("websockets", [sys.executable, INSIDE / "websockets_client.py"]),
         ("ws", ["node", INSIDE / "ws_client.cjs"]),
@@ -86,6 +86,9 @@ def compression(report, options):
             for name, command in commands:
                 suite = f"{name}/takeover={takeover}"
                 report.run_program(suite, namespace, [*command, url("ipv4"), "deflate"], 400, CLIENT_CASES)
+            if takeover == "true":
+                SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+                open_page(report, namespace, "browser.cjs", "chromium/compression", "ipv4", "deflate")
             report.run("compression", "clean-stop", server.stop)
 
 
@@ -126,17 +129,21 @@ def network(report, options):
 
 def browser(report, options):
     """The page and the browser's own WebSocket, and two browsers in a chat room."""
-    chromium = find_chromium()
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for app, script in (("echo", "browser.cjs"), ("chat", "chat_browser.cjs")):
         with Namespace() as namespace, Server(options.binary, namespace, app=app) as server:
             server.start()
             for family in FAMILIES:
-                with tempfile.TemporaryDirectory() as profiles:
-                    base = url(family, "http", "")
-                    command = ["node", INSIDE / script, base, chromium, SCREENSHOTS, family, profiles]
-                    report.run_program(f"chromium-{app}/{family}", namespace, command, 240)
+                open_page(report, namespace, script, f"chromium-{app}/{family}", family)
             report.run(f"chromium-{app}", "clean-stop", server.stop)
+
+
+def open_page(report, namespace, script, suite, family, *arguments):
+    """Runs a script that drives Chromium on the server's page."""
+    with tempfile.TemporaryDirectory() as profiles:
+        name = "-".join([family, *arguments])
+        command = ["node", INSIDE / script, url(family, "http", ""), find_chromium(), SCREENSHOTS, name, profiles]
+        report.run_program(suite, namespace, [*command, *arguments], 240)
 
 
 def find_chromium():

@@ -102,6 +102,9 @@ WAYS = (
 # From one byte on, and with contexts: what is harder.
 COMPRESSION = ("threshold_bytes=1", "send_takeover=true", "receive_takeover=true")
 
+# A case whose answer does not come ends.
+DEADLINES = ("websocket.ping_interval_ms=0", "websocket.idle_timeout_ms=30000")
+
 
 class Matrix(Report):
     """A report that also counts by peer, role and way."""
@@ -173,7 +176,7 @@ class Run:
         if way.tls:
             certificate, key = self.files
             keys += ["tls.listen=[443]", f'tls.certs=["{certificate}"]', f'tls.keys=["{key}"]']
-        return keys
+        return [*keys, *DEADLINES]
 
     def against_library(self, way):
         """The library's server, which sends fragments, pings and closes first."""
@@ -262,7 +265,8 @@ class Connect:
 def lines(connect):
     """Lines of text there and back."""
     text = "".join(f"{number} é漢😀 {'x' * (number % 400)}\n" for number in range(500)).encode()
-    out, _ = connect(say=text)
+    # Not the silence ends it, which a busy machine can be the cause of.
+    out, _ = connect("--count", "500", "--wait", "30", say=text)
     if out != text:
         raise Failure(f"{len(out)} bytes of {len(text)} came back, or others")
 
@@ -270,7 +274,7 @@ def lines(connect):
 def blocks(connect):
     """A megabyte in binary messages."""
     data = random.Random(3).randbytes(1 << 20)
-    out, _ = connect("--binary", say=data)
+    out, _ = connect("--binary", "--wait", "2", say=data)
     if out != data:
         raise Failure(f"{len(out)} bytes of {len(data)} came back, or others")
 
@@ -344,7 +348,7 @@ def parse():
     options.peers = [peer for peer in PEERS if peer.name in chosen]
     options.most = options.most or (QUICK_BYTES if options.quick else 16 << 20)
     options.binary = ROOT / "target" / "release" / "unsocket"
-    options.driver = ROOT / "target" / ("debug" if options.quick else "release") / "examples" / "interop"
+    options.driver = ROOT / "target" / "release" / "examples" / "interop"
     options.chromium = find_chromium()
     if options.chromium is None and "Chromium" in chosen:
         die("no Chromium found; run `scripts/setup --for test`, or set CHROMIUM to the path of one")

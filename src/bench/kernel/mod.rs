@@ -4,6 +4,7 @@
 //! happens at its time.
 
 mod connection;
+mod wires;
 
 use super::crew::{self, Crew, Outcome, Progress};
 use super::generator::Generator;
@@ -15,13 +16,14 @@ use super::usage::Usage;
 use super::{BenchError, Clock, Target};
 use crate::time::{Duration, Instant};
 use crate::tls::Stream as Tls;
-use connection::{Connection, Life, Next, Wires};
+use connection::{Connection, Life, Next};
 use mio::{Events, Interest, Poll, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
+use wires::Wires;
 
 /// Most events handled at one reading of the clock.
 pub const BATCH_MAX: usize = 64;

@@ -52,6 +52,8 @@ struct Live {
     congested: bool,
     /// Our close frame is out.
     close_sent: bool,
+    /// What it said, when we closed first: that is how the connection ended, whatever the answer says.
+    closed_as: Option<Ended>,
     heard_at: Instant,
     pinged: bool,
 }
@@ -108,6 +110,7 @@ impl KernelSocket {
             unsent: Vec::new(),
             congested: false,
             close_sent: false,
+            closed_as: None,
             heard_at,
             pinged: false,
         };
@@ -222,10 +225,10 @@ impl KernelSocket {
                 Some(Frame::Ping(payload)) => pong = Some(payload.to_vec()),
                 Some(Frame::Pong(payload)) => self.events.push_back(Event::Pong(payload.to_vec())),
                 Some(Frame::Close(close)) => {
-                    let ended = Ended::closed(close.code, close.reason);
+                    let theirs = Ended::closed(close.code, close.reason);
                     let answer = close.code;
                     live.push_close(Close { code: answer, reason: "" }, &mut self.random);
-                    return Some(ended);
+                    return Some(live.closed_as.take().unwrap_or(theirs));
                 }
             }
             if let Some(error) = violation {
@@ -322,7 +325,8 @@ impl Transport for KernelSocket {
     }
 
     fn close(&mut self, code: CloseCode, reason: &str) {
-        if let Some(live) = &mut self.live {
+        if let Some(live) = self.live.as_mut().filter(|live| !live.close_sent) {
+            live.closed_as = Some(Ended::closed(code, reason));
             live.push_close(Close { code, reason }, &mut self.random);
         }
     }

@@ -1,12 +1,12 @@
 // Drives the page in headless Chromium. Arguments: the base URL, the browser's path, a folder for screenshots, the
-// name of the run, an empty folder for the browser's profile.
+// name of the run, an empty folder for the browser's profile, and `deflate` when the server must agree to compression.
 'use strict';
 
 const path = require('node:path');
 const { chromium } = require('playwright-core');
 const { Plan, expect, expectEqual } = require('./cases.cjs');
 
-const [base, executablePath, folder, name, profiles] = process.argv.slice(2);
+const [base, executablePath, folder, name, profiles, deflate] = process.argv.slice(2);
 const SIZES = [1, 125, 126, 65_535, 65_536, 1 << 20, 16 << 20];
 
 const plan = new Plan(90);
@@ -106,15 +106,17 @@ for (const size of SIZES) {
           ws.onopen = () => ws.send(data);
           ws.onclose = (event) => resolve(`closed early with ${event.code} ${event.reason}`);
           ws.onmessage = (event) => {
+            const extension = ws.extensions.split(';')[0] || 'no extension';
             const echo = new Uint8Array(event.data);
             const same = echo.length === bytes && echo.every((byte, at) => byte === data[at]);
-            ws.onclose = (closed) => resolve(same ? `echoed, closed ${closed.code}` : 'the echo differs');
+            ws.onclose = (closed) => resolve(same ? `echoed, closed ${closed.code}, ${extension}` : 'the echo differs');
             ws.close(4000, 'seen');
           };
         }),
       [`${base.replace('http', 'ws')}/ws`, size],
     );
-    expectEqual(outcome, 'echoed, closed 4000', 'outcome');
+    const extension = deflate ? 'permessage-deflate' : 'no extension';
+    expectEqual(outcome, `echoed, closed 4000, ${extension}`, 'outcome');
   });
 }
 
