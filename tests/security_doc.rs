@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use unsocket::config::Config;
 use unsocket::http::{BODY_BYTES_MAX, HEADERS_MAX, PROXY_HEADER_BYTES_MAX};
+use unsocket::stack::{ADDRS_PER_NAME_MAX, LOOKUPS_MAX};
 
 /// Limits that cannot be configured.
-const FIXED: [(&str, usize); 3] = [
+const FIXED: [(&str, usize); 5] = [
     ("HEADERS_MAX", HEADERS_MAX),
     ("BODY_BYTES_MAX", BODY_BYTES_MAX),
     ("PROXY_HEADER_BYTES_MAX", PROXY_HEADER_BYTES_MAX),
+    ("LOOKUPS_MAX", LOOKUPS_MAX),
+    ("ADDRS_PER_NAME_MAX", ADDRS_PER_NAME_MAX),
 ];
 
 /// Keys that bound what we do of our own accord, not what a peer can make us do.

@@ -1,96 +1,23 @@
 //! Against an implementation that is not ours: the same streams are accepted and refused, with the same contents.
 //!
-//! Two differences are known, and the generated streams leave them out: tungstenite accepts lengths that are not in
-//! their shortest form, and reports a close frame with a forbidden code as one with 1002.
+//! `fuzz/differential.rs` says what is known to differ; the generated streams leave it out.
 
 #[path = "../fuzz/checks.rs"]
 #[allow(dead_code)] // the rest of it runs in ws_robustness
 mod checks;
+#[path = "../fuzz/differential.rs"]
+#[allow(dead_code)] // the rest of it is the fuzz target's
+mod differential;
 
-use checks::{Heard, decode_pieces};
+use checks::Heard;
+use differential::{End, append, ours, theirs};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::io::{self, Cursor, Read, Write};
 use tungstenite::Message;
-use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
+use tungstenite::protocol::{Role as TheirRole, WebSocket};
 use unsocket::ws::handshake::{ClientRequest, check_request, offered_protocols, write_accept};
 use unsocket::ws::{Limits, Role};
-
-/// Plays a stream to a reader and swallows what it answers.
-struct Played(Cursor<Vec<u8>>);
-
-impl Read for Played {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl Write for Played {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// How a stream ended for its reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// It was right as far as it went.
-    Ok,
-    /// It was refused.
-    Refused,
-}
-
-/// What tungstenite hears.
-fn theirs(reader: Role, limits: Limits, bytes: &[u8]) -> (Vec<Heard>, End) {
-    let role = match reader {
-        Role::Client => TheirRole::Client,
-        Role::Server => TheirRole::Server,
-    };
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(limits.message_bytes_max))
-        .max_frame_size(Some(limits.frame_bytes_max));
-    let mut socket = WebSocket::from_raw_socket(Played(Cursor::new(bytes.to_vec())), role, Some(config));
-    let mut heard = Vec::new();
-    loop {
-        match socket.read() {
-            Ok(Message::Text(text)) => heard.push(Heard::Text(text.as_str().to_owned())),
-            Ok(Message::Binary(bytes)) => heard.push(Heard::Binary(bytes.to_vec())),
-            Ok(Message::Ping(payload)) => heard.push(Heard::Ping(payload.to_vec())),
-            Ok(Message::Pong(payload)) => heard.push(Heard::Pong(payload.to_vec())),
-            Ok(Message::Close(close)) => {
-                let (code, reason) = close.map_or((1005, String::new()), |close| {
-                    (close.code.into(), close.reason.as_str().to_owned())
-                });
-                heard.push(Heard::Close(code, reason));
-                return (heard, End::Ok);
-            }
-            Ok(Message::Frame(frame)) => panic!("a raw frame: {frame}"),
-            Err(tungstenite::Error::Protocol(
-                tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-            )) => {
-                return (heard, End::Ok);
-            }
-            Err(_) => return (heard, End::Refused),
-        }
-    }
-}
-
-/// What our decoder hears.
-fn ours(reader: Role, limits: Limits, bytes: &[u8], piece_bytes: usize) -> (Vec<Heard>, End) {
-    let mut heard = decode_pieces(reader, limits, false, bytes.chunks(piece_bytes));
-    match heard.pop() {
-        Some(Heard::Failed(_)) => (heard, End::Refused),
-        Some(last) => {
-            heard.push(last);
-            (heard, End::Ok)
-        }
-        None => (heard, End::Ok),
-    }
-}
 
 /// A whole frame with the length in its shortest form; everything else may be wrong.
 fn frame() -> impl Strategy<Value = (u8, bool, [u8; 4], Vec<u8>)> {
@@ -120,30 +47,6 @@ fn close_frame() -> impl Strategy<Value = (u8, bool, [u8; 4], Vec<u8>)> {
     (Just(0x88u8), Just(true), any::<[u8; 4]>(), payload)
 }
 
-fn append(
-    out: &mut Vec<u8>,
-    reader: Role,
-    (first, masked_right, key, mut payload): (u8, bool, [u8; 4], Vec<u8>),
-) {
-    let masked = (reader == Role::Server) == masked_right;
-    out.push(first);
-    let bit = u8::from(masked) << 7;
-    match payload.len() {
-        length @ 0..=125 => out.push(bit | length as u8),
-        length => {
-            out.push(bit | 126);
-            out.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-    }
-    if masked {
-        out.extend_from_slice(&key);
-        for (i, byte) in payload.iter_mut().enumerate() {
-            *byte ^= key[i % 4];
-        }
-    }
-    out.append(&mut payload);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -157,8 +60,8 @@ proptest! {
         // A close among the others would carry any code.
         let frames = frames.into_iter().filter(|frame| frame.0 & 0x0f != 8).chain(close);
         let mut bytes = Vec::new();
-        for frame in frames {
-            append(&mut bytes, reader, frame);
+        for (first, masked_right, key, payload) in frames {
+            append(&mut bytes, reader, first, masked_right, key, payload);
         }
         let limits = Limits { message_bytes_max: 250, frame_bytes_max: 150, ..Limits::default() };
         prop_assert_eq!(ours(reader, limits, &bytes, piece_bytes), theirs(reader, limits, &bytes));

@@ -41,6 +41,10 @@ pub struct PortArgs {
     /// Get an IPv4 address and router by DHCP
     #[arg(long)]
     pub dhcp: bool,
+    /// DNS servers at which names of outgoing connections are looked up, at most 4, tried in turn [default: those of the
+    /// DHCP lease]
+    #[arg(long, value_name = "IP,..", value_delimiter = ',')]
+    pub dns: Vec<IpAddr>,
     /// TCP and IP checksums: verify, or trust where both ends share memory and neither looks at them (DPDK devices;
     /// bench in one process) [default: verify; bench in one process: trust, with --fault-corrupt verify]
     #[arg(long, value_name = "HOW")]
@@ -66,6 +70,7 @@ impl PortArgs {
         replace_list(&mut port.ip, &self.ip);
         replace_list(&mut port.host_ip, &self.host_ip);
         replace_list(&mut port.gateway, &self.gateway);
+        replace_list(&mut port.dns, &self.dns);
         replace_list(&mut port.eal, &self.eal);
         port.checksum = self.checksum.unwrap_or(port.checksum);
         port.dhcp |= self.dhcp;

@@ -35,6 +35,7 @@ impl Config {
             addrs: self.port.ip.clone(),
             routes: default_routes.chain(routes).collect(),
             dhcp: self.port.dhcp,
+            dns: self.port.dns.clone(),
             mtu: self.port.mtu,
             tcp: TcpConfig {
                 connections_max: self

@@ -109,6 +109,7 @@ pub enum App {
     /// Every message goes to everyone in the same room.
     Chat,
     /// Every message goes as it is to everyone connected to the same path.
+    #[value(name = "pubsub")]
     PubSub,
 }
 
@@ -152,6 +153,8 @@ pub struct PortConfig {
     pub routes: Vec<RouteConfig>,
     /// Get an IPv4 address and router by DHCP.
     pub dhcp: bool,
+    /// DNS servers, at which names of outgoing connections are looked up; those of the DHCP lease when there are none.
+    pub dns: Vec<IpAddr>,
 }
 
 /// Who sees to checksums.
@@ -302,13 +305,13 @@ pub enum RatePolicy {
     Close,
 }
 
-/// `[limits]`: bounds of one worker.
+/// `[limits]`: bounds of one worker, but for `connections_per_peer_max`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Connections served at once.
     pub connections_max: usize,
-    /// Connections of one peer; 0 for any number.
+    /// Connections of one peer, over all workers; 0 for any number.
     pub connections_per_peer_max: u32,
     /// Heap for messages being assembled and for send queues, over all connections.
     pub memory_bytes_max: usize,
@@ -454,6 +457,7 @@ impl Default for PortConfig {
             gateway: Vec::new(),
             routes: Vec::new(),
             dhcp: false,
+            dns: Vec::new(),
         }
     }
 }

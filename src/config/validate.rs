@@ -1,7 +1,7 @@
 //! Ranges, and values that must fit each other. Once this has passed, nothing later refuses a number.
 
 use super::{Checksum, ClientCertificates, Config, ConfigError, PortSpec};
-use crate::stack::Cidr;
+use crate::stack::{Cidr, DNS_SERVERS_MAX};
 use std::net::IpAddr;
 
 /// A number and where it may lie.
@@ -244,6 +244,14 @@ impl Config {
             let reason =
                 "both ends of the device have this address; give `port.host_ip` another one of the network";
             return Err(invalid("port.ip", cidr, reason));
+        }
+        if port.dns.len() > DNS_SERVERS_MAX {
+            let reason = format!("at most {DNS_SERVERS_MAX} servers are asked");
+            return Err(invalid("port.dns", port.dns.len(), reason));
+        }
+        if let Some(server) = port.dns.iter().find(|server| server.is_unspecified() || server.is_multicast())
+        {
+            return Err(invalid("port.dns", server, "it is no host's address"));
         }
         // The lease brings one more of each.
         let by_dhcp = usize::from(port.dhcp);
@@ -651,6 +659,7 @@ mod tests {
             "port = { dhcp = true, ip = ['fd73::2/64'], gateway = ['fd73::1'] }",
             "port = { dhcp = true, routes = [{ to = '10.1.0.0/16', via = '10.0.0.3' }] }",
             "websocket = { idle_timeout_ms = 0, ping_interval_ms = 30000 }",
+            "port = { ip = ['10.0.0.2/24'], dns = ['10.0.0.1', 'fd73::53'] }",
             "log.level = 'info,unsocket::engine=debug'",
         ] {
             config(text).validate().unwrap();

@@ -141,7 +141,8 @@ impl Default for RateLimits {
 pub struct Limits {
     /// Connections served at once (plain HTTP ones included); further requests get a 503.
     pub connections_max: usize,
-    /// Connections of one peer: an IPv4 address, or an IPv6 network of 64 bits. Further ones are reset. 0 for any number.
+    /// Connections of one peer, over all workers: an IPv4 address, or an IPv6 network of 64 bits. Further ones are reset.
+    /// 0 for any number.
     pub connections_per_peer_max: u32,
     /// How fast one connection may send.
     pub rates: RateLimits,

@@ -66,6 +66,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.ending.heard == Wish::Run {
             self.local.draining = true;
             self.local.retries.clear();
+            // They fail as what is drained.
+            let waiting = self.local.lookups.clear();
+            self.local.connects.extend(waiting);
             self.stack.stop_listening();
             self.stack.hurry_closing(LAST_FIN);
             let until = Some(now + self.local.deadlines.drain);

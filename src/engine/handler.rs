@@ -3,8 +3,9 @@
 use super::backoff::Backoff;
 use super::conn::{Conn, Context};
 use super::guards::Claims;
+use super::lookups::ByName;
 use crate::http::RequestHead;
-use crate::stack::{CloseCause, ConnectError};
+use crate::stack::{CloseCause, ConnectError, LookupError};
 use crate::tls::{Agreed, ClientTls, TlsError, Violation};
 use crate::ws::handshake::{HeadFieldError, ResponseError};
 use crate::ws::{CloseCode, Message, ProtocolError, handshake};
@@ -234,8 +235,10 @@ impl<S> Upgrade<S> {
 /// A WebSocket to open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
-    /// Where the server is.
+    /// Where the server is. With a `name` the port alone counts, and the address is what was found.
     pub remote: SocketAddr,
+    /// The server's name, which is looked up before each attempt ([`Connect::by_name`]); `None` where `remote` is its address.
+    pub name: Option<ByName>,
     /// Which address of ours it comes from; `None` for the one on the way there.
     pub source: Option<IpAddr>,
     /// The `Host` header: host, with the port when it is not 80.
@@ -269,6 +272,7 @@ impl Connect {
         let (protocols, headers) = (Vec::new(), Vec::new());
         Connect {
             remote,
+            name: None,
             source: None,
             host,
             target,
@@ -346,6 +350,14 @@ pub enum ConnectFailure {
     /// What was asked for cannot be put into a request.
     #[error(transparent)]
     Request(#[from] HeadFieldError),
+    /// The server's name has no address.
+    #[error("cannot resolve {name}: {cause}")]
+    Lookup {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        cause: LookupError,
+    },
     /// TCP could not even begin.
     #[error(transparent)]
     Connect(#[from] ConnectError),

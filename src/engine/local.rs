@@ -4,6 +4,7 @@ use super::compression::Broadcast;
 use super::config::{Deadlines, EngineConfig, Limits, SlowReader};
 use super::conn::{Compress, PublishOutcome, SendOutcome};
 use super::handler::{Cause, Connect};
+use super::lookups::Lookups;
 use super::mailbox::{Command, Crew, Mailbox, SharedMessage};
 use super::outbound::{CONTROL_BYTES_MAX, OutFrame};
 use super::peers::Peers;
@@ -61,10 +62,13 @@ pub(super) struct Local<S> {
     pub(super) attention: Vec<ConnId>,
     /// Connections to open after the callback.
     pub(super) connects: VecDeque<Connect>,
+    /// Connections that wait for the address of a name.
+    pub(super) lookups: Lookups,
     /// Connections that are opened again when they end.
     pub(super) retries: Retries,
     pub(super) draining: bool,
-    pub(super) peers: Peers,
+    /// Shared with the other workers.
+    pub(super) peers: Arc<Peers>,
 }
 
 impl<S> Local<S> {
@@ -72,13 +76,13 @@ impl<S> Local<S> {
         config: &EngineConfig,
         worker: usize,
         crew: Arc<Crew>,
+        peers: Arc<Peers>,
         secret: [u8; 32],
         now: Instant,
     ) -> Self {
         let mut rng = ChaCha20Rng::from_seed(secret);
-        let (mut topics_key, mut peers_key) = ([0; 16], [0; 16]);
+        let mut topics_key = [0; 16];
         rng.fill_bytes(&mut topics_key);
-        rng.fill_bytes(&mut peers_key);
         Local {
             now,
             worker,
@@ -94,9 +98,10 @@ impl<S> Local<S> {
             stats: WorkerStats::default(),
             attention: Vec::new(),
             connects: VecDeque::new(),
+            lookups: Lookups::default(),
             retries: Retries::default(),
             draining: false,
-            peers: Peers::new(config.limits.connections_per_peer_max, peers_key),
+            peers,
         }
     }
 

@@ -20,6 +20,7 @@
 //! | `launch`, `launch_loop` | threads and signals; the clock and the sleep of one worker's thread |
 //! | `told` | what is logged of them |
 //! | `backoff`, `retry` | when a connection that ended is opened again |
+//! | `lookups` | servers that are known by their names |
 //! | `reload` | certificates that are exchanged while a server runs |
 //!
 //! # Invariants
@@ -41,6 +42,7 @@ mod handler;
 mod launch;
 mod launch_loop;
 mod local;
+mod lookups;
 mod mailbox;
 mod opening;
 mod outbound;
@@ -68,6 +70,7 @@ pub use conn::{Compress, Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
 pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Refusal, Request, Upgrade};
 pub use launch::{Client, LaunchError, Running, Server};
+pub use lookups::ByName;
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};
 pub use topics::SubscribeError;

@@ -23,6 +23,7 @@ struct Waiting {
 impl Retries {
     /// A connection is open: its failures are forgotten.
     pub(super) fn opened(&mut self, index: u32, mut connect: Connect) {
+        connect.forget_addrs();
         if let Some(backoff) = &mut connect.reconnect {
             backoff.reset();
             self.open.insert(index, connect);
@@ -43,6 +44,7 @@ impl Retries {
 
     /// A connection did not come to be.
     pub(super) fn failed(&mut self, mut connect: Connect, now: Instant, random: u32) {
+        connect.forget_addrs();
         if let Some(wait) = connect.reconnect.as_mut().and_then(|backoff| backoff.next(random)) {
             self.waiting.push(Waiting { due: now + wait, connect });
         }

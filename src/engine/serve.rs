@@ -416,7 +416,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
-    fn connect_failed(&mut self, connect: Connect, cause: ConnectFailure) {
+    pub(super) fn connect_failed(&mut self, mut connect: Connect, cause: ConnectFailure) {
+        if self.try_next_addr(&mut connect, &cause) {
+            self.local.connects.push_back(connect);
+            return;
+        }
         self.local.stats.connects_failed += 1;
         let Worker { stack, local, handler, .. } = self;
         handler.on_connect_failed(&mut Context { stack, local }, &connect, cause);

@@ -61,8 +61,8 @@ pub(super) fn steering<P: Port, H: Handler>(worker: &Worker<P, H>, found: Findin
 /// Where the server can be reached from now on, or that it cannot.
 pub(super) fn lease(lease: Option<Lease>) {
     match lease {
-        Some(Lease { addr, router: Some(router) }) => tracing::info!(%addr, %router, "DHCP lease"),
-        Some(Lease { addr, router: None }) => tracing::info!(%addr, "DHCP lease, without a router"),
+        Some(Lease { addr, router: Some(router), .. }) => tracing::info!(%addr, %router, "DHCP lease"),
+        Some(Lease { addr, router: None, .. }) => tracing::info!(%addr, "DHCP lease, without a router"),
         None => tracing::warn!("DHCP lease lost: its address and the connections to it are gone"),
     }
 }

@@ -9,6 +9,7 @@ use super::handler::Handler;
 use super::local::Local;
 use super::mailbox::{Command, Crew, Mailbox, Wake};
 use super::opening::Site;
+use super::peers::Peers;
 use super::placement::{Finding, Placement};
 use super::session::Inbound;
 use super::stats::{WorkerReport, WorkerStats};
@@ -113,6 +114,7 @@ pub enum WorkerError {
 pub struct Seat {
     index: usize,
     crew: Arc<Crew>,
+    peers: Arc<Peers>,
     links: Links,
     secret: [u8; 32],
     exit: Option<Box<dyn Kernel>>,
@@ -147,10 +149,13 @@ pub fn seats(
     let limits = &config.limits;
     let crew = Arc::new(Crew::new(limits.mailbox_commands_max, limits.mailbox_bytes_max, wakers));
     let mut rng = ChaCha20Rng::from_seed(secret);
+    let mut peers_key = [0; 16];
+    rng.fill_bytes(&mut peers_key);
+    let peers = Arc::new(Peers::new(limits.connections_per_peer_max, peers_key));
     let seat = |(index, links)| {
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
-        Seat { index, crew: crew.clone(), links, secret, exit: None }
+        Seat { index, crew: crew.clone(), peers: peers.clone(), links, secret, exit: None }
     };
     let seats = links.into_iter().enumerate().map(seat).collect();
     Ok((Handle { crew }, seats))
@@ -169,7 +174,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         now: Instant,
     ) -> Result<Self, WorkerError> {
         config.validate()?;
-        let Seat { index, crew, links, secret, exit } = seat;
+        let Seat { index, crew, peers, links, secret, exit } = seat;
         let mut rng = ChaCha20Rng::from_seed(secret);
         let (mut stack_secret, mut local_secret) = ([0; 32], [0; 32]);
         rng.fill_bytes(&mut stack_secret);
@@ -207,7 +212,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             handler,
             inbound: Vec::new(),
             inflater: Inflater::default(),
-            local: Local::new(config, index, crew, local_secret, now),
+            local: Local::new(config, index, crew, peers, local_secret, now),
             site: Site::new(config),
             proxies: config.proxies.clone(),
             burst: config.burst,
@@ -496,9 +501,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 self.handshakes_left = left;
             }
             if let Some(connect) = self.local.connects.pop_front() {
-                self.connect(connect);
+                self.connect_or_look_up(connect);
             }
         }
+        self.look_up_names();
     }
 
     /// Lets every ready connection have its turn, up to the bound of a burst.

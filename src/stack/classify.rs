@@ -28,6 +28,8 @@ pub(crate) enum Class {
     Icmp,
     /// UDP from a DHCPv4 server to a client.
     Dhcp,
+    /// A datagram from a DNS server's port.
+    Dns,
     /// For another station.
     NotOurs,
     /// Headers are wrong or cut short.
@@ -440,8 +442,11 @@ fn udp(datagram: &[u8]) -> Class {
     if len < header.len() || len > datagram.len() {
         return Malformed::UdpHeader.into();
     }
-    let server_to_client = header[..4] == [0, 67, 0, 68];
-    if server_to_client { Class::Dhcp } else { Unsupported::Protocol.into() }
+    match header {
+        [0, 67, 0, 68, ..] => Class::Dhcp,
+        [0, 53, ..] => Class::Dns,
+        _ => Unsupported::Protocol.into(),
+    }
 }
 
 fn icmpv4(message: &[u8], offset: usize, to_group: bool) -> Class {

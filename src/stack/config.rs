@@ -148,6 +148,9 @@ pub struct StackConfig {
     pub routes: Vec<Route>,
     /// Get an IPv4 address, router and their lease by DHCP.
     pub dhcp: bool,
+    /// DNS servers, of which the first [`DNS_SERVERS_MAX`](super::DNS_SERVERS_MAX) are asked; without any those of the DHCP
+    /// lease.
+    pub dns: Vec<IpAddr>,
     /// Clamp the MTU below the port's, bytes; 576..=9000.
     pub mtu: Option<usize>,
     /// Frames for nobody have somewhere to go: see [`Onward::Kernel`](super::Onward::Kernel).

@@ -17,7 +17,7 @@ use smoltcp::phy::{DeviceCapabilities, Medium};
 use smoltcp::socket::dhcpv4::{Event, RetryConfig, Socket};
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Least time between two attempts to send.
 const RETRY: Duration = Duration::from_millis(10);
@@ -31,6 +31,8 @@ pub struct Lease {
     pub addr: Cidr,
     /// The default router.
     pub router: Option<IpAddr>,
+    /// DNS servers.
+    pub dns: [Option<Ipv4Addr>; 3],
 }
 
 /// The DHCP client of one stack.
@@ -88,6 +90,7 @@ impl Dhcp {
                     prefix: config.address.prefix_len(),
                 },
                 router: config.router.map(IpAddr::V4),
+                dns: [0, 1, 2].map(|at| config.dns_servers.get(at).copied()),
             }),
         };
         if lease == self.lease {
@@ -113,6 +116,7 @@ impl Stack {
     /// Takes over the lease that another worker's stack got for the same port; `None` when it was lost.
     pub fn adopt_lease(&mut self, lease: Option<Lease>) {
         self.nets.set_ipv4(lease.map(|lease| lease.addr), lease.and_then(|lease| lease.router));
+        self.configure_resolver(lease.as_ref());
         self.close_orphaned_addresses();
     }
 
@@ -175,6 +179,6 @@ impl Stack {
 }
 
 /// Real time as smoltcp takes it.
-fn real(now: Instant) -> StackInstant {
+pub(super) fn real(now: Instant) -> StackInstant {
     StackInstant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }

@@ -46,6 +46,7 @@ impl Stack {
     /// Sends what the dirty connections have, as far as `tx` has room; the rest stays dirty.
     pub fn egress<F: Frame>(&mut self, tx: &mut TxQueue<F>) {
         self.egress_dhcp(tx);
+        self.egress_dns(tx);
         self.refresh_routers(tx);
         for _ in 0..self.dirty.len() {
             if !tx.has_room() {

@@ -6,6 +6,7 @@ use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::{self, BareAck};
 use super::net::Net;
 use super::reply::Reply;
+use super::resolver;
 use super::time_wait::Verdict;
 use super::{CloseCause, Onward, Stack};
 use crate::port::{Frame, RxChecksum};
@@ -49,6 +50,18 @@ impl Stack {
                 self.stats.rx_control += 1;
                 self.ingress_dhcp(frame);
             }
+            Class::Dns if self.resolves() => {
+                if verify && !resolver::checksum_is_good(frame) {
+                    self.stats.rx_bad_checksum += 1;
+                    return Onward::Done;
+                }
+                self.stats.rx_control += 1;
+                self.ingress_dns(frame);
+                // Whoever asked may be another worker, or the kernel.
+                return Onward::Everyone;
+            }
+            Class::Dns if self.has_exception_path => return self.leave_to_kernel(),
+            Class::Dns => self.stats.rx_unsupported += 1,
             Class::Icmp if self.has_exception_path => return self.leave_to_kernel(),
             Class::Icmp => self.ingress_control(frame, tx),
             Class::Unsupported(reason) if self.has_exception_path && !is_tcp_fragment(reason, frame) => {
@@ -74,6 +87,12 @@ impl Stack {
                 let is_sound = self.rx_checksum_trusted || checksum == RxChecksum::Good;
                 if is_sound || too_big.checksum_is_good(frame) {
                     self.narrow_path(&too_big);
+                }
+            }
+            Class::Dns => {
+                let is_sound = self.rx_checksum_trusted || checksum == RxChecksum::Good;
+                if is_sound || resolver::checksum_is_good(frame) {
+                    self.ingress_dns(frame);
                 }
             }
             // All workers know one rule: what comes to us by it goes to no other worker.

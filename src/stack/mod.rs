@@ -28,6 +28,7 @@ mod net;
 mod ports;
 mod rate;
 mod reply;
+mod resolver;
 mod rings;
 mod secret;
 mod share;
@@ -41,6 +42,7 @@ pub use config::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 pub use device::TxQueue;
 pub use dhcp::Lease;
 pub use lend::SendHalf;
+pub use resolver::{ADDRS_PER_NAME_MAX, DNS_SERVERS_MAX, LOOKUP_TIMEOUT, LOOKUPS_MAX, LookupError};
 pub use rings::RingError;
 pub use share::Share;
 
@@ -57,6 +59,7 @@ use neighbors::Neighbors;
 use net::Nets;
 use ports::EphemeralPorts;
 use rate::TokenBucket;
+use resolver::Resolver;
 use rings::RingPool;
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant as StackInstant;
@@ -267,6 +270,7 @@ pub struct Stack {
     // Rarely.
     neighbors: Neighbors,
     dhcp: Option<Dhcp>,
+    resolver: Option<Resolver>,
     rst_rate: TokenBucket,
 }
 
@@ -284,12 +288,15 @@ impl Stack {
         let clock = StackClock::new(config.tcp.min_rto);
         let stack_now = clock.to_stack(now);
         let tcp = config.tcp.clone();
+        let nets = Nets::new(config, info, stack_now)?;
+        let resolves = config.dhcp || !config.dns.is_empty();
+        let resolver = resolves.then(|| Resolver::new(&config.dns, &nets, info.mtu, &secret, now));
         Ok(Stack {
             now,
             stack_now,
             flows: FlowTable::new(tcp.connections_max, &secret),
             slab: Slab::new(tcp.connections_max),
-            nets: Nets::new(config, info, stack_now)?,
+            nets,
             wheel: TimerWheel::new(tcp.connections_max, now),
             ready: VecDeque::new(),
             dirty: VecDeque::new(),
@@ -306,6 +313,7 @@ impl Stack {
             listening: Vec::new(),
             neighbors: Neighbors::new(clock),
             dhcp: config.dhcp.then(|| Dhcp::new(info.mac, info.mtu, &secret, now)),
+            resolver,
             rst_rate: TokenBucket::new(tcp.rst_per_second_max, now),
             tcp,
         })

@@ -57,6 +57,7 @@ impl Stack {
         let now = self.stack_now;
         self.nets.teach_others(frame, now);
         self.learn_dhcp_neighbor(frame);
+        self.learn_dns_neighbor(frame);
         self.neighbors.learned = true;
     }
 

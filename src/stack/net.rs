@@ -86,6 +86,11 @@ impl Nets {
         Ok(nets)
     }
 
+    /// Gives another interface our addresses and routes.
+    pub(super) fn configure(&self, iface: &mut Interface) {
+        apply(iface, &self.addrs, &self.routes);
+    }
+
     /// The interface with the port's MTU: it answers ARP, NDP and ICMP.
     pub(super) fn main(&mut self) -> &mut Net {
         &mut self.nets[0]

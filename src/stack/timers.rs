@@ -34,7 +34,10 @@ impl Stack {
         if !self.dirty.is_empty() || !self.ready.is_empty() {
             return Some(self.now);
         }
-        [self.wheel.next_deadline(), self.next_router_refresh(), self.next_dhcp()].into_iter().flatten().min()
+        [self.wheel.next_deadline(), self.next_router_refresh(), self.next_dhcp(), self.next_dns()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Makes the connection ready at `deadline` (it replaces the one before); `None` for never. Cheap: lazily armed.

@@ -102,6 +102,55 @@ def suite(report, binary):
                 bench.server = server
                 for case in cases:
                     report.run(f"connect/{form}", case.__name__.replace("_", "-"), case, bench)
+                if form == "tap":
+                    with dns_server(namespace):
+                        for case in (a_name_is_looked_up, names_without_an_address, a_name_over_tls, a_silent_dns_server):
+                            report.run("connect/dns", case.__name__.replace("_", "-"), case, bench)
+
+
+@contextlib.contextmanager
+def dns_server(namespace):
+    """dnsmasq, which knows the server by names of its own: one with a second address where nobody serves."""
+    names = (f"/feed.test/{SERVER}", f"/both.test/{SERVER}", "/both.test/fd73::2", f"/unsocket.test/{SERVER}")
+    command = [
+        *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"),
+        *("--log-queries", "--log-facility=-", "--pid-file", "--cname=www.feed.test,host.feed.test"),
+        *(f"--address={name}" for name in names),
+        *("--address=/test/", f"--host-record=host.feed.test,{SERVER}"),
+    ]
+    with open(CACHE / "logs" / "dnsmasq.log", "wb") as log:
+        process = subprocess.Popen(namespace.inside(*command), stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def a_name_is_looked_up(bench):
+    for name in ("feed.test", "FEED.test.", "www.feed.test", "both.test"):
+        out, _ = bench.run("--dns", SERVER, f"ws://{name}:{PORT}/", say="by name")
+        expect(out == "by name\n", f"{name}: {out!r}")
+
+
+def names_without_an_address(bench):
+    for name, words in (("nobody.test", "know no address"), ("no_such..name", "no name")):
+        _, errors = bench.run("--dns", SERVER, f"ws://{name}:{PORT}/", status=3)
+        expect(words in errors and "cannot resolve" in errors, errors)
+
+
+def a_name_over_tls(bench):
+    ca = bench.certificates.file("ca.pem")
+    out, _ = bench.run("--dns", SERVER, "--ca", ca, f"wss://unsocket.test:{PORT + 1}/", say="secret")
+    expect(out == "secret\n", repr(out))
+
+
+def a_silent_dns_server(bench):
+    # Nobody has the first address; the second one answers.
+    out, _ = bench.run("--dns", f"10.73.0.99,{SERVER}", f"ws://feed.test:{PORT}/", say="late")
+    expect(out == "late\n", repr(out))
+    _, errors = bench.run("--dns", "10.73.0.99", f"ws://feed.test:{PORT}/", status=3)
+    expect("no DNS server answered" in errors, errors)
 
 
 def expect(condition, what):

@@ -1,15 +1,18 @@
-"""Who may open a WebSocket and how fast they may send, with other people's clients and a proxy protocol by hand."""
+"""Who may open a WebSocket and how fast they may send, with other people's clients; a proxy protocol by hand and haproxy's."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import pathlib
+import subprocess
 import sys
 import tempfile
 import time
 
-from harness import SERVER_IP, TESTS, Namespace, Server, url
+from harness import CACHE, SERVER_IP, TESTS, Namespace, Server, url
+from pki import Pki
 
 CLIENT = [sys.executable, TESTS / "inside" / "guards_client.py"]
 TOKEN = "+123456789abcdef/123456789abcd=="  # base64 has what a query has to encode
@@ -50,6 +53,42 @@ def suite(report, binary):
                     command = [*CLIENT, name, url(family), SERVER_IP[family], argument]
                     report.run_program(f"guards/{name}/{family}", namespace, command, 120)
                 report.run(f"guards/{name}", "clean-stop", server.stop)
+        behind_haproxy(report, binary, folder)
+
+
+def behind_haproxy(report, binary, folder):
+    """haproxy in front of `wss://`, as it comes: it passes TLS on and says in front of it whose it is."""
+    certificates = Pki(folder)
+    options = [*certificates.options("server"), "--set", "server.proxies=['10.73.0.0/24','fd73::/64']"]
+    options += ["--set", "limits.connections_per_peer_max=2"]
+    with Namespace() as namespace, Server(binary, namespace, *options) as server:
+        server.start()
+        for family in ("ipv4", "ipv6"):
+            with haproxy(namespace, folder, family):
+                address = {"ipv4": "127.0.0.1", "ipv6": "::1"}[family]
+                command = [*CLIENT, "haproxy", "wss://unsocket.test/ws", address, certificates.file("ca.pem")]
+                report.run_program(f"guards/haproxy/{family}", namespace, command, 120)
+        report.run("guards/haproxy", "clean-stop", server.stop)
+
+
+@contextlib.contextmanager
+def haproxy(namespace, folder, family):
+    """haproxy inside the namespace: port 8001 goes on with a PROXY line, 8002 with a binary header."""
+    config, log = folder / f"haproxy-{family}.cfg", CACHE / "logs" / f"haproxy-{family}.log"
+    ours = {"ipv4": "127.0.0.1", "ipv6": "[::1]"}[family]
+    text = "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+    for port, send in ((8001, "send-proxy"), (8002, "send-proxy-v2")):
+        to = f"{SERVER_IP['ipv4']}:443" if family == "ipv4" else f"[{SERVER_IP['ipv6']}]:443"
+        text += f"listen wss{port}\n  bind {ours}:{port}\n  server one {to} {send}\n"
+    config.write_text(text)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as output:
+        process = subprocess.Popen(namespace.inside("haproxy", "-db", "-f", config), stdout=output, stderr=output)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def jwt(key=SECRET, aud="feed", exp=3600):

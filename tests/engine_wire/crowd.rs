@@ -168,6 +168,16 @@ impl Side {
 
 impl Crowd {
     pub(crate) fn new(
+        workers: [usize; 2],
+        spread: Spread,
+        server: impl Fn(usize) -> App,
+        client: impl Fn(usize) -> App,
+    ) -> Self {
+        Crowd::with_config(&server_config(), workers, spread, server, client)
+    }
+
+    pub(crate) fn with_config(
+        config: &EngineConfig,
         [server_workers, client_workers]: [usize; 2],
         spread: Spread,
         server: impl Fn(usize) -> App,
@@ -175,7 +185,7 @@ impl Crowd {
     ) -> Self {
         Crowd {
             now: Instant::from_millis(1_000),
-            server: Side::new(&server_config(), server_workers, spread, server, 1),
+            server: Side::new(config, server_workers, spread, server, 1),
             client: Side::new(&client_config(), client_workers, spread, client, 2),
             random: 0x9E37_79B9_7F4A_7C15,
         }

@@ -15,6 +15,7 @@ mod ending;
 mod guards;
 mod http;
 mod limits;
+mod outgoing;
 mod random;
 mod reconnect;
 mod steering;

@@ -2,6 +2,8 @@
 
 use crate::app::App;
 use crate::crowd::{Crowd, Spread};
+use crate::world::server_config;
+use unsocket::engine::{EngineConfig, Limits};
 use unsocket::time::Duration;
 
 const CONNECTIONS: usize = 60;
@@ -114,4 +116,21 @@ fn no_worker_ends_before_the_last_one_is_done() {
     assert_eq!(ended, [true; 3]);
     assert_eq!(crowd.client.sum(|stats| stats.closed_clean), CONNECTIONS as u64);
     assert_eq!(crowd.server.sum(|stats| stats.closed_clean), CONNECTIONS as u64);
+}
+
+#[test]
+fn a_peer_has_only_so_many_connections_over_all_workers() {
+    const PER_PEER_MAX: u64 = 7;
+    let limits = Limits { connections_per_peer_max: PER_PEER_MAX as u32, ..Limits::default() };
+    let config = EngineConfig { limits, ..server_config() };
+    let silent = |_| App::new().without_messages();
+    let mut crowd = Crowd::with_config(&config, [3, 1], Spread::First, silent, silent);
+    crowd.connect(CONNECTIONS, "/");
+    let refused = CONNECTIONS as u64 - PER_PEER_MAX;
+    crowd.run_until(Duration::from_secs(20), |crowd| {
+        let count = |counter: fn(&unsocket::engine::WorkerStats) -> u64| crowd.server.sum(counter);
+        count(|stats| stats.refused_peer) == refused && count(|stats| stats.opened) == PER_PEER_MAX
+    });
+    assert!(crowd.server.workers.iter().all(|worker| worker.report().engine.refused_peer > 0));
+    assert_eq!(crowd.server.sum(|stats| stats.sessions), PER_PEER_MAX);
 }

@@ -248,6 +248,7 @@ impl BenchArgs {
             vlan,
             gateway,
             dhcp,
+            dns,
             checksum,
             no_huge,
             eal,
@@ -263,6 +264,7 @@ impl BenchArgs {
             ("--vlan", vlan.is_some()),
             ("--gateway", !gateway.is_empty()),
             ("--dhcp", *dhcp),
+            ("--dns", !dns.is_empty()),
             ("--no-huge", *no_huge),
             ("what follows --", !eal.is_empty()),
         ];

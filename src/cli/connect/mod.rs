@@ -210,22 +210,23 @@ impl ConnectArgs {
         Ok(ExitCode::from(ended.status()))
     }
 
-    /// The server's addresses, in the order in which they are tried.
+    /// The server's addresses, in the order in which they are tried; none when its name is looked up over the device.
     fn remotes(&self) -> Result<Vec<SocketAddr>, ConnectError> {
         let (host, port) = (self.url.host(), self.url.port());
         if let Some(address) = self.address {
             return Ok(vec![(address, port).into()]);
+        }
+        if self.device.port.is_some() && (self.device.dhcp || !self.device.dns.is_empty()) {
+            return Ok(Vec::new());
         }
         let error = |cause| ConnectError::Resolve { host: host.to_owned(), cause };
         let found: Vec<_> = (host, port).to_socket_addrs().map_err(error)?.collect();
         if self.device.port.is_none() {
             return Ok(found);
         }
-        // Over a device only those that one of our own addresses can speak to; with DHCP that is IPv4.
-        let ours = |remote: &SocketAddr| {
-            self.device.dhcp && remote.is_ipv4()
-                || self.device.ip.iter().any(|cidr| cidr.addr.is_ipv4() == remote.is_ipv4())
-        };
+        // Over a device only those that one of our own addresses can speak to.
+        let ours =
+            |remote: &SocketAddr| self.device.ip.iter().any(|cidr| cidr.addr.is_ipv4() == remote.is_ipv4());
         let usable: Vec<_> = found.into_iter().filter(ours).collect();
         if usable.is_empty() { Err(ConnectError::NoFamily { host: host.to_owned() }) } else { Ok(usable) }
     }
@@ -243,6 +244,7 @@ impl ConnectArgs {
             ("--vlan", device.vlan.is_some()),
             ("--gateway", !device.gateway.is_empty()),
             ("--dhcp", device.dhcp),
+            ("--dns", !device.dns.is_empty()),
             ("--checksum", device.checksum.is_some()),
             ("--no-huge", device.no_huge),
             ("what follows --", !device.eal.is_empty()),

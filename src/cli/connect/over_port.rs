@@ -51,6 +51,7 @@ impl<P: Port> EnginePort<P> {
         ports: Vec<P>,
         spin: bool,
     ) -> Result<Self, ConnectError> {
+        let by_dhcp = stack.dhcp;
         let config = EngineConfig {
             stack,
             deflate: target.deflate,
@@ -76,7 +77,20 @@ impl<P: Port> EnginePort<P> {
         let Some(seat) = seats.into_iter().next() else { unreachable!("a waker, so a seat") };
         let worker = Worker::new(&config, seat, port, Line::default(), Instant::ZERO)?;
         let epoch = std::time::Instant::now();
-        Ok(EnginePort { worker, target, next_remote: 0, epoch, busy_at: Instant::ZERO, spin })
+        let mut transport =
+            EnginePort { worker, target, next_remote: 0, epoch, busy_at: Instant::ZERO, spin };
+        if by_dhcp {
+            transport.await_lease();
+        }
+        Ok(transport)
+    }
+
+    /// Without an address nothing can be opened; when none comes in time, the attempt will say so.
+    fn await_lease(&mut self) {
+        let until = self.now() + self.target.timeout;
+        while self.worker.stack().lease().is_none() && self.now() < until {
+            self.turn(None, TURN_MAX);
+        }
     }
 
     fn now(&self) -> Instant {
@@ -94,14 +108,17 @@ impl<P: Port> EnginePort<P> {
 impl<P: Port> Transport for EnginePort<P> {
     fn open(&mut self) {
         let Target { url, remotes, protocols, headers, tls, .. } = &self.target;
-        let Some(&remote) = remotes.get(self.next_remote % remotes.len().max(1)) else { return };
+        let to = match remotes.get(self.next_remote % remotes.len().max(1)) {
+            Some(&remote) => Connect::new(remote, url.target()),
+            None => Connect::by_name(url.host(), url.port(), url.target()),
+        };
         self.next_remote += 1;
         let connect = Connect {
             host: url.authority().to_owned(),
             protocols: protocols.clone(),
             headers: headers.clone(),
             tls: tls.clone().map(|config| ConnectTls { config, server_name: url.host().to_owned() }),
-            ..Connect::new(remote, url.target())
+            ..to
         };
         self.worker.with_context(|_, context| context.connect(connect));
     }

@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) url: WsUrl,
-    /// Its addresses, tried in turn; at least one.
+    /// Its addresses, tried in turn; none when its name is looked up over the device.
     pub(super) remotes: Vec<SocketAddr>,
     pub(super) protocols: Vec<String>,
     pub(super) headers: Vec<(String, String)>,

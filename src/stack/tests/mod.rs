@@ -6,5 +6,6 @@ mod exception;
 mod host;
 mod opening;
 mod paths;
+mod resolving;
 mod sharing;
 mod transfer;

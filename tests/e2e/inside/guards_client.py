@@ -3,13 +3,14 @@
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import sys
 import time
 from urllib.parse import quote
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
 from cases import Plan, expect, expect_equal
 
@@ -148,6 +149,49 @@ def proxy():
         finally:
             for client in held:
                 client.close()
+
+
+def haproxy():
+    context = ssl.create_default_context(cafile=ARGUMENT)
+
+    def through(port, **options):
+        """A WebSocket inside TLS, by haproxy's port; `ADDRESS` is haproxy's."""
+        return connect(URL, host=ADDRESS, port=port, ssl=context, **OPTIONS, **options)
+
+    async def until_it_listens(port):
+        for _ in range(100):
+            try:
+                socket.create_connection((ADDRESS, port), 5).close()
+                return
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.1)
+
+    for port, version in ((8001, "line"), (8002, "binary")):
+
+        async def echoes(port=port):
+            await until_it_listens(port)
+            async with through(port) as ws:
+                for size in (1, 125, 70_000, 1 << 20):
+                    await ws.send(bytes(size))
+                    expect_equal(len(await asyncio.wait_for(ws.recv(), 20)), size, "bytes")
+
+        plan.add(f"{version}-before-tls", echoes)
+
+        async def counted(port=port):
+            async with through(port), through(port):
+                try:
+                    async with through(port):
+                        expect(False, "the third connection of one client is open")
+                except OSError:
+                    pass  # reset, which haproxy passes on
+                except InvalidMessage:
+                    pass
+                if FAMILY == socket.AF_INET:
+                    async with through(port, local_addr=("127.0.0.9", 0)) as ws:
+                        await ws.send("another client")
+                        expect_equal(await asyncio.wait_for(ws.recv(), 10), "another client", "echo")
+
+        plan.add(f"{version}-clients-are-counted-each", counted)
 
 
 def expect_status(request, status):
