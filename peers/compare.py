@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
 import pathlib
 import platform
 import re
+import resource
 import signal
 import statistics
 import subprocess
@@ -23,14 +25,11 @@ HUGEPAGES = 512
 RUN_DELAY_MAX_PERCENT = 3.0
 ATTEMPTS = 3
 
-# name: what stands in the table, connections, in flight, payload bytes, and the network of each side.
-WORKS = {
-    "round-trip": ("20 B, 1 connection x 1 in flight", 1, 1, 20, "loopback", 1500),
-    "crowd": ("20 B, 1,000 connections x 1 in flight", 1000, 1, 20, "loopback", 1500),
-    "pipelined": ("20 B, 100 connections x 16 in flight", 100, 16, 20, "loopback", 1500),
-    "large-segments": ("16 KiB, 16 x 16, segments of 1,500 B on both sides", 16, 16, 16384, "veth", 1500),
-    "large-best": ("16 KiB, 16 x 16, each at its best: MTU 9,000, loopback's 64 KiB", 16, 16, 16384, "loopback", 9000),
-}
+TRUSTED, VERIFIED = "unsocket, memif, trusted", "unsocket, memif, verified"
+TAP, AF_XDP = "unsocket, TAP", "unsocket, AF_XDP"
+# Over memory shared by two processes, checksums left out as loopback leaves its own out, and verified; over devices that
+# kernel sockets reach, checksums verified.
+ENGINES = {TRUSTED: "trust", VERIFIED: "verify", TAP: "verify", AF_XDP: "verify"}
 PEERS = {
     "uWebSockets": [str(PLACE / "uwebsockets"), str(PORT)],
     **{
@@ -39,8 +38,89 @@ PEERS = {
     },
     "ws (Node.js)": ["node", str(ROOT / "peers/node/echo.cjs"), str(PORT)],
 }
-# Over memory shared by two processes, checksums left out as loopback leaves its own out, and verified.
-ENGINES = {"unsocket, memif, trusted": "trust", "unsocket, memif, verified": "verify"}
+
+
+@dataclasses.dataclass
+class Work:
+    """What is done with each server, and what of it is compared."""
+
+    title: str
+    load: str
+    figure: str = "messages/s"
+    network: str = "loopback"  # of the peers
+    mtu: int = 1500  # of the engine, on both sides
+    engines: tuple = (TRUSTED, VERIFIED)
+    peers: tuple = tuple(PEERS)
+    peers_path: str = "/"
+    app: str = "echo"
+    # Of kernel sockets, and of the engine's own client: what they need beside the load.
+    kernel_load: str = ""
+    engine_load: str = ""
+
+    @property
+    def less_is_better(self):
+        return self.figure in (CPU, MEMORY)
+
+
+CPU, MEMORY = "ns of server CPU a message", "bytes a connection"
+# Connections need addresses: one has some ten thousand ports towards a server.
+SOURCES = "--source 127.0.1.0/26"
+WORKS = {
+    "round-trip": Work("20 B, 1 connection x 1 in flight", "--connections 1"),
+    "crowd": Work("20 B, 1,000 connections x 1 in flight", "--connections 1000"),
+    "pipelined": Work("20 B, 100 connections x 16 in flight", "--connections 100 --in-flight 16"),
+    "large-segments": Work(
+        "16 KiB, 16 x 16, segments of 1,500 B on both sides",
+        "--connections 16 --in-flight 16 --size 16KiB",
+        network="veth",
+    ),
+    "large-best": Work(
+        "16 KiB, 16 x 16, each at its best: MTU 9,000, loopback's 64 KiB",
+        "--connections 16 --in-flight 16 --size 16KiB",
+        mtu=9000,
+    ),
+    "cpu": Work(
+        "20 B, 1,000 connections, 30,000 messages/s from kernel sockets: CPU time of the server's process, which sleeps when "
+        "it has nothing to do",
+        "--connections 1000 --rate 30000",
+        figure=CPU,
+        network="veth",
+        engines=(TAP, AF_XDP),
+    ),
+    "broadcast": Work(
+        "publish 64 B to 1,000 subscribers, one message at a time",
+        "--scenario broadcast --connections 1000 --size 64",
+        figure="deliveries/s",
+        peers=("uWebSockets",),
+        peers_path="/broadcast",
+        app="pubsub",
+    ),
+    "broadcast-pipelined": Work(
+        "publish 64 B to 1,000 subscribers, 16 messages in flight",
+        "--scenario broadcast --connections 1000 --size 64 --in-flight 16",
+        figure="deliveries/s",
+        peers=("uWebSockets",),
+        peers_path="/broadcast",
+        app="pubsub",
+    ),
+    "connect": Work(
+        "new connections: TCP, upgrade, close by the server, 200 at a time",
+        "--scenario connect --connections 200 --echoes 0",
+        figure="connections/s",
+        kernel_load=SOURCES,
+    ),
+    "idle": Work(
+        "10,000 idle connections: the server's process, and half of what the kernel has for both ends",
+        "--scenario idle --connections 10000 --warmup 0",
+        figure=MEMORY,
+        engines=(TRUSTED,),
+        kernel_load=f"{SOURCES} --duration 1",
+        # The engine gives the pages of quiet connections back after some seconds.
+        engine_load="--duration 9",
+    ),
+}
+# Addresses of the engine's client, which connections leave from in turn.
+CLIENT_ADDRESSES = ",".join(f"10.73.9.{host}/24" for host in range(2, 9))
 
 
 def run(*command, **options):
@@ -83,13 +163,15 @@ def hugepages():
 @contextlib.contextmanager
 def server(command, ready):
     """A running server, once it has printed a line that begins with `ready`; ended with SIGTERM."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
         if not line.startswith(ready):
             process.kill()
             raise SystemExit(f"error: {' '.join(command)} did not start: {line}{process.stderr.read()}")
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -115,37 +197,98 @@ def bench(arguments, prefix=()):
     return json.loads(done.stdout)
 
 
-def load(work, options):
-    _, connections, in_flight, size, _, _ = WORKS[work]
-    counts = ["--connections", connections, "--in-flight", in_flight, "--size", size]
-    return [str(word) for word in [*counts, "--duration", options.duration, "--cores", options.client_core]]
+def load(work, options, extra):
+    """The generator's words for a work."""
+    words = f"{work.load} {extra}".split()
+    if "--duration" not in words:
+        words += ["--duration", str(options.duration)]
+    return [*words, "--cores", str(options.client_core)]
+
+
+def cpu_seconds(pid):
+    """The CPU time of all threads of a process so far."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def loaded(pid, work, options, url, prefix=()):
+    """A run of the generator over kernel sockets against the process `pid`."""
+    words = load(work, options, work.kernel_load)
+    if work.figure == MEMORY:
+        words += ["--server-pid", str(pid)]
+    elif work.figure == CPU:
+        # From before the first connection: 1,000 of them are nothing beside the messages.
+        words += ["--warmup", "0"]
+    before = cpu_seconds(pid)
+    result = bench([url, *([] if work.figure == CPU else ["--spin"]), *words], prefix)
+    result["server_cpu_seconds"] = cpu_seconds(pid) - before
+    return result
 
 
 def bench_peer(name, work, options):
-    """A peer on its core, the generator over kernel sockets, spinning, on another."""
-    pinned = ["taskset", "-c", str(options.server_core)]
-    if WORKS[work][4] == "loopback":
-        with server([*pinned, *PEERS[name]], "ready"):
-            return bench([f"ws://127.0.0.1:{PORT}/", "--spin", *load(work, options)])
+    """A peer on its core, the generator over kernel sockets on another."""
+    command = ["taskset", "-c", str(options.server_core), *PEERS[name]]
+    if work.network == "loopback":
+        with server(command, "ready") as pid:
+            return loaded(pid, work, options, f"ws://127.0.0.1:{PORT}{work.peers_path}")
     with Namespaces() as namespaces:
-        inside = ["ip", "netns", "exec", namespaces.server, *pinned]
-        with server([*inside, *PEERS[name]], "ready"):
+        with server(["ip", "netns", "exec", namespaces.server, *command], "ready") as pid:
             prefix = ["ip", "netns", "exec", namespaces.client]
-            return bench([f"ws://10.73.9.1:{PORT}/", "--spin", *load(work, options)], prefix)
+            return loaded(pid, work, options, f"ws://10.73.9.1:{PORT}{work.peers_path}", prefix)
+
+
+def serve(name, work, options, port):
+    """The command line of the engine's server on a device."""
+    command = [str(UNSOCKET), "serve", "--port", port, "--checksum", ENGINES[name], "--mtu", str(work.mtu)]
+    command += ["--ip", "10.73.9.1/24", "--listen", str(PORT), "--app", work.app]
+    return [*command, "--cores", str(options.server_core)]
 
 
 def bench_engine(name, work, options):
-    """The engine's server and the engine's client in two processes, joined by net_memif."""
-    checksum, mtu = ENGINES[name], str(WORKS[work][5])
+    """The engine's server, loaded by the engine's client over net_memif, or over a device by kernel sockets."""
+    if name in (TAP, AF_XDP):
+        return bench_device(name, work, options)
     with tempfile.TemporaryDirectory() as folder:
 
         def port(role):
-            device = f"dpdk:net_memif0,role={role},id=0,socket={folder}/memif,socket-abstract=no"
-            return ["--port", device, "--checksum", checksum, "--mtu", mtu]
+            return f"dpdk:net_memif0,role={role},id=0,socket={folder}/memif,socket-abstract=no"
 
-        serve = [str(UNSOCKET), "serve", *port("server"), "--ip", "10.73.9.1/24", "--listen", str(PORT)]
-        with server([*serve, "--app", "echo", "--cores", str(options.server_core)], "ready"):
-            return bench([f"ws://10.73.9.1:{PORT}/", *port("client"), "--ip", "10.73.9.2/24", *load(work, options)])
+        with server(serve(name, work, options, port("server")), "ready") as pid:
+            words = load(work, options, work.engine_load)
+            if work.figure == MEMORY:
+                words += ["--server-pid", str(pid)]
+            device = ["--port", port("client"), "--checksum", ENGINES[name], "--mtu", str(work.mtu)]
+            return bench([f"ws://10.73.9.1:{PORT}/", *device, "--ip", CLIENT_ADDRESSES, *words])
+
+
+def bench_device(name, work, options):
+    """The engine's server, asleep whenever it has nothing to do, loaded by kernel sockets."""
+    asleep = ["--poll", "adaptive", "--set", "workers.spin_us=0"]
+    url = f"ws://10.73.9.1:{PORT}/"
+    with Namespaces() as namespaces:
+        prefix = ["ip", "netns", "exec", namespaces.client]
+        if name == TAP:
+            # The pair is not needed, its addresses are in the way.
+            run("ip", "-n", namespaces.client, "link", "delete", "veth0")
+            command = serve(name, work, options, f"tap:uns-cmp{os.getpid() % 100_000}")
+            command += ["--netns", namespaces.client, "--host-ip", "10.73.9.2/24"]
+        else:
+            run("ip", "-n", namespaces.server, "address", "flush", "dev", "veth0")
+            run("ip", "netns", "exec", namespaces.client, "ethtool", "-K", "veth0", "tx", "off")
+            command = serve(name, work, options, "dpdk:net_af_xdp0,iface=veth0")
+            command = ["ip", "netns", "exec", namespaces.server, *command]
+        with server([*command, *asleep], "ready") as pid:
+            return loaded(pid, work, options, url, prefix)
+
+
+def figure(work, result):
+    """The number that is compared."""
+    if work.figure == CPU:
+        return 1e9 * result["server_cpu_seconds"] / result["messages"]
+    if work.figure == MEMORY:
+        memory = result["memory"]
+        return memory["server_per_connection"] + max(memory["kernel_per_connection"], 0) / 2
+    return result["messages_per_second"]
 
 
 def measure(name, work, options):
@@ -156,10 +299,11 @@ def measure(name, work, options):
         if delay <= RUN_DELAY_MAX_PERCENT:
             break
     return {
-        "rate": result["messages_per_second"],
+        "figure": figure(work, result),
         "p50": result["rtt_us"]["p50"],
         "p99": result["rtt_us"]["p99"],
         "run_delay_percent": delay,
+        "generator_cpu_percent": max(thread["cpu_percent"] for thread in result["generators"]),
     }
 
 
@@ -174,6 +318,8 @@ def spread(values, form):
 
 
 def rate_form(rate):
+    if rate < 1e4:
+        return f"{rate:,.0f}"
     return f"{rate / 1e6:.2f} M" if rate >= 1e6 else f"{rate / 1e3:.3g} k"
 
 
@@ -207,25 +353,36 @@ def table(results, failed, lines, options):
         f"Server on core {options.server_core}, generator on core {options.client_core}; a cache line between them and back took "
         f"{spread(lines, lambda ns: f'{ns:.0f}')} ns. Median (least .. most) of {options.rounds} runs in turn.",
     ]
-    for work, by_name in results.items():
-        best = max((name for name in by_name if name in PEERS), key=lambda name: median_rate(by_name[name]), default=None)
-        text += ["", f"**{WORKS[work][0]}**", "", "| server | messages/s | against the best peer | RTT p50, us | RTT p99, us |"]
-        text += ["|---|---|---|---|---|"]
-        for name, runs in sorted(by_name.items(), key=lambda item: -median_rate(item[1])):
-            ratio = f"{median_rate(runs) / median_rate(by_name[best]):.2f}" if best else "-"
-            columns = [spread([one["rate"] for one in runs], rate_form), ratio]
+    for name, by_name in results.items():
+        work = WORKS[name]
+        text += ["", f"**{work.title}**", ""]
+        text += [f"| server | {work.figure} | against the best peer | p50, us | p99, us |", "|---|---|---|---|---|"]
+        best = best_of([server for server in by_name if server in PEERS], work, by_name)
+        for server in ranked(by_name, work):
+            runs = by_name[server]
+            ratio = f"{median(runs) / median(by_name[best]):.2f}" if best else "-"
+            columns = [spread([one["figure"] for one in runs], rate_form), ratio]
             columns += [spread([one[key] for one in runs], time_form) for key in ("p50", "p99")]
-            text.append(f"| {name} | " + " | ".join(columns) + " |")
-        text += [f"| {name} | no result: {why} | | | |" for (name, of), why in failed.items() if of == work]
+            text.append(f"| {server} | " + " | ".join(columns) + " |")
+        text += [f"| {server} | no result: {why} | | | |" for (server, of), why in failed.items() if of == name]
     return "\n".join(text) + "\n"
 
 
-def median_rate(runs):
-    return statistics.median(one["rate"] for one in runs)
+def median(runs):
+    return statistics.median(one["figure"] for one in runs)
+
+
+def ranked(by_name, work):
+    """The servers, the best one first."""
+    return sorted(by_name, key=lambda server: median(by_name[server]), reverse=not work.less_is_better)
+
+
+def best_of(servers, work, by_name):
+    return next((server for server in ranked(by_name, work) if server in servers), None)
 
 
 def picture(results, path):
-    """Messages a second by server, a panel for each work, on a logarithmic axis."""
+    """The figure of each server, a panel for each work, on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -233,16 +390,18 @@ def picture(results, path):
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(len(results), 1, figsize=(9, 2.4 * len(results)), squeeze=False)
-    for panel, (work, by_name) in zip(panels[:, 0], results.items()):
-        names = sorted(by_name, key=lambda name: median_rate(by_name[name]))
-        rates = [[one["rate"] for one in by_name[name]] for name in names]
-        medians = [statistics.median(rate) for rate in rates]
-        errors = [[m - min(r) for m, r in zip(medians, rates)], [max(r) - m for m, r in zip(medians, rates)]]
-        colours = ["#8fa3b0" if name in PEERS else "#1b7f5c" for name in names]
-        bars = panel.barh(names, medians, xerr=errors, color=colours, capsize=2)
-        panel.bar_label(bars, [" " + rate_form(median) for median in medians], fontsize=8)
+    for panel, (name, by_name) in zip(panels[:, 0], results.items()):
+        work = WORKS[name]
+        servers = ranked(by_name, work)[::-1]
+        values = [[max(one["figure"], 1) for one in by_name[server]] for server in servers]
+        medians = [statistics.median(value) for value in values]
+        errors = [[m - min(v) for m, v in zip(medians, values)], [max(v) - m for m, v in zip(medians, values)]]
+        colours = ["#8fa3b0" if server in PEERS else "#1b7f5c" for server in servers]
+        bars = panel.barh(servers, medians, xerr=errors, color=colours, capsize=2)
+        panel.bar_label(bars, [" " + rate_form(value) for value in medians], fontsize=8)
         panel.set_xscale("log")
-        panel.set_title(f"{WORKS[work][0]}: messages/s", fontsize=9, loc="left")
+        better = ", less is better" if work.less_is_better else ""
+        panel.set_title(f"{work.title}\n{work.figure}{better}", fontsize=9, loc="left")
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlim(right=max(medians) * 4)
@@ -258,7 +417,7 @@ def write(text, results):
     _, marker, tail = rest.partition(end)
     if not marker:
         raise SystemExit(f"error: {page} lacks the lines {begin.strip()!r} and {end!r} between which the table goes")
-    image = "![Messages a second by server](performance-compare.svg)\n\n"
+    image = "![The figures by server](performance-compare.svg)\n\n"
     page.write_text(head + begin + image + text + end + tail)
     picture(results, ROOT / "docs/performance-compare.svg")
 
@@ -266,7 +425,7 @@ def write(text, results):
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/compare", add_help=False)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--duration", type=float, default=2.0)
+    parser.add_argument("--duration", type=float, default=1.5)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--server-core", type=int, default=1)
     parser.add_argument("--client-core", type=int, default=2)
@@ -276,7 +435,7 @@ def arguments():
     if options.server_core == options.client_core or not {options.server_core, options.client_core} <= cores:
         parser.error(f"--server-core and --client-core must be two of this machine's cores {sorted(cores)}")
     if unknown := [work for work in options.only if work not in WORKS]:
-        works = "\n".join(f"  {name:15} {work[0]}" for name, work in WORKS.items())
+        works = "\n".join(f"  {name:20} {work.title}" for name, work in WORKS.items())
         parser.error(f"there is no work {unknown[0]}; the works are:\n{works}")
     return options
 
@@ -284,7 +443,7 @@ def arguments():
 def main():
     options = arguments()
     works = options.only or list(WORKS)
-    results = {work: {name: [] for name in [*ENGINES, *PEERS]} for work in works}
+    results = {work: {name: [] for name in [*WORKS[work].engines, *WORKS[work].peers]} for work in works}
     lines, failed = [], {}
     with hugepages():
         for turn in range(options.rounds):
@@ -294,8 +453,8 @@ def main():
                     if (name, work) in failed:
                         continue
                     try:
-                        runs.append(measure(name, work, options))
-                        outcome = f"{rate_form(runs[-1]['rate'])}/s"
+                        runs.append(measure(name, WORKS[work], options))
+                        outcome = f"{rate_form(runs[-1]['figure'])} {WORKS[work].figure}"
                     except Failed as failure:
                         failed[name, work] = outcome = str(failure)
                     print(f"{turn + 1}/{options.rounds} {work}: {name}: {outcome}", file=sys.stderr)

@@ -382,7 +382,11 @@ impl World {
         let stands = |token: &&u64| {
             let conn = &book.conns[token];
             let since = conn.moved.max(whole);
-            conn.started && self.now.saturating_since(since) > STANDSTILL_MAX + conn.plan.pause
+            // Of a host that is drained nothing may be left to answer.
+            let is_drained =
+                [conn.plan.client, conn.plan.server].iter().any(|&host| self.hosts[host].drained);
+            let moves_in_time = self.now.saturating_since(since) <= STANDSTILL_MAX + conn.plan.pause;
+            conn.started && !is_drained && !moves_in_time
         };
         if let Some(token) = self.open.iter().copied().find(|token| stands(&token)) {
             let what =

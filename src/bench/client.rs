@@ -24,6 +24,8 @@ const START_INTERVAL: Duration = Duration::from_millis(1);
 const SWEEP_TURNS: usize = 100;
 /// or in more turns, where there are more than so many in each.
 const SWEEP_MAX: usize = 2048;
+/// The same at the end of a load of idle connections.
+const PROOFS_MAX: usize = 64;
 /// How long closing handshakes may take when the load is over; what is left then is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -45,7 +47,8 @@ pub struct Destination {
 impl Destination {
     /// What to ask the engine for, as connection number `turn`, known by `token`.
     pub fn connect(&self, turn: usize, token: u32) -> Connect {
-        let in_turn = turn % self.remotes.len().max(1);
+        // From all of our addresses to one of the server's, then to the next: so each pair has its turn.
+        let in_turn = turn / self.sources.len().max(1) % self.remotes.len().max(1);
         Connect {
             host: self.host.clone(),
             tls: self.tls.clone(),
@@ -160,7 +163,9 @@ impl Client {
     /// Looks at the next connections, and within a hundred turns at all: the end of the load, deadlines. More at a time would
     /// keep those waiting that something happens to.
     fn sweep(&mut self, context: &mut Context<'_, Self>) {
-        let count = self.rows.len().div_ceil(SWEEP_TURNS).min(SWEEP_MAX);
+        // Each proof that an idle connection is there takes pages at both ends, until they are idle again.
+        let most = if self.generator.proves() { PROOFS_MAX } else { SWEEP_MAX };
+        let count = self.rows.len().div_ceil(SWEEP_TURNS).min(most);
         for _ in 0..count {
             self.look_at(self.swept, context);
             self.swept = (self.swept + 1) % self.rows.len();

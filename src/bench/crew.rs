@@ -174,40 +174,40 @@ impl Crew {
     }
 
     /// Starts the load when every connection is settled, ends it when `interrupted`, reports to `observer`;
-    /// returns when `finished` says that every generator has ended. Where connections are held, the memory that they took is
-    /// returned, too.
+    /// returns when `finished` says that every generator has ended.
     pub fn supervise(
         &self,
         interrupted: impl Fn() -> bool,
         mut finished: impl FnMut() -> bool,
         observer: &mut dyn FnMut(Progress),
-    ) -> Option<MemoryReport> {
+    ) -> Seen {
         let begun = self.clock.now();
         let mut opened = false;
         let held = match self.plan.scenario {
             Scenario::Idle { server, .. } => Some((server, Sample::take(server))),
             _ => None,
         };
-        let mut memory = None;
+        let mut seen = Seen::default();
         while !finished() {
             let now = self.clock.now();
             if interrupted() {
                 self.window.close(now);
             } else if !opened && self.sum(Board::settled) >= u64::from(self.plan.connections) {
                 opened = true;
+                seen.opening = Some(now - begun);
                 self.window.open(self.plan.bounds(now));
             }
             if let Some((server, before)) = &held
-                && memory.is_none()
+                && seen.memory.is_none()
                 && now >= self.ends_at()
             {
-                memory = Sample::take(*server).since(before, self.sum(Board::open));
+                seen.memory = Sample::take(*server).since(before, self.sum(Board::open));
                 self.window.close(self.clock.now());
             }
             observer(self.progress(begun, now));
             std::thread::sleep(LOOK_INTERVAL);
         }
-        memory
+        seen
     }
 
     /// When measuring is to end, by time; [`Instant::FAR_FUTURE`] while that is not known.
@@ -254,7 +254,12 @@ impl Crew {
                 opening + rise + self.plan.warmup + duration
             }),
             Stop::Messages(messages) if phase == Phase::Measuring && measured > 0 => {
-                let left = messages.saturating_sub(measured) as f64 / measured as f64;
+                let subscribers = match self.plan.scenario {
+                    Scenario::Broadcast => u64::from(self.plan.connections.saturating_sub(1)),
+                    _ => 1,
+                };
+                let all = messages.saturating_mul(subscribers);
+                let left = all.saturating_sub(measured) as f64 / measured as f64;
                 Some((now - from).mul_f64(left))
             }
             Stop::Messages(_) => None,
@@ -278,6 +283,15 @@ impl Crew {
     }
 }
 
+/// What the supervisor of a run saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// How long it took until every connection was open or had failed; `None` when the run was ended before.
+    pub opening: Option<Duration>,
+    /// What the connections took, where they were held.
+    pub memory: Option<MemoryReport>,
+}
+
 /// What the generators of a run counted.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -285,8 +299,8 @@ pub struct Outcome {
     pub tally: Tally,
     /// What each generator thread got of its core.
     pub usage: Vec<Usage>,
-    /// What the connections took, where they were held.
-    pub memory: Option<MemoryReport>,
+    /// What their supervisor saw.
+    pub seen: Seen,
 }
 
 impl Outcome {

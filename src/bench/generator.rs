@@ -342,6 +342,11 @@ impl Generator {
         }
     }
 
+    /// Whether connections that sent nothing prove at the end that they are there, and it has come.
+    pub fn proves(&self) -> bool {
+        self.proves && self.is_over()
+    }
+
     /// Whether a connection has yet to prove that it is there.
     fn is_unproved(&self, load: &Load) -> bool {
         self.proves && load.answered == 0

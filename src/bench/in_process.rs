@@ -31,7 +31,7 @@ const SERVER_NAME: &str = "bench.test";
 const PREFIX_BITS: u8 = 24;
 /// The first TCP port that a server worker listens on.
 const PORT: u16 = 8000;
-/// Connections to one TCP port: a client has fewer than 16,384 ephemeral ports towards it.
+/// Connections to one TCP port: a client has 32,768 ephemeral ports towards it.
 const CONNECTIONS_PER_PORT: u32 = 10_000;
 /// Polls without anything to do, some 50 ns each, after which a thread lets others have its core.
 const QUIET_MAX: u32 = 2_000;
@@ -132,7 +132,7 @@ pub fn run(
         // Without its server a client would wait for nothing.
         let interrupted =
             || interrupted.load(Ordering::Relaxed) || servers.iter().any(|server| server.is_finished());
-        let memory =
+        let seen =
             crew.supervise(interrupted, || clients.iter().all(|client| client.is_finished()), observer);
         stop.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();
@@ -140,7 +140,7 @@ pub fn run(
             outcome.add(crew::join(client)?);
         }
         let servers = servers.into_iter().map(crew::join).collect::<Result<Vec<_>, _>>()?;
-        outcome.memory = memory;
+        outcome.seen = seen;
         Ok::<_, BenchError>((outcome, servers))
     })?;
 

@@ -9,6 +9,7 @@ use std::fs::read_to_string;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     machine: u64,
+    kernel: u64,
     own: u64,
     server: Option<u64>,
 }
@@ -25,9 +26,8 @@ pub struct MemoryReport {
     /// The server's process with its page tables, by connection; when its process id was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_per_connection: Option<f64>,
-    /// What is neither process's, by connection: the kernel's sockets of both ends where both are on this machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel_per_connection: Option<f64>,
+    /// The kernel's own objects, by connection: its sockets, of both ends where both are on this machine.
+    pub kernel_per_connection: f64,
     /// The server's process with its page tables, in all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<u64>,
@@ -36,8 +36,10 @@ pub struct MemoryReport {
 impl Sample {
     /// Memory now; the server is the process `server`, if it is known.
     pub fn take(server: Option<u32>) -> Sample {
+        let meminfo = read_to_string("/proc/meminfo").unwrap_or_default();
         Sample {
-            machine: machine(&read_to_string("/proc/meminfo").unwrap_or_default()),
+            machine: machine(&meminfo),
+            kernel: kilobytes(&meminfo, "Slab:").unwrap_or_default(),
             own: process("self").unwrap_or_default(),
             server: server.and_then(|pid| process(&pid.to_string())),
         }
@@ -52,15 +54,12 @@ impl Sample {
         if connections == 0 {
             return None;
         }
-        let machine = each(self.machine, before.machine);
-        let own = each(self.own, before.own);
-        let server = self.server.zip(before.server).map(|(after, before)| each(after, before));
         Some(MemoryReport {
             connections,
-            machine_per_connection: machine,
-            own_per_connection: own,
-            server_per_connection: server,
-            kernel_per_connection: server.map(|server| ((machine - own - server) * 10.0).round() / 10.0),
+            machine_per_connection: each(self.machine, before.machine),
+            own_per_connection: each(self.own, before.own),
+            server_per_connection: self.server.zip(before.server).map(|(after, before)| each(after, before)),
+            kernel_per_connection: each(self.kernel, before.kernel),
             server: self.server,
         })
     }
@@ -70,15 +69,16 @@ impl fmt::Display for MemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} open connections: {:.0} B each of the machine's memory, {:.0} B of this process",
+            "{} open connections: {:.0} B each of the machine's memory, {:.0} B of this process, {:.0} B of the kernel's objects",
             thousands(self.connections),
             self.machine_per_connection,
-            self.own_per_connection
+            self.own_per_connection,
+            self.kernel_per_connection
         )?;
-        if let (Some(server), Some(kernel)) = (self.server_per_connection, self.kernel_per_connection) {
-            write!(f, ", {server:.0} B of the server's, {kernel:.0} B of neither: the kernel's")?;
+        match self.server_per_connection {
+            Some(server) => write!(f, ", {server:.0} B of the server"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -87,10 +87,11 @@ pub fn can_be_seen(pid: u32) -> bool {
     process(&pid.to_string()).is_some()
 }
 
-/// What /proc/meminfo says is used: neither free nor given back when it is needed.
+/// What /proc/meminfo says is used: neither free nor cache. The kernel calls some of what sockets take reclaimable; it is not,
+/// as long as they are open.
 fn machine(meminfo: &str) -> u64 {
     let of = |name| kilobytes(meminfo, name).unwrap_or_default();
-    let free = ["MemFree:", "Buffers:", "Cached:", "SReclaimable:"].map(of).iter().sum::<u64>();
+    let free = ["MemFree:", "Buffers:", "Cached:"].map(of).iter().sum::<u64>();
     // Memory that is shared stands among what is cached, and cannot be given back.
     (of("MemTotal:") + of("Shmem:")).saturating_sub(free)
 }
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_used_is_what_is_neither_free_nor_cached() {
         let meminfo = "MemTotal: 1000 kB\nMemFree: 200 kB\nBuffers: 10 kB\nCached: 90 kB\nShmem: 40 kB\nSReclaimable: 50 kB\n";
-        assert_eq!(machine(meminfo), (1000 - 350 + 40) * 1024);
+        assert_eq!(machine(meminfo), (1000 - 300 + 40) * 1024);
         assert_eq!(machine(""), 0);
     }
 
@@ -129,11 +130,11 @@ mod tests {
 
     #[test]
     fn the_growth_is_divided_by_the_connections() {
-        let before = Sample { machine: 1000, own: 100, server: Some(50) };
-        let after = Sample { machine: 5000, own: 1100, server: Some(1050) };
+        let before = Sample { machine: 1000, kernel: 300, own: 100, server: Some(50) };
+        let after = Sample { machine: 5000, kernel: 2300, own: 1100, server: Some(1050) };
         let report = after.since(&before, 10).unwrap();
         assert_eq!((report.machine_per_connection, report.own_per_connection), (400.0, 100.0));
-        assert_eq!((report.server_per_connection, report.kernel_per_connection), (Some(100.0), Some(200.0)));
+        assert_eq!((report.server_per_connection, report.kernel_per_connection), (Some(100.0), 200.0));
         assert_eq!(after.since(&before, 0), None);
     }
 }

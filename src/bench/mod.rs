@@ -83,7 +83,7 @@ pub struct Target {
     pub url: WsUrl,
     /// Whom to believe; used where the URL says `wss://`.
     pub tls: Option<ClientTls>,
-    /// So many TCP ports from the URL's on, taken in turn: each is another 2^14 and more connections for each address of ours.
+    /// So many TCP ports from the URL's on, taken in turn: each is another 2^15 connections for each address of ours.
     pub port_count: u16,
     /// Over kernel sockets: our addresses, taken in turn; none for the kernel's choice.
     pub sources: Vec<IpAddr>,

@@ -92,13 +92,13 @@ pub fn run<P: Port + Send>(
             })
             .collect::<Result<Vec<_>, BenchError>>()?;
         let interrupted = || interrupted.load(Ordering::Relaxed);
-        let memory =
+        let seen =
             crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {
             outcome.add(crew::join(thread)?);
         }
-        outcome.memory = memory;
+        outcome.seen = seen;
         Ok::<_, BenchError>(outcome)
     })?;
     let mut report = Report::new(plan, Mode::Port, crew.measured(&outcome.tally), &outcome);

@@ -65,6 +65,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub faults: Option<Faults>,
 
+    /// How long it took to open all connections, with `--ramp` as long as that at least; none where opening them is the load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opening_seconds: Option<f64>,
     /// How long was measured.
     pub seconds: f64,
     /// Replies within that time, each verified byte for byte and in order.
@@ -321,6 +324,11 @@ impl Report {
             mtu: None,
             tls: false,
             faults: None,
+            opening_seconds: outcome
+                .seen
+                .opening
+                .filter(|_| !matches!(plan.scenario, Scenario::Connect { .. }))
+                .map(|opening| round(opening.as_secs_f64(), 3)),
             seconds: round(seconds, 6),
             messages: tally.messages,
             messages_per_second: round(each_second(tally.messages), 1),
@@ -330,7 +338,7 @@ impl Report {
                 .then(|| round(each_second(tally.published), 1)),
             rtt_us: Rtt::of(tally),
             series: tally.series.as_ref().map(PartReport::all).unwrap_or_default(),
-            memory: outcome.memory,
+            memory: outcome.seen.memory,
             errors: tally.errors(),
             errors_by_cause: tally.errors_by_cause().map(error).collect(),
             lost: tally.lost,

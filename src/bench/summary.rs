@@ -65,6 +65,10 @@ impl fmt::Display for Report {
             self.rtt_us.write(f, timed)?;
             writeln!(f)?;
         }
+        if let Some(opening) = self.opening_seconds.filter(|opening| *opening > 0.0) {
+            let rate = f64::from(self.connections) / opening;
+            writeln!(f, "  opening       {opening:.2} s, {} connections/s", thousands(rate as u64))?;
+        }
         if let Some(memory) = &self.memory {
             writeln!(f, "  {memory}")?;
         }

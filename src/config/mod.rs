@@ -109,6 +109,7 @@ pub enum App {
     /// Every message goes to everyone in the same room.
     Chat,
     /// Every message goes as it is to everyone connected to the same path.
+    #[value(name = "pubsub")]
     PubSub,
 }
 

@@ -196,6 +196,8 @@ mod tests {
         let text = "[server]\napp = 'chat'\n[port]\nspec = 'tap:t0'\nip = ['10.0.0.2/24']\n[tcp]\ncongestion = 'none'";
         let config = Config::from_toml(text, "x").unwrap();
         assert_eq!(config.server.app, App::Chat);
+        let pubsub = Config::from_toml("[server]\napp = 'pubsub'", "x").unwrap();
+        assert_eq!(pubsub.server.app, App::PubSub);
         assert_eq!(config.port.spec, Some(PortSpec::Tap { name: "t0".into() }));
         assert_eq!(config.port.ip[0].to_string(), "10.0.0.2/24");
         assert_eq!(config.tcp.congestion, Congestion::None);

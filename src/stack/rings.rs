@@ -2,24 +2,31 @@
 //!
 //! Reserving costs address space only. A page comes into being when a ring is first written there, and goes back to
 //! the system with [`RingPool::reclaim`] when its connection is idle. Huge pages are kept out, because one byte in a
-//! ring would then cost 2 MiB. The slot used last is lent first: its pages are there already.
+//! ring would then cost 2 MiB. The slot used last is lent first: its pages are there already. Of more than [`WARM_MAX`] free
+//! slots the pages go back, too: a crowd that has left holds no memory.
 #![allow(unsafe_code)] // The rings are lent to sockets, which know only slices that live for ever.
 
 use core::mem::ManuallyDrop;
 use core::slice;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use smoltcp::socket::tcp::SocketBuffer;
+use std::collections::VecDeque;
 use std::io;
 
 /// What the caches of current processors fetch at once.
 const CACHE_LINE_BYTES: usize = 64;
 
+/// Free slots that keep their pages for the next connections.
+const WARM_MAX: usize = 4_096;
+
 /// The rings of a fixed number of connections.
 pub(crate) struct RingPool {
     mapping: ManuallyDrop<MmapRaw>,
     layout: Layout,
-    /// Slots that were lent before and came back.
-    free: Vec<u32>,
+    /// Slots that were lent before and came back, the last one at the back; their pages are there.
+    warm: VecDeque<u32>,
+    /// Those beyond [`WARM_MAX`]; their pages went back to the system.
+    cold: Vec<u32>,
     /// Slots from here on were never lent.
     fresh: u32,
 }
@@ -76,13 +83,19 @@ impl RingPool {
             Err(refused) if refused.kind() == io::ErrorKind::InvalidInput => {}
             Err(cause) => return Err(error(Some(bytes), cause)),
         }
-        Ok(RingPool { mapping: ManuallyDrop::new(mapping), layout, free: Vec::new(), fresh: 0 })
+        Ok(RingPool {
+            mapping: ManuallyDrop::new(mapping),
+            layout,
+            warm: VecDeque::new(),
+            cold: Vec::new(),
+            fresh: 0,
+        })
     }
 
     /// Lends the rings of one connection, to receive and to send; `None` when all are lent. What they contain is
     /// left over from whoever had them before.
     pub(crate) fn take(&mut self) -> Option<(RingPair, SocketBuffer<'static>, SocketBuffer<'static>)> {
-        let slot = self.free.pop().or_else(|| {
+        let slot = self.warm.pop_back().or_else(|| self.cold.pop()).or_else(|| {
             let fresh = self.fresh;
             ((fresh as usize) < self.layout.slots).then(|| {
                 self.fresh += 1;
@@ -90,8 +103,8 @@ impl RingPool {
             })
         })?;
         let Layout { recv_bytes, send_bytes, recv_span, .. } = self.layout;
-        // SAFETY: A slot begins with its receive ring, and nobody has it: it comes from `fresh`, which only rises, or
-        // from `free`, where `give_back` put it, whose caller vouches that its borrowers are gone.
+        // SAFETY: A slot begins with its receive ring, and nobody has it: it comes from `fresh`, which only rises, or from
+        // where `give_back` put it, whose caller vouches that its borrowers are gone.
         let recv = unsafe { self.ring(slot, 0, recv_bytes) };
         // SAFETY: As above; the send ring lies behind the receive ring's span, so they do not overlap.
         let send = unsafe { self.ring(slot, recv_span, send_bytes) };
@@ -104,7 +117,14 @@ impl RingPool {
     /// `rings` are from this pool, and both buffers that were lent with them are dropped, with the socket that had
     /// them.
     pub(crate) unsafe fn give_back(&mut self, rings: RingPair) {
-        self.free.push(rings.slot);
+        self.warm.push_back(rings.slot);
+        if self.warm.len() > WARM_MAX
+            && let Some(slot) = self.warm.pop_front()
+        {
+            // SAFETY: The slot is free: by the word of those who gave it back, nobody refers to its bytes.
+            unsafe { self.clear(slot) };
+            self.cold.push(slot);
+        }
     }
 
     /// Gives the pages under two empty rings back to the system; the next bytes get new ones. One system call.
@@ -113,7 +133,16 @@ impl RingPool {
     /// `rings` are from this pool. No byte in them will be read before it is written again, and no slice of them
     /// that the socket lent is alive.
     pub(crate) unsafe fn reclaim(&self, rings: &RingPair) {
-        let start = self.layout.slot_bytes * rings.slot as usize;
+        // SAFETY: The caller's word.
+        unsafe { self.clear(rings.slot) };
+    }
+
+    /// Gives the pages of a slot back to the system.
+    ///
+    /// # Safety
+    /// No byte of the slot will be read before it is written again, and no slice of one that a socket lent is alive.
+    unsafe fn clear(&self, slot: u32) {
+        let start = self.layout.slot_bytes * slot as usize;
         // SAFETY: The range is the slot's own, pages that no other slot shares. Its bytes become zeros behind the back
         // of the socket's slices, which is sound as plain bytes stay valid and, by the caller's word, nobody reads
         // what was there nor holds a slice of it just now.
@@ -126,7 +155,7 @@ impl RingPool {
 
     /// Slots that are lent.
     pub(crate) fn in_use(&self) -> usize {
-        self.fresh as usize - self.free.len()
+        self.fresh as usize - self.warm.len() - self.cold.len()
     }
 
     /// Address space of the whole pool, bytes.
@@ -273,6 +302,27 @@ mod tests {
         assert_eq!(pool.in_use(), 0);
         let order: Vec<u32> = core::iter::from_fn(|| pool.take()).map(|(pair, ..)| pair.slot).collect();
         assert_eq!(order, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_crowd_that_has_left_holds_few_pages() {
+        let mut pool = RingPool::new(WARM_MAX + 500, 4_096, 4_096).unwrap();
+        let mut lent: Vec<_> = core::iter::from_fn(|| pool.take()).collect();
+        for (_, recv, _) in &mut lent {
+            assert_eq!(recv.enqueue_slice(b"x"), 1);
+        }
+        assert_eq!(pool.resident_bytes(), (WARM_MAX + 500) * page());
+        for (pair, recv, send) in lent {
+            drop((recv, send));
+            // SAFETY: The buffers have just been dropped.
+            unsafe {
+                pool.give_back(pair);
+            }
+        }
+        assert_eq!((pool.in_use(), pool.resident_bytes()), (0, WARM_MAX * page()));
+        let slots: Vec<u32> = core::iter::from_fn(|| pool.take()).map(|(pair, ..)| pair.slot).collect();
+        assert_eq!(slots.len(), WARM_MAX + 500, "every slot is lent again");
+        assert!(slots[..WARM_MAX].iter().all(|slot| *slot >= 500), "those with pages first");
     }
 
     #[test]

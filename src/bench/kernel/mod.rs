@@ -67,13 +67,13 @@ pub fn run(
             })
             .collect::<Result<Vec<_>, BenchError>>()?;
         let interrupted = || interrupted.load(Ordering::Relaxed);
-        let memory =
+        let seen =
             crew.supervise(interrupted, || threads.iter().all(|thread| thread.is_finished()), observer);
         let mut outcome = Outcome::default();
         for thread in threads {
             outcome.add(crew::join(thread)?);
         }
-        outcome.memory = memory;
+        outcome.seen = seen;
         Ok::<_, BenchError>(outcome)
     })?;
     let mut report = Report::new(plan, Mode::Kernel, crew.measured(&outcome.tally), &outcome);

@@ -85,7 +85,7 @@ pub(super) struct LoadArgs {
     /// In one process: cores to pin the server threads to, in turn [default: none, not pinned]
     #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "url")]
     pub(super) server_core: Vec<usize>,
-    /// With a URL: so many TCP ports from the URL's on, in turn: each has 16,384 connections and more for each address of ours
+    /// With a URL: so many TCP ports from the URL's on, in turn: each has 32,768 connections for each address of ours
     #[arg(long, value_name = "N", default_value_t = 1, requires = "url", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) ports: u16,
     /// Over kernel sockets: addresses of this machine to connect from, in turn, or networks for all their addresses, e.g.
