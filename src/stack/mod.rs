@@ -85,6 +85,8 @@ pub struct Stack {
     wheel: TimerWheel,
     ready: VecDeque<u32>,
     dirty: VecDeque<u32>,
+    /// Quiet connections whose rings' pages go back, a few in each burst.
+    reclaims: VecDeque<u32>,
     rx_checksum_trusted: bool,
     stats: StackStats,
     // Per connection.
@@ -132,6 +134,7 @@ impl Stack {
             wheel: TimerWheel::new(tcp.connections_max, now),
             ready: VecDeque::new(),
             dirty: VecDeque::new(),
+            reclaims: VecDeque::new(),
             rx_checksum_trusted: info.rx_checksum_trusted,
             stats: StackStats::default(),
             clock,

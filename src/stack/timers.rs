@@ -13,25 +13,23 @@ use smoltcp::time::Instant as StackInstant;
 const IDLE_RECLAIM_AFTER: Duration = Duration::from_secs(5);
 /// Most connections whose pages are given back in one burst (a system call each).
 const RECLAIMS_PER_BURST: usize = 32;
-/// When the others come back.
-const RECLAIM_RETRY: Duration = Duration::from_millis(10);
 
 impl Stack {
     /// Fires what is due: retransmissions become dirty, deadlines become ready.
     pub fn timers(&mut self) {
         self.wake_neighbor_waiters();
         self.time_wait.drop_expired(self.now);
-        let mut reclaims_left = RECLAIMS_PER_BURST;
         while let Some(index) = self.wheel.pop_due(self.now) {
             if self.slab.slot(index).phase != Phase::Free {
-                self.fire(index, &mut reclaims_left);
+                self.fire(index);
             }
         }
+        self.reclaim_some();
     }
 
     /// When [`Stack::timers`] or [`Stack::egress`] next has something to do; `None` when only a frame can wake it.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.dirty.is_empty() || !self.ready.is_empty() {
+        if !self.dirty.is_empty() || !self.ready.is_empty() || !self.reclaims.is_empty() {
             return Some(self.now);
         }
         [self.wheel.next_deadline(), self.next_router_refresh(), self.next_dhcp(), self.next_dns()]
@@ -76,7 +74,7 @@ impl Stack {
     }
 
     /// A wheel entry fired: does what is due and arms the next.
-    fn fire(&mut self, index: u32, reclaims_left: &mut usize) {
+    fn fire(&mut self, index: u32) {
         let now = self.now;
         let slot = self.slab.slot_mut(index);
         if now >= slot.owner_deadline {
@@ -103,16 +101,13 @@ impl Stack {
             return;
         }
         self.probe_if_idle(index);
-        let retry_reclaim = self.reclaim_if_idle(index, reclaims_left);
+        self.queue_reclaim_if_idle(index);
         let slot = self.slab.slot(index);
         let wake_at = self.nets.get(slot.net).iface.poll_at(self.stack_now, &slot.set);
         if wake_at.is_some_and(|at| at <= self.stack_now) || slot.retransmission_is_forgotten(wake_at) {
             self.mark_dirty(index);
         } else {
             self.arm(index, wake_at);
-        }
-        if retry_reclaim {
-            self.schedule(index, now + RECLAIM_RETRY);
         }
     }
 
@@ -145,21 +140,31 @@ impl Stack {
         }
     }
 
-    /// Gives the pages of a quiet connection's rings back. Returns whether it was put off.
-    fn reclaim_if_idle(&mut self, index: u32, reclaims_left: &mut usize) -> bool {
-        let slot = self.slab.slot_mut(index);
-        if !slot.rings_touched || self.now < slot.progress_at + IDLE_RECLAIM_AFTER {
-            return false;
+    /// Puts a quiet connection in the queue of those whose rings' pages go back. It waits there and not in the wheel: when a crowd
+    /// falls silent at once, each burst would find all that are left due again.
+    fn queue_reclaim_if_idle(&mut self, index: u32) {
+        if self.slab.slot(index).rings_touched && self.is_idle(index) {
+            self.slab.slot_mut(index).rings_touched = false;
+            self.reclaims.push_back(index);
         }
-        if *reclaims_left == 0 {
-            return true;
+    }
+
+    /// Gives the pages of the rings of some quiet connections back.
+    fn reclaim_some(&mut self) {
+        for _ in 0..RECLAIMS_PER_BURST {
+            let Some(index) = self.reclaims.pop_front() else { break };
+            // Whoever was heard meanwhile is queued again after the next silence. Rings in use are looked at again
+            // after whatever empties them, which sets the mark anew.
+            let slot = self.slab.slot(index);
+            let quiet = slot.phase != Phase::Free && !slot.rings_touched && self.is_idle(index);
+            if quiet && lend::reclaim(slot, &self.rings) {
+                self.stats.rings_reclaimed += 1;
+            }
         }
-        // Rings in use are looked at again after whatever empties them, which sets the mark anew.
-        slot.rings_touched = false;
-        if lend::reclaim(slot, &self.rings) {
-            *reclaims_left -= 1;
-            self.stats.rings_reclaimed += 1;
-        }
-        false
+    }
+
+    /// Whether nothing came or went for a while.
+    fn is_idle(&self, index: u32) -> bool {
+        self.now >= self.slab.slot(index).progress_at + IDLE_RECLAIM_AFTER
     }
 }

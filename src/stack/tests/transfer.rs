@@ -232,6 +232,31 @@ fn idle_rings_are_given_back_but_not_with_bytes_beyond_a_gap() {
 }
 
 #[test]
+fn a_crowd_that_falls_silent_at_once_is_looked_at_a_few_in_each_burst() {
+    let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
+    host.stack.listen(80);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    for port in 5000..5100 {
+        let now = Instant::from_millis(u64::from(port) - 4999);
+        let answer = segments(&host.burst(now, &[Raw::syn(port, 99).frame()]));
+        let ack = Some(answer[0].seq.wrapping_add(1));
+        let data = Raw { control: TcpControl::None, seq: 100, ack, payload: b"hello", ..Raw::syn(port, 0) };
+        host.burst(now, &[data.frame()]);
+    }
+    for id in std::mem::take(&mut host.ready) {
+        host.receive(id);
+    }
+    host.burst(Instant::from_millis(200), &[]);
+    let reclaimed = |host: &mut Host| {
+        host.burst(Instant::from_millis(7_000), &[]);
+        host.stack.stats().rings_reclaimed
+    };
+    // At one time: what is left over waits for no timer and is not looked at again and again.
+    let counts: Vec<_> = (0..5).map(|_| reclaimed(&mut host)).collect();
+    assert_eq!(counts, [32, 64, 96, 100, 100]);
+}
+
+#[test]
 fn segments_beyond_the_window_do_not_hide_a_gap() {
     let mut host = Host::new(2, &config(&["10.0.0.2/24"]));
     host.stack.listen(80);
