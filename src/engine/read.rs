@@ -13,15 +13,24 @@ use crate::stack::ConnId;
 use crate::ws::deflate::{Agreement, Outgoing};
 use crate::ws::{Close, CloseCode, Decoder, Event, ProtocolError, Role};
 
-/// What is left of a connection's share of this burst.
+/// A connection's share of this burst, and what it has had of it.
 struct Share {
-    bytes: usize,
-    messages: usize,
+    /// Bytes that came and were read.
+    read: usize,
+    /// Bytes that compressed messages among them came to.
+    inflated: usize,
+    bytes_max: usize,
+    messages_left: usize,
 }
 
 impl Share {
+    /// Bytes that were gone through. One step may go beyond the share: a frame's piece is as long as it lies there.
+    fn bytes(&self) -> usize {
+        self.read + self.inflated
+    }
+
     fn is_used_up(&self) -> bool {
-        self.bytes == 0 || self.messages == 0
+        self.bytes() >= self.bytes_max || self.messages_left == 0
     }
 }
 
@@ -37,26 +46,30 @@ enum HeadStep<S> {
 impl<P: Port, H: Handler> Worker<P, H> {
     /// Reads what came, up to the connection's share; returns whether more is there and may be read.
     pub(super) fn read(&mut self, id: ConnId) -> bool {
-        let mut share =
-            Share { bytes: self.burst.connection_bytes, messages: self.burst.connection_messages };
+        let mut share = Share {
+            read: 0,
+            inflated: 0,
+            bytes_max: self.burst.connection_bytes,
+            messages_left: self.burst.connection_messages,
+        };
         let mut more = self.has_input(id);
         while more && !share.is_used_up() && self.local.may_read(id.index) {
-            let before = share.bytes;
+            let (bytes, read) = (share.bytes(), share.read);
             match self.inbound.get(id.index as usize) {
                 Some(Inbound::Head { .. }) => self.read_head(id, &mut share),
                 Some(Inbound::Response(_)) => self.read_response(id, &mut share),
                 Some(Inbound::Frames { .. }) => {
                     self.read_frames(id, &mut share);
-                    self.police(id, before - share.bytes);
+                    self.police(id, share.read - read);
                 }
-                Some(Inbound::Proxy(_)) => share.bytes = share.bytes.saturating_sub(self.read_proxy(id)),
+                Some(Inbound::Proxy(_)) => share.read += self.read_proxy(id),
                 Some(Inbound::Idle) | None => self.discard(id, &mut share),
             }
-            self.bytes_left = self.bytes_left.saturating_sub(before - share.bytes);
+            self.bytes_left = self.bytes_left.saturating_sub(share.bytes() - bytes);
             self.hear(id);
             more = self.has_input(id);
         }
-        if share.bytes < self.burst.connection_bytes || self.local.secure(id.index).is_some() {
+        if share.bytes() > 0 || self.local.secure(id.index).is_some() {
             self.settle_memory(id);
         }
         more && self.local.may_read(id.index)
@@ -76,13 +89,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 match decoder.decode(&mut bytes[used..]) {
                     Ok(decoded) => {
                         used += decoded.consumed;
-                        share.bytes = share.bytes.saturating_sub(decoded.consumed);
+                        share.read += decoded.consumed;
                         let Some(mut event) = decoded.event else { continue };
-                        share.messages -= 1;
+                        share.messages_left -= 1;
+                        let mut sent_bytes = None;
                         if let Event::Compressed(compressed) = event {
+                            sent_bytes = Some(compressed.payload.len());
                             match inflater.inflate(compressed, history.as_deref_mut(), message_bytes_max) {
                                 Ok(message) => {
-                                    share.bytes = share.bytes.saturating_sub(message.as_bytes().len());
+                                    share.inflated += message.as_bytes().len();
                                     event = Event::Message(message);
                                 }
                                 Err(error) => {
@@ -91,7 +106,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                                 }
                             }
                         }
-                        if deliver(handler, &mut conn, event) {
+                        if deliver(handler, &mut conn, event, sent_bytes) {
                             ended = Some(Ok(()));
                             break;
                         }
@@ -223,7 +238,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             secure.put_input(input);
         }
         let Some((used, step)) = step else { return };
-        share.bytes = share.bytes.saturating_sub(used);
+        share.read += used;
         let (now, deadlines) = (local.now, local.deadlines);
         match step {
             HeadStep::Partial => {
@@ -233,7 +248,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             HeadStep::Body => return,
             HeadStep::Busy | HeadStep::Answered { .. } | HeadStep::Upgraded(..) => {}
         }
-        share.messages -= 1;
+        share.messages_left -= 1;
         *buffer = Vec::new();
         local.stats.http_requests += 1;
         local.stats.refused_busy += u64::from(matches!(step, HeadStep::Busy));
@@ -262,14 +277,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 Response::Accepted { used, .. } => *used,
                 _ => bytes.len(),
             };
-            share.bytes = share.bytes.saturating_sub(used);
+            share.read += used;
             (used, response)
         });
         local.put_input(id.index, input);
         match response {
             None | Some(Response::Partial) => {}
             Some(Response::Accepted { protocol, deflate, .. }) => {
-                share.messages -= 1;
+                share.messages_left -= 1;
                 let user = handler.on_connect(&handshake.connect, protocol.as_deref());
                 if handshake.connect.reconnect.is_some() {
                     local.retries.opened(id.index, handshake.connect.clone());
@@ -308,12 +323,18 @@ impl<P: Port, H: Handler> Worker<P, H> {
         // With TLS it is not even opened.
         drop(self.local.take_input(id.index));
         let discarded = self.stack.with_received(id, |bytes, _| (bytes.len(), bytes.len()));
-        share.bytes = share.bytes.saturating_sub(discarded.unwrap_or(0));
+        share.read += discarded.unwrap_or(0);
     }
 }
 
-/// Gives one event to whom it concerns; returns whether nothing that follows is to be looked at.
-fn deliver<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, event: Event<'_>) -> bool {
+/// Gives one event to whom it concerns; returns whether nothing that follows is to be looked at. A message that was
+/// compressed came in `sent_bytes`.
+fn deliver<H: Handler>(
+    handler: &mut H,
+    conn: &mut Conn<'_, H>,
+    event: Event<'_>,
+    sent_bytes: Option<usize>,
+) -> bool {
     let Some(session) = conn.local.session(conn.id) else { return true };
     let open = session.phase == Phase::Open;
     if open && matches!(event, Event::Ping(_) | Event::Pong(_)) && conn.police_control() {
@@ -321,7 +342,8 @@ fn deliver<H: Handler>(handler: &mut H, conn: &mut Conn<'_, H>, event: Event<'_>
     }
     match event {
         Event::Message(message) if open => {
-            match conn.local.police_message(conn.id.index, message.as_bytes().len()) {
+            let sent_bytes = sent_bytes.unwrap_or(message.as_bytes().len());
+            match conn.local.police_message(conn.id.index, sent_bytes) {
                 Verdict::Deliver => {}
                 Verdict::Drop => return false,
                 Verdict::Close => {

@@ -4,7 +4,7 @@ use crate::app::{App, Happened};
 use crate::world::{World, client_config, server_config};
 use std::cell::Cell;
 use std::rc::Rc;
-use unsocket::engine::{Cause, Compress, EngineConfig, Limits};
+use unsocket::engine::{Cause, Compress, EngineConfig, Limits, RateLimits, RatePolicy};
 use unsocket::time::Duration;
 use unsocket::ws::deflate::DeflateConfig;
 use unsocket::ws::{self, Message, ProtocolError};
@@ -156,6 +156,29 @@ fn a_bomb_is_closed_with_1009_and_never_lies_in_memory() {
     assert_eq!((code, cause), (1009, Cause::Protocol(ProtocolError::MessageTooBig { limit })));
     assert_eq!(world.server.handler().messages, 0);
     assert!(world.client.report().engine.message_bytes_out < 20_000);
+}
+
+#[test]
+fn what_a_message_inflates_to_does_not_count_against_its_senders_rate() {
+    for policy in [RatePolicy::Close, RatePolicy::Drop] {
+        let client = App::new().on_open(|conn| {
+            for _ in 0..4 {
+                conn.send_binary(&[0; 100_000]);
+            }
+        });
+        let rates = RateLimits { bytes_per_second: 10_000, policy, ..RateLimits::default() };
+        let limits = Limits { rates, ..Limits::default() };
+        let mut world = World::with(
+            EngineConfig { deflate: Some(deflate(true)), limits, ..server_config() },
+            EngineConfig { deflate: Some(deflate(true)), ..client_config() },
+            App::new().without_messages(),
+            client,
+        );
+        world.open(1);
+        world.run_until(Duration::from_millis(100), |world| world.server.handler().messages == 4);
+        assert_eq!(world.server.handler().closed(), 0, "{policy:?}");
+        assert!(world.client.report().engine.message_bytes_out < 10_000);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::closing::frame;
 use crate::world::{RawWorld, server_config};
-use unsocket::engine::{Cause, Deadlines, EngineConfig, Limits, RateLimits, RatePolicy};
+use unsocket::engine::{Burst, Cause, Deadlines, EngineConfig, Limits, RateLimits, RatePolicy};
 use unsocket::stack::ConnId;
 use unsocket::time::Duration;
 
@@ -53,6 +53,21 @@ fn bytes_over_the_rate_are_not_read() {
     assert!(took > Duration::from_secs(2), "{took:?}");
     world.run_for(Duration::from_secs(4));
     assert_eq!((world.server.handler().messages, world.server.handler().message_bytes), (1, 500_000));
+}
+
+#[test]
+fn bytes_count_however_many_are_read_at_once() {
+    // A piece of a frame is read as far as it lies in the receive ring, which is much more than a turn's share here.
+    let limits = Limits {
+        rates: RateLimits { bytes_per_second: 100_000, ..RateLimits::default() },
+        ..Limits::default()
+    };
+    let burst = Burst { connection_bytes: 1_024, ..Burst::default() };
+    let config = EngineConfig { limits, burst, ..server_config() };
+    let mut world = RawWorld::new(config, App::new().without_messages());
+    let conn = world.upgraded();
+    let took = push(&mut world, conn, &frame(0x82, &[7; 500_000]), Duration::from_secs(10));
+    assert!(took > Duration::from_secs(2), "{took:?}");
 }
 
 #[test]
