@@ -2,13 +2,15 @@
 //!
 //! `instructions CASE` carries it out and prints how many messages the polls that count have echoed; callgrind counts
 //! the instructions within [`counted`]. The cases are `server/SIZE` and `generator/SIZE`, an end of the engine, and
-//! `floor-server/SIZE` and `floor-client/SIZE`, the same end of the floor. Without a case each is carried out once.
+//! `floor-server/SIZE` and `floor-client/SIZE`, the same end of the floor; `copy/SIZE` copies a message's bytes once, for
+//! `scripts/profile`. Without a case each of the first is carried out once.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
 mod floor;
 
 use floor::{Echo as FloorEcho, End, Loop};
+use std::hint::black_box;
 use std::sync::Arc;
 use unsocket::apps::Echo;
 use unsocket::bench::client::{Client, Destination, Rounds};
@@ -177,6 +179,16 @@ fn run(pair: &mut impl Pair, end: Counted, size: usize) -> u64 {
     pair.replies() - begun
 }
 
+/// Copies `size` bytes as often as messages would count; returns how often.
+fn copy(size: usize) -> u64 {
+    let (from, mut to) = (vec![0x55; size], vec![0; size]);
+    let copies = (BYTES / size as u64).clamp(MESSAGES[0], MESSAGES[1]);
+    for _ in 0..copies {
+        counted(|| black_box(&mut to[..]).copy_from_slice(black_box(&from[..])));
+    }
+    copies
+}
+
 fn carry_out(case: &str) {
     let (end, size) = case.split_once('/').expect("a case is END/SIZE");
     let size: usize = size.parse().expect("a size is a number of bytes");
@@ -185,6 +197,7 @@ fn carry_out(case: &str) {
         "generator" => run(&mut EnginePair::new(size), Counted::Client, size),
         "floor-server" => run(&mut FloorPair::new(size), Counted::Server, size),
         "floor-client" => run(&mut FloorPair::new(size), Counted::Client, size),
+        "copy" => copy(size),
         _ => panic!("{case}: the cases are {CASES:?}"),
     };
     println!("{case} {messages}");

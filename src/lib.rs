@@ -17,8 +17,11 @@
 //! | [`config`] | one TOML file, every limit with its unit | |
 
 pub mod apps;
+#[cfg(feature = "cli")]
 pub mod bench;
+#[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod config;
 pub mod engine;
 pub mod http;

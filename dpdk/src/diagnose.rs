@@ -127,15 +127,18 @@ mod tests {
     fn a_device_that_is_not_there() {
         let host = Host::new("absent");
         let error = pci(&host.0.join("sys"), &host.0, "0000:04:00.0", |_| true, LogLines::default());
-        assert!(matches!(error, Error::NoSuchDevice { device } if device == "0000:04:00.0"));
+        assert!(matches!(&error, Error::NoSuchDevice { device } if device == "0000:04:00.0"));
+        assert!(error.to_string().contains("scripts/nic status"), "{error}");
     }
 
     #[test]
     fn a_device_without_driver_or_with_its_kernel_driver() {
-        assert!(matches!(Host::new("bare").diagnose(true), Error::NoDriver { .. }));
+        let error = Host::new("bare").diagnose(true);
+        assert!(matches!(error, Error::NoDriver { .. }));
+        assert!(error.to_string().contains("sudo scripts/nic bind 0000:03:00.0"), "{error}");
         let error = Host::new("kernel").link("driver", "../../drivers/ixgbe").diagnose(true);
         assert!(matches!(&error, Error::KernelDriver { driver, .. } if driver == "ixgbe"));
-        assert!(error.to_string().contains("--bind=vfio-pci 0000:03:00.0"), "{error}");
+        assert!(error.to_string().contains("sudo scripts/nic bind 0000:03:00.0"), "{error}");
     }
 
     #[test]

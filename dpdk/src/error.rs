@@ -16,7 +16,7 @@ pub enum Error {
 
     /// There is no free hugepage.
     #[error(
-        "no hugepages: {free} of {total} are free; reserve some (`echo 512 | sudo tee /proc/sys/vm/nr_hugepages`), \
+        "no hugepages: {free} of {total} are free; reserve some (`sudo scripts/hugepages 256` for 512 MiB), \
          or ask for ordinary memory (`--no-huge`, slower)"
     )]
     NoHugepages {
@@ -37,8 +37,8 @@ pub enum Error {
 
     /// The PCI device still belongs to a kernel driver.
     #[error(
-        "{device} is bound to the kernel driver `{driver}`: take its interface down and bind it to vfio-pci \
-         (`sudo dpdk-devbind.py --bind=vfio-pci {device}`)"
+        "{device} is bound to the kernel driver `{driver}`: bind it to vfio-pci (`sudo scripts/nic bind {device}`), which \
+         takes its interface from the kernel"
     )]
     KernelDriver {
         /// PCI address.
@@ -48,9 +48,7 @@ pub enum Error {
     },
 
     /// The PCI device belongs to no driver at all.
-    #[error(
-        "{device} is bound to no driver: bind it to vfio-pci (`sudo dpdk-devbind.py --bind=vfio-pci {device}`)"
-    )]
+    #[error("{device} is bound to no driver: bind it to vfio-pci (`sudo scripts/nic bind {device}`)")]
     NoDriver {
         /// PCI address.
         device: String,
@@ -59,7 +57,7 @@ pub enum Error {
     /// vfio-pci needs an IOMMU and the device is in no IOMMU group.
     #[error(
         "the IOMMU is off, so vfio-pci cannot protect memory from {device}: switch VT-d or AMD-Vi on in the firmware and boot \
-         with `intel_iommu=on iommu=pt` (Intel) or `iommu=pt` (AMD)"
+         with `intel_iommu=on iommu=pt` (Intel) or `iommu=pt` (AMD); `unsocket doctor` shows whether it is on"
     )]
     IommuOff {
         /// PCI address.
@@ -67,7 +65,7 @@ pub enum Error {
     },
 
     /// No such PCI device.
-    #[error("there is no PCI device {device}: `dpdk-devbind.py --status-dev net` lists those of this host")]
+    #[error("there is no PCI device {device}: `scripts/nic status` lists the NICs of this host")]
     NoSuchDevice {
         /// PCI address.
         device: String,
@@ -132,8 +130,8 @@ pub enum Error {
 
     /// DPDK's memory is used up.
     #[error(
-        "not enough DPDK memory for {what} ({bytes} bytes on {node}): reserve more hugepages there, raise the memory limit, or \
-         ask for fewer buffers"
+        "not enough DPDK memory for {what} ({bytes} bytes on {node}): reserve more hugepages there (`sudo scripts/hugepages`, \
+         `--node` names the node), raise the memory limit (`ulimit -l`), or ask for fewer buffers"
     )]
     NoMemory {
         /// What was to be made.

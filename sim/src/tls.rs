@@ -66,3 +66,28 @@ pub(crate) fn what_a_seed_decides(frame: &[u8]) -> Cow<'_, [u8]> {
         Some(_) => Cow::Borrowed(frame),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{ACK, End};
+
+    fn frame(port: u16, payload: &[u8]) -> Vec<u8> {
+        let end = |port| End { addr: [10, 0, 0, 1].into(), port };
+        let (from, to) = (end(port), end(50_000));
+        Segment { from, to, seq: 1, ack: 2, flags: ACK, window: 3, payload }.frame([[2; 6], [4; 6]])
+    }
+
+    #[test]
+    fn a_seed_decides_on_the_bytes_of_plain_text_and_on_the_length_of_the_rest() {
+        let plain = frame(80, b"one");
+        assert_eq!(what_a_seed_decides(&plain), plain);
+        let [one, two, longer] = [&b"one"[..], b"two", b"three"].map(|payload| frame(TLS_PORT, payload));
+        assert_eq!(what_a_seed_decides(&one), what_a_seed_decides(&two));
+        assert_ne!(what_a_seed_decides(&one), what_a_seed_decides(&longer));
+        // Damage may have made a TLS segment another one.
+        let mut damaged = plain.clone();
+        damaged[55] ^= 1;
+        assert_eq!(what_a_seed_decides(&damaged).len(), 8);
+    }
+}

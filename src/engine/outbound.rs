@@ -209,6 +209,7 @@ impl Outbound {
 
     /// Takes a frame: into the ring as far as it fits and nothing waits before it, the rest into the queue.
     /// Returns whether all of it went into the ring.
+    #[inline]
     pub(super) fn push(&mut self, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> bool {
         let waits = self.waiting_bytes() > 0;
         let written = match &mut self.secure {

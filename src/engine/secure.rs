@@ -64,6 +64,7 @@ pub(super) enum Input {
 impl Input {
     /// Lends what there is to read, and the sending half, to `f`, which returns how much it used; as
     /// [`Stack::with_received`].
+    #[inline]
     pub(super) fn lend<R>(
         &mut self,
         stack: &mut Stack,
@@ -271,11 +272,13 @@ impl Secure {
 
 impl<S> Local<S> {
     /// The TLS of the session in a slot, if it has one.
+    #[inline]
     pub(super) fn secure(&mut self, index: u32) -> Option<&mut Secure> {
         self.at(index)?.outbound.secure.as_deref_mut()
     }
 
     /// Takes what a session has to read out of it, so that it can be lent while the session is used.
+    #[inline]
     pub(super) fn take_input(&mut self, index: u32) -> Input {
         match self.secure(index) {
             None => Input::Plain,
@@ -284,6 +287,7 @@ impl<S> Local<S> {
     }
 
     /// Puts back what [`Local::take_input`] took.
+    #[inline]
     pub(super) fn put_input(&mut self, index: u32, input: Input) {
         if !matches!(input, Input::Plain)
             && let Some(secure) = self.secure(index)
@@ -327,14 +331,21 @@ impl<P: Port, H: Handler> Worker<P, H> {
     }
 
     /// Whether there is something to read. For TLS that means: opens records until there is.
+    #[inline]
     pub(super) fn has_input(&mut self, id: ConnId) -> bool {
-        let plain = self.local.secure(id.index).is_none();
-        if plain
-            || matches!(self.inbound.get(id.index as usize), Some(Inbound::Idle | Inbound::Proxy(_)) | None)
-        {
+        if self.local.secure(id.index).is_none() {
             return self.stack.received_bytes(id) > 0;
         }
-        self.open_records(id)
+        self.has_secure_input(id)
+    }
+
+    /// Apart, so that the question costs a plain connection no call.
+    #[inline(never)]
+    fn has_secure_input(&mut self, id: ConnId) -> bool {
+        match self.inbound.get(id.index as usize) {
+            Some(Inbound::Idle | Inbound::Proxy(_)) | None => self.stack.received_bytes(id) > 0,
+            Some(_) => self.open_records(id),
+        }
     }
 
     /// Bytes that came and were not read: in the ring or opened already.

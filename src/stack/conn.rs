@@ -51,6 +51,7 @@ impl Received {
     }
 
     /// `segment` was fed to a socket with a receive ring of `ring_bytes`, and made the queue grow by `grown` bytes.
+    #[inline]
     pub(super) fn advance(&mut self, grown: usize, segment: &TcpInfo, ring_bytes: usize) {
         // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
         let starts_ahead = segment.seq.wrapping_sub(self.contiguous);
@@ -145,16 +146,19 @@ impl Slot {
     }
 
     /// The socket. A slot in use always has one.
+    #[inline]
     pub(super) fn socket(&self) -> &Socket<'static> {
         self.set.get(self.handle)
     }
 
     /// The socket, mutable.
+    #[inline]
     pub(super) fn socket_mut(&mut self) -> &mut Socket<'static> {
         self.set.get_mut(self.handle)
     }
 
     /// The flow, the socket, and the fields that a write changes: `write_blocked`, `rings_touched`, `progress_at`.
+    #[inline]
     pub(super) fn for_sending(
         &mut self,
     ) -> (&FlowKey, &mut Socket<'static>, &mut bool, &mut bool, &mut Instant) {
@@ -163,6 +167,7 @@ impl Slot {
     }
 
     /// What the owner is told.
+    #[inline]
     pub(super) fn status(&self) -> Status {
         match self.phase {
             Phase::Free | Phase::HalfOpen | Phase::Connecting => Status::Connecting,
@@ -296,6 +301,7 @@ impl Slab {
     }
 
     /// The slot that an id names, as long as its owner has not released it.
+    #[inline]
     pub(super) fn find(&self, id: ConnId) -> Option<&Slot> {
         let slot = self.slots.get(id.index as usize)?;
         (slot.generation == id.generation && slot.owned).then_some(slot)
@@ -308,6 +314,7 @@ impl Slab {
     }
 
     /// The slot that an id names, as long as its owner has not released it, and all others.
+    #[inline]
     pub(super) fn split(&mut self, id: ConnId) -> Option<(&mut Slot, OtherSlots<'_>)> {
         self.find(id)?;
         let (before, rest) = self.slots.split_at_mut(id.index as usize);

@@ -97,6 +97,7 @@ impl FlowTable {
         self.len
     }
 
+    #[inline]
     fn find(&self, key: &FlowKey) -> Option<(usize, u32)> {
         let hash = self.hash(key);
         let mut at = self.home(hash);

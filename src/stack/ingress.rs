@@ -6,6 +6,7 @@ use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::{self, BareAck};
 use super::net::Net;
 use super::reply::Reply;
+use super::resolver;
 use super::time_wait::Verdict;
 use super::{CloseCause, Onward, Stack};
 use crate::port::{Frame, RxChecksum};
@@ -50,6 +51,10 @@ impl Stack {
                 self.ingress_dhcp(frame);
             }
             Class::Dns if self.resolves() => {
+                if verify && !resolver::checksum_is_good(frame) {
+                    self.stats.rx_bad_checksum += 1;
+                    return Onward::Done;
+                }
                 self.stats.rx_control += 1;
                 self.ingress_dns(frame);
                 // Whoever asked may be another worker, or the kernel.
@@ -84,7 +89,12 @@ impl Stack {
                     self.narrow_path(&too_big);
                 }
             }
-            Class::Dns => self.ingress_dns(frame),
+            Class::Dns => {
+                let is_sound = self.rx_checksum_trusted || checksum == RxChecksum::Good;
+                if is_sound || resolver::checksum_is_good(frame) {
+                    self.ingress_dns(frame);
+                }
+            }
             // All workers know one rule: what comes to us by it goes to no other worker.
             _ => return self.ingress(frame, checksum, tx),
         }

@@ -102,6 +102,7 @@ impl FlowKey {
 
 impl Hash for FlowKey {
     /// Word by word: half the cost of hashing the fields as slices.
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.remote[0]);
         state.write_u64(self.remote[1]);

@@ -51,6 +51,7 @@ impl SlotFlags<'_> {
 
 impl<'a> SendHalf<'a> {
     /// The sending half of the slot that an id names, which becomes dirty.
+    #[inline]
     pub(super) fn of(
         slab: &'a mut Slab,
         dirty: &'a mut VecDeque<u32>,
@@ -107,6 +108,7 @@ impl<'a> SendHalf<'a> {
     }
 
     /// Free bytes in the send ring; 0 when the connection cannot send (any more).
+    #[inline]
     pub fn free_bytes(&self) -> usize {
         if self.socket.may_send() { self.socket.send_capacity() - self.socket.send_queue() } else { 0 }
     }
@@ -131,6 +133,7 @@ impl<'a> SendHalf<'a> {
 
     /// Lets `fill` write `len` bytes where they will be sent from, and queues them; `false`, without a call, when
     /// the ring has no contiguous run of that length just now. Then [`SendHalf::write`] takes what fits.
+    #[inline]
     pub fn write_in_place(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         let was_empty = self.socket.send_queue() == 0;
         let filled = self.socket.send(|ring| match ring.get_mut(..len) {
@@ -163,6 +166,7 @@ impl<'a> SendHalf<'a> {
 
 /// Lends the received bytes (one contiguous run) of the slot that `id` names and its sending half to `f`, then takes
 /// the bytes that `f` used up off the ring. `None` when there are no bytes.
+#[inline]
 pub(super) fn lend<R>(
     slab: &mut Slab,
     dirty: &mut VecDeque<u32>,
@@ -214,6 +218,7 @@ pub(super) fn close(slab: &mut Slab, pool: &mut RingPool, index: u32) {
 }
 
 /// A slot's flow, its socket and the fields that writing changes.
+#[inline]
 fn split(slot: &mut Slot) -> (&FlowKey, &mut Socket<'static>, SlotFlags<'_>) {
     let (key, socket, write_blocked, rings_touched, progress_at) = slot.for_sending();
     (key, socket, SlotFlags { write_blocked, rings_touched, progress_at })

@@ -15,6 +15,7 @@ mod conn;
 mod device;
 mod dhcp;
 mod egress;
+mod error;
 mod flow;
 #[cfg(test)]
 mod frames;
@@ -32,6 +33,7 @@ mod resolver;
 mod rings;
 mod secret;
 mod share;
+mod status;
 #[cfg(test)]
 mod tests;
 mod time_wait;
@@ -41,10 +43,12 @@ mod wheel;
 pub use config::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 pub use device::TxQueue;
 pub use dhcp::Lease;
+pub use error::{ConnectError, StackError};
 pub use lend::SendHalf;
 pub use resolver::{ADDRS_PER_NAME_MAX, DNS_SERVERS_MAX, LOOKUP_TIMEOUT, LOOKUPS_MAX, LookupError};
 pub use rings::RingError;
 pub use share::Share;
+pub use status::{CloseCause, ConnId, Onward, StackStats, Status};
 
 use crate::port::PortInfo;
 use crate::time::{Duration, Instant};
@@ -68,178 +72,6 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use time_wait::TimeWait;
 use wheel::TimerWheel;
-
-/// Names one connection of one stack; never reused for another (the generation differs).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId {
-    /// Slot in the stack's slab; dense, so a parallel table can be indexed with it.
-    pub index: u32,
-    /// Counts the slot's uses.
-    pub generation: u32,
-}
-
-/// Where a connection stands, as its owner needs to know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// TCP's handshake is under way.
-    Connecting,
-    /// Bytes flow both ways.
-    Open,
-    /// The peer has sent FIN: what it sent before can be read, and we may still send.
-    PeerFinished,
-    /// Over; nothing more arrives and nothing more is sent.
-    Closed(CloseCause),
-}
-
-/// Why a connection is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseCause {
-    /// Both ends finished.
-    Finished,
-    /// The peer sent RST.
-    Reset,
-    /// [`Stack::abort`] was called.
-    Aborted,
-    /// The peer stayed silent too long (retransmissions, keep-alive, SYN).
-    TimedOut,
-    /// Nobody listens there (RST in answer to our SYN).
-    Refused,
-    /// Our address was taken away (DHCP).
-    AddressLost,
-}
-
-/// Where a frame has to go after [`Stack::ingress`], when several workers share a port's addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Onward {
-    /// Nowhere: it was taken, or dropped and counted.
-    Done,
-    /// To the worker that owns its flow; it was neither taken nor counted here.
-    Owner(u32),
-    /// To the first worker, which alone runs DHCP; it was neither taken nor counted here.
-    First,
-    /// It was taken, and all other workers must learn from it (ARP, NDP, reports about a path); the kernel, too, where there is
-    /// an exception path.
-    Everyone,
-    /// To the kernel, by the exception path: it is for nobody here. It was counted and not answered.
-    Kernel,
-}
-
-/// Counters of one stack since it was made. Every received frame is counted in exactly one of the first group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StackStats {
-    /// Segments handed to the connection that owns them.
-    pub rx_segments: u64,
-    /// ARP, NDP, ICMP, DHCP frames handed to the interface.
-    pub rx_control: u64,
-    /// SYNs that made a connection.
-    pub rx_syn_accepted: u64,
-    /// SYNs dropped: limits of connections.
-    pub rx_syn_refused: u64,
-    /// Segments of no flow, answered with RST.
-    pub rx_rst_sent: u64,
-    /// Segments of no flow, not answered: RSTs themselves, or the RST rate was used up.
-    pub rx_no_flow: u64,
-    /// Segments that a TIME-WAIT record answered or swallowed.
-    pub rx_time_wait: u64,
-    /// Frames dropped because a checksum was wrong.
-    pub rx_bad_checksum: u64,
-    /// Frames dropped because a header was malformed or cut short.
-    pub rx_malformed: u64,
-    /// IPv4 fragments of TCP and other things that the stack leaves out on purpose.
-    pub rx_unsupported: u64,
-    /// Frames for another MAC or IP address.
-    pub rx_not_ours: u64,
-    /// Frames for nobody, left to the exception path.
-    pub rx_to_kernel: u64,
-
-    /// Connections opened (SYN-RECEIVED became ESTABLISHED, or our SYN was answered).
-    pub opened: u64,
-    /// Connections over, for whatever cause.
-    pub closed: u64,
-    /// Half-open connections dropped: their deadline, or to make room for newer ones.
-    pub half_open_dropped: u64,
-    /// Frames handed to the TX queue.
-    pub tx_frames: u64,
-    /// Immediate answers that found no room in the TX queue.
-    pub tx_answers_lost: u64,
-    /// Connections moved to a smaller segment size after an ICMP "too big".
-    pub paths_narrowed: u64,
-    /// Quiet connections whose ring pages were given back.
-    pub rings_reclaimed: u64,
-}
-
-/// Why a stack could not be made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StackError {
-    /// More addresses than smoltcp was built for.
-    #[error("{given} addresses configured, at most {max} are possible (`ip`)")]
-    TooManyAddresses {
-        /// How many there are, the IPv6 link-local one included.
-        given: usize,
-        /// How many fit.
-        max: usize,
-    },
-    /// More routes than smoltcp was built for.
-    #[error("{given} routes configured, at most {max} are possible (`routes`)")]
-    TooManyRoutes {
-        /// How many there are.
-        given: usize,
-        /// How many fit.
-        max: usize,
-    },
-    /// An address that cannot be a host's own.
-    #[error("{addr} cannot be a host's own address (`ip`): it is unspecified, broadcast or multicast")]
-    Address {
-        /// The address.
-        addr: IpAddr,
-    },
-    /// An IPv4 address or default route beside DHCP, which manages both.
-    #[error("{addr} beside DHCP (`dhcp`): the lease brings the IPv4 address and the default router")]
-    BesideDhcp {
-        /// The address or the router.
-        addr: IpAddr,
-    },
-    /// A route whose router is of the other family.
-    #[error("the route to {to} via {via} mixes IPv4 and IPv6 (`routes`)")]
-    RouteFamilies {
-        /// The destinations.
-        to: Cidr,
-        /// The router.
-        via: IpAddr,
-    },
-    /// An MTU outside 576..=9000.
-    #[error("an MTU of {mtu} bytes is outside 576..=9000 (`mtu`)")]
-    Mtu {
-        /// The MTU, bytes.
-        mtu: usize,
-    },
-    /// IPv6 on a link that is too narrow for it.
-    #[error("IPv6 needs an MTU of 1280 bytes or more (RFC 8200 section 5), not {mtu} (`mtu`)")]
-    Ipv6Mtu {
-        /// The MTU, bytes.
-        mtu: usize,
-    },
-    /// No address for ring memory.
-    #[error(transparent)]
-    Rings(#[from] RingError),
-}
-
-/// Why a connection could not be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// All connection slots are in use (`limits.connections`).
-    #[error("all connection slots are in use (`limits.connections`)")]
-    Full,
-    /// Every ephemeral port towards that address is in use.
-    #[error("no local port is free towards that address")]
-    NoPort,
-    /// No local address of the remote's family, or no route; or the address to come from is not ours.
-    #[error("no local address or route for that destination")]
-    NoRoute,
-}
 
 /// TCP/IP for one worker.
 pub struct Stack {
@@ -423,6 +255,7 @@ impl Stack {
 
     /// The next connection that its owner should look at, each once however often it became ready.
     /// New connections appear here first with [`Status::Open`].
+    #[inline]
     pub fn next_ready(&mut self) -> Option<ConnId> {
         while let Some(index) = self.ready.pop_front() {
             let slot = self.slab.slot_mut(index);
@@ -447,6 +280,7 @@ impl Stack {
     }
 
     /// Where a connection stands; `None` for an id that was released.
+    #[inline]
     pub fn status(&self, id: ConnId) -> Option<Status> {
         self.slab.find(id).map(conn::Slot::status)
     }
@@ -473,6 +307,7 @@ impl Stack {
     }
 
     /// Bytes received and not used up yet.
+    #[inline]
     pub fn received_bytes(&self, id: ConnId) -> usize {
         self.slab.find(id).map_or(0, |slot| slot.socket().recv_queue())
     }

@@ -208,6 +208,8 @@ def measure(options):
                 for connections, in_flight, size in TABLE:
                     load = ["--connections", connections, "--in-flight", in_flight, "--size", size]
                     result = pair.bench(*load, "--duration", options.seconds)
+                    if not result["messages"]:
+                        raise Failure(f"{kind}, {load}: no echo in {options.seconds} s: two idle cores are needed")
                     runs.setdefault((kind, connections, in_flight, size), []).append(result)
                 pair.stop()
             runs.setdefault((kind, "testpmd"), []).append(testpmd(kind, options))
@@ -231,7 +233,10 @@ def measure(options):
                     "run_delay_percent": max(run["generators"][0]["run_delay_percent"] for run in results),
                 }
             )
-    print(json.dumps(report, indent=1) if options.json else markdown(report, options))
+    table = markdown(report, options)
+    print(json.dumps(report, indent=1) if options.json else table)
+    if options.write:
+        write(table)
 
 
 def markdown(report, options):
@@ -257,6 +262,50 @@ def markdown(report, options):
     return "\n".join(lines)
 
 
+class Testpmd:
+    """A dpdk-testpmd that forwards what it receives on one device back over it."""
+
+    def __init__(self, end, device, core, folder):
+        self.output = pathlib.Path(folder) / f"testpmd-{end}.log"
+        main = 3 if core != 3 else 0
+        command = [
+            *("stdbuf", "-oL", "dpdk-testpmd", f"--lcores=0@{main},1@{core}", "--no-telemetry", "--no-pci"),
+            *("--single-file-segments", f"--file-prefix=unsocket-floor-{os.getpid()}-{end}", f"--vdev={device}"),
+            *(["--no-shconf", "--no-huge", "-m", "256"] if Dpdk().memory() else ["--in-memory"]),
+            *("--", "-i", "--forward-mode=io", "--total-num-mbufs=8192", "--no-lsc-interrupt"),
+        ]
+        with open(self.output, "wb") as output:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, text=True)
+
+    def said(self):
+        return self.output.read_text(errors="replace")
+
+    def tell(self, command, answer, seconds=20):
+        """Types a command and waits for what it prints: a pattern of one group, or of none. The time is that of the answer."""
+        before = len(self.said())
+        if command:
+            self.process.stdin.write(f"{command}\n")
+            self.process.stdin.flush()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.process.poll() is None:
+            found = re.search(answer, self.said()[before if command else 0 :])
+            if found:
+                return found, time.monotonic()
+            time.sleep(0.01)
+        raise Failure(f"testpmd did not answer `{command}`: {self.said()[-1500:]}")
+
+    def received(self):
+        """Frames received so far, and when."""
+        found, at = self.tell("show port stats all", r"RX-packets: (\d+)")
+        return int(found.group(1)), at
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(20)
+        self.process.stdin.close()
+
+
 def testpmd(kind, options):
     """Frames a second that go there and back between two testpmd processes, one of which sends the first burst."""
     with tempfile.TemporaryDirectory(prefix="unsocket-pair-") as folder:
@@ -268,39 +317,34 @@ def testpmd(kind, options):
         ends = []
         try:
             for end, device in enumerate(devices):
-                core = options.cores[end] if options.cores else end
-                main = 3 if core != 3 else 0
-                command = [
-                    *("dpdk-testpmd", f"--lcores=0@{main},1@{core}", "--no-telemetry", "--no-pci"),
-                    *("--single-file-segments", f"--file-prefix=unsocket-floor-{os.getpid()}-{end}", f"--vdev={device}"),
-                    *(["--no-shconf", "--no-huge", "-m", "256"] if Dpdk().memory() else ["--in-memory"]),
-                    *("--", "-i", "--forward-mode=io", "--total-num-mbufs=8192", "--no-lsc-interrupt"),
-                ]
-                ends.append(
-                    subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-                )
-                time.sleep(1.5)
-            for end in ends:
-                end.stdin.write("start\n" if end is ends[0] else "start tx_first 2\n")
-                end.stdin.flush()
-            time.sleep(1)
-            counts = []
-            for _ in range(2):
-                ends[0].stdin.write("show port stats all\n")
-                ends[0].stdin.flush()
-                counts.append(time.monotonic())
-                time.sleep(options.seconds)
-            said = ends[0].communicate("stop\nquit\n", timeout=20)[0]
-            ends[1].communicate("stop\nquit\n", timeout=20)
+                ends.append(Testpmd(end, device, options.cores[end], folder))
+                ends[end].tell("", "testpmd> ")
+            ends[0].tell("start", "testpmd> ")
+            ends[1].tell("start tx_first 2", "testpmd> ")
+            # Not before frames come back for the second time: the first burst is 64.
+            until = time.monotonic() + 20
+            while ends[0].received()[0] <= 64 and time.monotonic() < until:
+                time.sleep(0.1)
+            first, began = ends[0].received()
+            time.sleep(options.seconds)
+            last, ended = ends[0].received()
+            if last <= first:
+                raise Failure(f"testpmd over {kind} forwarded nothing: {ends[0].said()[-1500:]}")
+            return (last - first) / (ended - began)
         finally:
             for end in ends:
-                if end.poll() is None:
-                    end.kill()
-                    end.wait(20)
-        received = [int(number) for number in re.findall(r"RX-packets: (\d+)", said)]
-        if len(received) < 2 or received[1] <= received[0]:
-            raise Failure(f"testpmd over {kind} forwarded nothing: {said[-1500:]}")
-        return (received[1] - received[0]) / (counts[1] - counts[0])
+                end.end()
+
+
+def write(table):
+    """Replaces what stands between the markers of docs/dpdk.md."""
+    page = ROOT / "docs" / "dpdk.md"
+    begin, end = "<!-- scripts/measure-dpdk writes this -->\n", "<!-- to here -->"
+    head, found, rest = page.read_text().partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise Failure(f"{page.relative_to(ROOT)} lacks the markers between which the table goes: {begin.strip()} {end}")
+    page.write_text(f"{head}{begin}{table}\n\n{end}{tail}")
 
 
 def main():
@@ -316,6 +360,7 @@ def main():
     table.add_argument("--cores", type=lambda text: [int(core) for core in text.split(",")], default=[1, 2],
                        metavar="SERVER,CLIENT", help="cores of the two processes [default: 1,2]")
     table.add_argument("--json", action="store_true", help="JSON instead of a table")
+    table.add_argument("--write", action="store_true", help="put the table into docs/dpdk.md as well")
     options = parser.parse_args()
     try:
         {"echo": echo, "churn": churn, "measure": measure}[options.command](options)

@@ -92,8 +92,7 @@ class OpenSsl:
             "suites of TLS 1.3": self.suites("-tls1_3"),
             "suites of TLS 1.2": self.suites("-tls1_2"),
             "key exchange": self.groups(),
-            "resumption, TLS 1.2": self.resumption("-tls1_2"),
-            "resumption, TLS 1.3": self.resumption("-tls1_3"),
+            "resumption": f"TLS 1.2: {self.resumption('-tls1_2')}; TLS 1.3: {self.resumption('-tls1_3')}",
             "renegotiation": self.renegotiation(),
             "known attacks": "",
         }
@@ -125,8 +124,7 @@ def sslyze(namespace, certificates):
         "suites of TLS 1.3": suites("tls_1_3"),
         "suites of TLS 1.2": suites("tls_1_2"),
         "key exchange": [curve["name"] for curve in curves],
-        "resumption, TLS 1.2": f"tickets: {tickets.lower().replace('_', ' ')}",
-        "resumption, TLS 1.3": "not asked",
+        "resumption": f"tickets of TLS 1.2: {tickets.lower().replace('_', ' ')} (see below)",
         "renegotiation": "not vulnerable",
         "known attacks": "not vulnerable: Heartbleed, ROBOT, CCS injection, compression, 0-RTT replay",
     }
@@ -166,8 +164,7 @@ def testssl(namespace):
         "suites of TLS 1.3": suites(lambda text: "TLS_AES" in text.split()[-1] or text.split()[-1].startswith("TLS_CHACHA20")),
         "suites of TLS 1.2": suites(lambda text: text.split()[-1].startswith(("TLS_ECDHE", "TLS_DHE", "TLS_RSA"))),
         "key exchange": said("PFS_ECDHE_curves").split(),
-        "resumption, TLS 1.2": f"tickets: {said('TLS_session_ticket')}; {said('sessionresumption_ticket')}",
-        "resumption, TLS 1.3": "not asked",
+        "resumption": f"tickets: {said('TLS_session_ticket')}; resuming: {said('sessionresumption_ticket')} (see below)",
         "renegotiation": said("secure_client_renego"),
         "known attacks": f"nothing of severity HIGH or above among {len(asked)}: {', '.join(asked)}",
     }

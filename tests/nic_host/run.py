@@ -40,7 +40,8 @@ def run_machine(model, options):
     LOGS.mkdir(parents=True, exist_ok=True)
     clients = f"{sys.executable} {HERE / 'clients.py'} {options.connections} {options.messages}"
     with tempfile.TemporaryDirectory() as folder:
-        for file in (options.binary, ROOT / "scripts" / "nic", ROOT / "scripts" / "hugepages", HERE / "machine"):
+        shutil.copy(options.binary, f"{folder}/unsocket")
+        for file in (ROOT / "scripts" / "nic", ROOT / "scripts" / "hugepages", HERE / "machine"):
             shutil.copy(file, folder)
         if options.strip:
             subprocess.run(["strip", "--strip-debug", f"{folder}/unsocket"], check=True)

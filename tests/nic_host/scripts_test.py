@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""scripts/nic and scripts/hugepages on hosts made of files, with a thread that does what the kernel does with them."""
+"""scripts/nic and scripts/hugepages on hosts made of files, with a thread that does what the kernel does with them; and
+systemd's own word on the units in dist/."""
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -261,6 +263,28 @@ class Hugepages(unittest.TestCase):
 
     def test_table(self):
         self.assertIn("1      1G             0         0", self.host.run("hugepages")[1])
+
+
+class Units(unittest.TestCase):
+    """The units of systemd: no unknown key, value or order of things. They are read, not started."""
+
+    def verified(self, unit, change=lambda text: text):
+        """What systemd says of a unit, whose programs are taken to be installed."""
+        with tempfile.TemporaryDirectory() as folder:
+            for file in (ROOT / "dist").glob("*.service"):
+                text = re.sub(r"^(Exec\w+=)/usr/local/\S+", r"\1/bin/true", file.read_text(), flags=re.M)
+                (pathlib.Path(folder) / file.name).write_text(change(text) if file.name == unit else text)
+            command = ["systemd-analyze", "verify", "--man=no", f"{folder}/{unit}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            return done.returncode, done.stdout + done.stderr
+
+    def test_units_are_sound(self):
+        for unit in ("unsocket.service", "unsocket-nic@.service"):
+            self.assertEqual(self.verified(unit), (0, ""), unit)
+
+    def test_a_wrong_key_is_found(self):
+        said = self.verified("unsocket.service", lambda text: text.replace("Restart=", "Restrat="))[1]
+        self.assertIn("Restrat", said)
 
 
 if __name__ == "__main__":

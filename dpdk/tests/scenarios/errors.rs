@@ -53,7 +53,7 @@ pub(crate) fn hugepages_or_error() {
         Err(error) => {
             assert_eq!(free, 0, "{error}");
             assert!(matches!(error, Error::NoHugepages { free: 0, .. }), "{error}");
-            assert!(error.to_string().contains("/proc/sys/vm/nr_hugepages"), "{error}");
+            assert!(error.to_string().contains("sudo scripts/hugepages"), "{error}");
         }
     }
 }

@@ -278,3 +278,16 @@ fn what_cannot_be_asked_is_refused_at_once() {
     without.stack.begin(Instant::ZERO);
     assert_eq!(without.stack.look_up("feed.example"), Err(LookupError::NoServer));
 }
+
+#[test]
+fn a_damaged_answer_does_not_count() {
+    let mut host = host(1);
+    host.stack.begin(Instant::ZERO);
+    host.stack.look_up("feed.example").unwrap();
+    let question = Question { server: SERVERS[0], from: [10, 0, 0, 2].into(), port: 9, message: vec![0; 17] };
+    let mut frame = question.frame(&question.message);
+    // A checksum, and none that fits.
+    frame[14 + 20 + 6] = 1;
+    assert_eq!(host.onward(&frame), Onward::Done);
+    assert_eq!(host.stack.stats().rx_bad_checksum, 1);
+}

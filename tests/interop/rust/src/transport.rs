@@ -14,7 +14,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::Failure;
 
-/// What all libraries get.
+/// What all libraries get. TLS holds back what TCP does not take at once until somebody flushes, which fastwebsockets'
+/// collector of fragments has no call for: whoever reads flushes first.
 pub struct Stream(Box<dyn Duplex>);
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -85,6 +86,9 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if let Poll::Ready(Err(error)) = Pin::new(&mut self.0).poll_flush(cx) {
+            return Poll::Ready(Err(error));
+        }
         Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
