@@ -49,6 +49,7 @@ pub struct Generator {
     quota: u64,
     /// In a closed loop, when each message on its way was sent: `in_flight` slots per connection.
     sent_at: Vec<Instant>,
+    over: bool,
     opened: u32,
     settled: u32,
     unmeasured: u64,
@@ -106,6 +107,7 @@ impl Generator {
             measuring_since: Instant::FAR_FUTURE,
             quota: share.messages,
             sent_at: vec![Instant::ZERO; slots],
+            over: false,
             opened: 0,
             settled: 0,
             unmeasured: 0,
@@ -164,12 +166,7 @@ impl Generator {
         if self.stat_at_end.is_none() && now >= self.bounds.until {
             self.stat_at_end = SchedStat::of_this_thread();
         }
-        if let Pace::Broadcast(audience, _) = &self.pace
-            && audience.publishes()
-            && (now >= self.bounds.until || (now >= self.measuring_since && self.quota == 0))
-        {
-            audience.publication().end();
-        }
+        self.look_whether_over();
         self.board.publish(self.opened, self.settled, self.unmeasured, self.tally.messages);
     }
 
@@ -180,10 +177,21 @@ impl Generator {
 
     /// Whether the load is over: nothing new is sent, connections that wait for nothing may close.
     pub fn is_over(&self) -> bool {
-        if let Pace::Broadcast(audience, _) = &self.pace {
-            return audience.publication().has_ended();
-        }
-        self.now >= self.bounds.until || (self.now >= self.measuring_since && self.quota == 0)
+        self.over
+    }
+
+    /// Finds out whether the load is over.
+    fn look_whether_over(&mut self) {
+        let over = self.now >= self.bounds.until || (self.now >= self.measuring_since && self.quota == 0);
+        self.over = match &self.pace {
+            Pace::Closed | Pace::Open(_) => over,
+            Pace::Broadcast(audience, _) => {
+                if over && audience.publishes() {
+                    audience.publication().end();
+                }
+                audience.publication().has_ended()
+            }
+        };
     }
 
     /// Whether another connection may be opened after so many were begun: the ramp draws it out.
@@ -251,6 +259,9 @@ impl Generator {
     pub fn begun(&mut self) -> Birth {
         let measured = self.now >= self.measuring_since;
         self.quota = self.quota.saturating_sub(u64::from(measured));
+        if self.quota == 0 {
+            self.look_whether_over();
+        }
         Birth { at: self.now, measured }
     }
 
@@ -297,7 +308,6 @@ impl Generator {
 
     /// Counts what was due within the measured time on a connection that is over, and not sent.
     fn count_unsent(&mut self, load: &Load) {
-        let Bounds { start, from, until } = self.bounds;
         let (schedule, index) = match (&self.pace, self.senders.index(load.row)) {
             (Pace::Open(schedule), Some(index)) => (schedule, index),
             (Pace::Broadcast(audience, Some(schedule)), _) if audience.is_publisher(load.row) => {
@@ -305,15 +315,8 @@ impl Generator {
             }
             _ => return,
         };
-        if until == Instant::FAR_FUTURE {
-            return;
-        }
-        for due in (load.sent..).map(|sequence| start + schedule.due(index, sequence)) {
-            match () {
-                () if due >= until => break,
-                () if due >= from => self.tally.unsent(until - due),
-                () => {}
-            }
+        for late in schedule.unsent(index, load.sent, self.bounds) {
+            self.tally.unsent(late);
         }
     }
 
@@ -409,6 +412,9 @@ impl Generator {
         };
         if begun_at >= self.measuring_since {
             self.quota = self.quota.saturating_sub(1);
+            if self.quota == 0 {
+                self.look_whether_over();
+            }
         }
         load.sent += 1;
     }

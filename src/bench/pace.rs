@@ -1,5 +1,6 @@
 //! When messages are due: after a reply, or at a rate, whether replies come or not.
 
+use super::crew::Bounds;
 use super::plan::{Plan, Share};
 use super::publication::Audience;
 use crate::time::{Duration, Instant};
@@ -72,6 +73,17 @@ impl Schedule {
         let index = (self.next % self.own) as u32;
         self.next += 1;
         Some(index)
+    }
+
+    /// Of the messages of sender `index` from `sequence` on that were due while it was measured: how late each is at the end
+    /// of that time. None without an end.
+    pub fn unsent(&self, index: u32, sequence: u64, bounds: Bounds) -> impl Iterator<Item = Duration> {
+        let Bounds { start, from, until } = bounds;
+        (sequence..)
+            .map(move |sequence| start + self.due(index, sequence))
+            .take_while(move |due| *due < until && until < Instant::FAR_FUTURE)
+            .filter(move |due| *due >= from)
+            .map(move |due| until - due)
     }
 
     /// When the next message is due in a load that began at `start`.
