@@ -58,6 +58,42 @@ pub struct PortArgs {
 }
 
 impl PortArgs {
+    /// The options that were given beside `--port`.
+    pub(super) fn given(&self) -> impl Iterator<Item = &'static str> {
+        let PortArgs {
+            port: _,
+            ip,
+            host_ip,
+            netns,
+            mac,
+            mtu,
+            queues,
+            vlan,
+            gateway,
+            dhcp,
+            dns,
+            checksum,
+            no_huge,
+            eal,
+        } = self;
+        let given = [
+            ("--ip", !ip.is_empty()),
+            ("--host-ip", !host_ip.is_empty()),
+            ("--netns", netns.is_some()),
+            ("--mac", mac.is_some()),
+            ("--mtu", mtu.is_some()),
+            ("--queues", queues.is_some()),
+            ("--vlan", vlan.is_some()),
+            ("--gateway", !gateway.is_empty()),
+            ("--dhcp", *dhcp),
+            ("--dns", !dns.is_empty()),
+            ("--checksum", checksum.is_some()),
+            ("--no-huge", *no_huge),
+            ("what follows --", !eal.is_empty()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option)
+    }
+
     /// Overrides what was given.
     pub fn apply(&self, config: &mut Config) {
         let port = &mut config.port;

@@ -6,7 +6,7 @@ use super::conn::{Compress, PublishOutcome, SendOutcome};
 use super::handler::{Cause, Connect};
 use super::lookups::Lookups;
 use super::mailbox::{Command, Crew, Mailbox, SharedMessage};
-use super::outbound::{CONTROL_BYTES_MAX, OutFrame};
+use super::outbound::OutFrame;
 use super::peers::Peers;
 use super::retry::Retries;
 use super::session::{Closing, Phase, Session};
@@ -15,8 +15,8 @@ use super::topics::{SubscribeError, Topics};
 use crate::stack::{ConnId, SendHalf, Stack};
 use crate::time::Instant;
 use crate::ws::deflate::Deflater;
-use crate::ws::frame::Opcode;
-use crate::ws::{CloseCode, Message, Role};
+use crate::ws::frame::{CONTROL_BYTES_MAX, Opcode};
+use crate::ws::{Close, CloseCode, Message, REASON_BYTES_MAX, Role};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
@@ -215,7 +215,11 @@ impl<S> Local<S> {
     ) -> bool {
         let code =
             if code.may_be_sent() || code == CloseCode::NO_STATUS { code } else { CloseCode::INTERNAL };
-        let reason = if code == CloseCode::NO_STATUS { "" } else { clip(reason) };
+        // As much as the close frame says.
+        let reason = match code {
+            CloseCode::NO_STATUS => "",
+            _ => &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)],
+        };
         if !self.push_close(index, half, code, reason) {
             return false;
         }
@@ -239,14 +243,7 @@ impl<S> Local<S> {
     ) -> bool {
         let Some(mask) = self.mask_if_open(index) else { return false };
         let mut payload = [0; CONTROL_BYTES_MAX];
-        let reason = clip(reason).as_bytes();
-        let len = if code == CloseCode::NO_STATUS {
-            0
-        } else {
-            payload[..2].copy_from_slice(&code.0.to_be_bytes());
-            payload[2..2 + reason.len()].copy_from_slice(reason);
-            2 + reason.len()
-        };
+        let len = Close { code, reason }.encode(&mut payload);
         let Some(session) = self.at(index) else { return false };
         session.outbound.drop_held();
         session.outbound.push(half, &OutFrame::new(Opcode::Close, true, &payload[..len], mask));
@@ -496,9 +493,4 @@ fn mask_for(role: Role, rng: &mut ChaCha20Rng) -> Option<[u8; 4]> {
         Role::Client => Some(rng.next_u32().to_ne_bytes()),
         Role::Server => None,
     }
-}
-
-/// As much of a close reason as a control frame holds beside the code (RFC 6455 section 5.5), cut between characters.
-fn clip(reason: &str) -> &str {
-    &reason[..reason.floor_char_boundary(CONTROL_BYTES_MAX - 2)]
 }

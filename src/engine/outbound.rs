@@ -5,12 +5,9 @@
 
 use super::secure::Secure;
 use crate::stack::SendHalf;
-use crate::ws::frame::{FrameHeader, HEADER_BYTES_MAX, Opcode};
+use crate::ws::frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX, Opcode};
 use crate::ws::mask;
 use std::collections::VecDeque;
-
-/// Largest payload of a control frame, RFC 6455 section 5.5.
-pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 /// How much is masked at a time on its way to the ring: on the stack, within the L1 cache.
 const MASK_CHUNK_BYTES: usize = 4096;

@@ -10,7 +10,7 @@ pub mod handshake;
 pub mod mask;
 mod url;
 
-pub use close::{Close, CloseCode};
+pub use close::{Close, CloseCode, REASON_BYTES_MAX};
 pub use decoder::{Compressed, Decoded, Decoder, Event, Message};
 pub use error::ProtocolError;
 pub use frame::{FrameHeader, Opcode, append_frame};

@@ -237,38 +237,11 @@ impl BenchArgs {
 
     /// Options of a device mean nothing without one; only MTU and checksums are the wire's, too.
     fn refuse_device_options(&self, wires_too: bool) -> Result<(), BenchError> {
-        let PortArgs {
-            port: _,
-            ip,
-            host_ip,
-            netns,
-            mac,
-            mtu,
-            queues,
-            vlan,
-            gateway,
-            dhcp,
-            dns,
-            checksum,
-            no_huge,
-            eal,
-        } = &self.device;
-        let given = [
-            ("--ip", !ip.is_empty()),
-            ("--host-ip", !host_ip.is_empty()),
-            ("--netns", netns.is_some()),
-            ("--mac", mac.is_some()),
-            ("--mtu", mtu.is_some() && wires_too),
-            ("--checksum", checksum.is_some() && wires_too),
-            ("--queues", queues.is_some()),
-            ("--vlan", vlan.is_some()),
-            ("--gateway", !gateway.is_empty()),
-            ("--dhcp", *dhcp),
-            ("--dns", !dns.is_empty()),
-            ("--no-huge", *no_huge),
-            ("what follows --", !eal.is_empty()),
-        ];
-        refuse(given, |option| BenchError::OptionNeedsPort { option })
+        let of_wires = ["--mtu", "--checksum"];
+        match self.device.given().find(|option| wires_too || !of_wires.contains(option)) {
+            Some(option) => Err(BenchError::OptionNeedsPort { option }),
+            None => Ok(()),
+        }
     }
 
     /// Over kernel sockets the path is the kernel's.

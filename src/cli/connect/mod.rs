@@ -13,7 +13,8 @@ use crate::engine::Backoff;
 use crate::port::tap;
 use crate::time::Duration;
 use crate::ws::deflate::DeflateConfig;
-use crate::ws::{CloseCode, WsUrl};
+use crate::ws::handshake::HeadFieldError;
+use crate::ws::{CloseCode, REASON_BYTES_MAX, WsUrl};
 use clap::Args;
 use session::{Session, Settings};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -65,13 +66,13 @@ pub(super) struct ConnectArgs {
     #[arg(long, conflicts_with = "wait")]
     keep_open: bool,
     /// Close after so many messages were received [default: none]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Code to close with
     #[arg(long, value_name = "CODE", default_value_t = 1000, value_parser = close_code)]
     close_code: u16,
     /// Reason to close with, at most 123 bytes [default: none]
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = close_reason)]
     close_reason: String,
     /// Open the connection again when it broke or did not come to be, waiting longer each time
     #[arg(long)]
@@ -113,6 +114,9 @@ pub(super) enum ConnectError {
         /// The name.
         host: String,
     },
+    /// A subprotocol or a header that no request can have.
+    #[error("no request can be made of this: {0}")]
+    Request(#[from] HeadFieldError),
     /// An option without what it is about.
     #[error("{option} is about {what}: {mend}")]
     Misplaced {
@@ -141,7 +145,7 @@ impl ConnectError {
     pub(super) fn status(&self) -> u8 {
         match self {
             ConnectError::Resolve { .. } => 3,
-            ConnectError::NoFamily { .. } | ConnectError::Misplaced { .. } => 2,
+            ConnectError::NoFamily { .. } | ConnectError::Misplaced { .. } | ConnectError::Request(_) => 2,
             ConnectError::Worker(_) | ConnectError::Kernel { .. } => 1,
         }
     }
@@ -167,6 +171,8 @@ pub(super) fn run(args: &ConnectArgs) -> Result<ExitCode, CliError> {
         timeout: args.timeout,
         ping: args.ping,
     };
+    // Before anything is dialled: no other attempt would do better.
+    target.request([0; 16]).write(&mut Vec::new()).map_err(ConnectError::Request)?;
     if args.device.port.is_none() {
         args.refuse_device_options()?;
         let transport = over_kernel::KernelSocket::new(target)?;
@@ -233,24 +239,8 @@ impl ConnectArgs {
 
     /// Options of a device mean nothing without one.
     fn refuse_device_options(&self) -> Result<(), ConnectError> {
-        let device = &self.device;
-        let given = [
-            ("--ip", !device.ip.is_empty()),
-            ("--host-ip", !device.host_ip.is_empty()),
-            ("--netns", device.netns.is_some()),
-            ("--mac", device.mac.is_some()),
-            ("--mtu", device.mtu.is_some()),
-            ("--queues", device.queues.is_some()),
-            ("--vlan", device.vlan.is_some()),
-            ("--gateway", !device.gateway.is_empty()),
-            ("--dhcp", device.dhcp),
-            ("--dns", !device.dns.is_empty()),
-            ("--checksum", device.checksum.is_some()),
-            ("--no-huge", device.no_huge),
-            ("what follows --", !device.eal.is_empty()),
-        ];
-        match given.into_iter().find(|(_, given)| *given) {
-            Some((option, _)) => {
+        match self.device.given().next() {
+            Some(option) => {
                 let (what, mend) = ("a device", "give --port, e.g. --port tap:uns0, or leave it out");
                 Err(ConnectError::Misplaced { option, what, mend })
             }
@@ -267,6 +257,13 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 /// A code that may be sent, RFC 6455 section 7.4.
+fn close_reason(text: &str) -> Result<String, String> {
+    if text.len() <= REASON_BYTES_MAX {
+        return Ok(text.to_owned());
+    }
+    Err(format!("it has {} bytes, and a close frame holds {REASON_BYTES_MAX}", text.len()))
+}
+
 fn close_code(text: &str) -> Result<u16, String> {
     let code = text.parse().map(CloseCode).map_err(|_| "wanted a number".to_owned())?;
     if code.may_be_sent() {

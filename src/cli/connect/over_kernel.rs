@@ -6,7 +6,8 @@ use crate::engine::SendOutcome;
 use crate::time::Duration;
 use crate::tls::{Data, Stream as Tls, TlsError};
 use crate::ws::deflate::{DeflateConfig, Deflater, History, Inflater, Outgoing};
-use crate::ws::handshake::{ClientRequest, RESPONSE_HEAD_BYTES_MAX};
+use crate::ws::frame::CONTROL_BYTES_MAX;
+use crate::ws::handshake::RESPONSE_HEAD_BYTES_MAX;
 use crate::ws::{
     Close, CloseCode, Decoder, Event as Frame, Limits, Message, Opcode, ProtocolError, Role, append_frame,
 };
@@ -23,8 +24,6 @@ use std::time::Instant;
 const READ_BYTES: usize = 64 << 10;
 /// Bytes that may wait for the kernel before a message is not accepted.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
-/// A control frame's most payload (RFC 6455 section 5.5).
-const CONTROL_BYTES_MAX: usize = 125;
 
 /// See the module.
 pub(super) struct KernelSocket {
@@ -81,9 +80,11 @@ impl KernelSocket {
         let deadline = Instant::now() + self.target.timeout;
         let none = || Ended::NoConnection("the name has no address".into());
         let mut tcp = Err(none());
-        for remote in &self.target.remotes {
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            match TcpStream::connect_timeout(remote, left) {
+        for (remote, untried) in self.target.remotes.iter().zip((1..=self.target.remotes.len() as u32).rev())
+        {
+            // Those that come after it have their share of the time left.
+            let left = deadline.saturating_duration_since(Instant::now());
+            match TcpStream::connect_timeout(remote, (left / untried).max(Duration::from_millis(1))) {
                 Ok(stream) => {
                     tcp = Ok(stream);
                     break;
@@ -131,17 +132,10 @@ impl KernelSocket {
         live: &mut Live,
         deadline: Instant,
     ) -> Result<(Option<String>, Option<Ended>), Ended> {
-        let Target { url, protocols, headers, deflate, .. } = self.target.clone();
         let mut nonce = [0; 16];
         self.random.fill_bytes(&mut nonce);
-        let request = ClientRequest {
-            host: url.authority(),
-            target: url.target(),
-            nonce,
-            protocols: &protocols,
-            headers: &headers,
-            deflate: deflate.as_ref(),
-        };
+        let target = self.target.clone();
+        let request = target.request(nonce);
         let mut bytes = Vec::new();
         request.write(&mut bytes).map_err(|error| Ended::NoConnection(error.to_string()))?;
         live.seal(&bytes).map_err(tls_failed)?;
@@ -234,7 +228,8 @@ impl KernelSocket {
             if let Some(error) = violation {
                 return Some(live.violated(error, &mut self.random));
             }
-            if let Some(payload) = pong {
+            // RFC 6455 section 5.5.3: only the latest ping has to be answered, so none while another answer waits.
+            if let Some(payload) = pong.filter(|_| live.unsent.is_empty()) {
                 live.push(Opcode::Pong, &payload, &mut self.random);
             }
             bytes = bytes.get_mut(consumed..).unwrap_or_default();
@@ -275,15 +270,17 @@ impl Transport for KernelSocket {
         let mut fds: Vec<PollFd<'_>> =
             also.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         if let Some(live) = &self.live {
-            let flags = if live.unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, live.reads());
+            flags.set(PollFlags::OUT, !live.unsent.is_empty());
             fds.push(PollFd::from_borrowed_fd(live.tcp.as_fd(), flags));
         }
         let ready = poll(&mut fds, Some(&timeout)).is_ok();
         let typed = ready && also.is_some() && fds.first().is_some_and(|fd| !fd.revents().is_empty());
         drop(fds);
         if let Some(mut live) = self.live.take() {
-            let ended =
-                self.read(&mut live).or_else(|| self.check_silence(&mut live)).or_else(|| live.flush());
+            let came = if live.reads() { self.read(&mut live) } else { None };
+            let ended = came.or_else(|| self.check_silence(&mut live)).or_else(|| live.flush());
             if live.congested && live.unsent.is_empty() {
                 live.congested = false;
                 self.events.push_back(Event::Drained);
@@ -340,6 +337,11 @@ impl Transport for KernelSocket {
 }
 
 impl Live {
+    /// Whether the server is read from: not while it takes nothing of what reading it makes us say.
+    fn reads(&self) -> bool {
+        self.unsent.len() <= UNSENT_BYTES_MAX
+    }
+
     /// Appends a frame to what is to be sent.
     fn push(&mut self, opcode: Opcode, payload: &[u8], random: &mut ChaCha20Rng) {
         let mut frame = Vec::new();

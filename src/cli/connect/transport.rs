@@ -4,7 +4,7 @@ use crate::engine::{ConnectFailure, SendOutcome};
 use crate::time::Duration;
 use crate::tls::ClientTls;
 use crate::ws::deflate::DeflateConfig;
-use crate::ws::handshake::ResponseError;
+use crate::ws::handshake::{ClientRequest, ResponseError};
 use crate::ws::{CloseCode, Message, WsUrl};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -25,6 +25,20 @@ pub(super) struct Target {
     pub(super) timeout: Duration,
     /// Silence after which a ping is sent, and after twice which the connection is given up.
     pub(super) ping: Option<Duration>,
+}
+
+impl Target {
+    /// The opening handshake's request.
+    pub(super) fn request(&self, nonce: [u8; 16]) -> ClientRequest<'_> {
+        ClientRequest {
+            host: self.url.authority(),
+            target: self.url.target(),
+            nonce,
+            protocols: &self.protocols,
+            headers: &self.headers,
+            deflate: self.deflate.as_ref(),
+        }
+    }
 }
 
 /// What happened.
