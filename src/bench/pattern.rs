@@ -85,8 +85,7 @@ impl Pattern {
 
     /// Length of the payload of message `sequence` of `connection` in bytes.
     pub fn size(&self, connection: u32, sequence: u64) -> usize {
-        let index = (mixed(connection, sequence) >> SIZE_SHIFT) as usize & (self.sizes.len() - 1);
-        self.sizes[index]
+        self.size_of(mixed(connection, sequence))
     }
 
     /// Whether the payloads are text.
@@ -97,12 +96,13 @@ impl Pattern {
     /// Appends the payload of message `sequence` of `connection`.
     pub fn write(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
         let tag = self.tag(connection, sequence);
-        let size = self.size(connection, sequence);
+        let hash = mixed(connection, sequence);
+        let size = self.size_of(hash);
         if size < TAG_BYTES {
             out.extend_from_slice(&tag[..size]);
         } else {
             out.extend_from_slice(&tag);
-            out.extend_from_slice(self.body(connection, sequence));
+            out.extend_from_slice(self.body(hash, size));
         }
     }
 
@@ -112,11 +112,13 @@ impl Pattern {
     /// How they differ.
     pub fn verify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Result<(), Mismatch> {
         let due = self.tag(connection, sequence);
+        let hash = mixed(connection, sequence);
+        let size = self.size_of(hash);
         let is_right = match reply.split_first_chunk::<TAG_BYTES>() {
-            Some((tag, body)) => *tag == due && body == self.body(connection, sequence),
+            Some((tag, body)) => *tag == due && body == self.body(hash, size),
             None => *reply == due[..reply.len()],
         };
-        if is_right && reply.len() == self.size(connection, sequence) {
+        if is_right && reply.len() == size {
             return Ok(());
         }
         Err(self.classify(connection, sequence, reply))
@@ -126,7 +128,7 @@ impl Pattern {
     #[cold]
     fn classify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Mismatch {
         if let Some((its_connection, its_sequence)) = self.read_tag(reply)
-            && reply.get(TAG_BYTES..) == Some(self.body(its_connection, its_sequence))
+            && reply.get(TAG_BYTES..) == Some(self.due_body(its_connection, its_sequence))
             && (its_connection, its_sequence) != (connection, sequence)
         {
             return if its_connection == connection {
@@ -170,10 +172,23 @@ impl Pattern {
         }
     }
 
-    /// What follows the tag.
-    fn body(&self, connection: u32, sequence: u64) -> &[u8] {
-        let offset = (mixed(connection, sequence) >> (u64::BITS - OFFSETS.ilog2())) as usize;
-        &self.pool[offset..offset + self.size(connection, sequence).saturating_sub(TAG_BYTES)]
+    /// What follows the tag of message `sequence` of `connection`.
+    fn due_body(&self, connection: u32, sequence: u64) -> &[u8] {
+        let hash = mixed(connection, sequence);
+        self.body(hash, self.size_of(hash))
+    }
+
+    /// The length of the message with this hash.
+    #[inline]
+    fn size_of(&self, hash: u64) -> usize {
+        self.sizes[(hash >> SIZE_SHIFT) as usize & (self.sizes.len() - 1)]
+    }
+
+    /// What follows the tag of the message with this hash, which has `size` bytes.
+    #[inline]
+    fn body(&self, hash: u64, size: usize) -> &[u8] {
+        let offset = (hash >> (u64::BITS - OFFSETS.ilog2())) as usize;
+        &self.pool[offset..offset + size.saturating_sub(TAG_BYTES)]
     }
 }
 
