@@ -29,7 +29,7 @@ pub enum CloseCause {
     Finished,
     /// The peer sent RST.
     Reset,
-    /// [`Stack::abort`] was called.
+    /// [`Stack::abort`](super::Stack::abort) was called.
     Aborted,
     /// The peer stayed silent too long (retransmissions, keep-alive, SYN).
     TimedOut,
@@ -39,7 +39,7 @@ pub enum CloseCause {
     AddressLost,
 }
 
-/// Where a frame has to go after [`Stack::ingress`], when several workers share a port's addresses.
+/// Where a frame has to go after [`Stack::ingress`](super::Stack::ingress), when several workers share a port's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Onward {
