@@ -24,6 +24,8 @@ use std::time::Instant;
 const READ_BYTES: usize = 64 << 10;
 /// Bytes that may wait for the kernel before a message is not accepted.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of TLS's answers that may wait for the kernel before nothing more is read.
+const TLS_CONTROL_BYTES_MAX: usize = 64 << 10;
 
 /// See the module.
 pub(super) struct KernelSocket {
@@ -45,8 +47,11 @@ struct Live {
     /// What compressed messages refer to: theirs, and ours where compression was agreed on.
     history: Option<History>,
     outgoing: Option<Outgoing>,
-    /// What the kernel has not taken yet.
+    /// What the kernel has not taken yet. What TLS has to say of its own waits in `tls` meanwhile, where answers to key
+    /// updates become one.
     unsent: Vec<u8>,
+    /// Payload of the latest ping, while it is not answered (RFC 6455 section 5.5.3 asks for no other).
+    pong: Option<Vec<u8>>,
     /// A message is not wholly on its way.
     congested: bool,
     /// Our close frame is out.
@@ -109,6 +114,7 @@ impl KernelSocket {
             history: None,
             outgoing: None,
             unsent: Vec::new(),
+            pong: None,
             congested: false,
             close_sent: false,
             closed_as: None,
@@ -201,7 +207,6 @@ impl KernelSocket {
                 Err(error) => return Some(live.violated(error, &mut self.random)),
             };
             let consumed = decoded.consumed;
-            let mut pong = None;
             let mut violation = None;
             match decoded.event {
                 None => {}
@@ -216,7 +221,7 @@ impl KernelSocket {
                     }
                 }
                 Some(Frame::Message(message)) => self.events.push_back(received(message)),
-                Some(Frame::Ping(payload)) => pong = Some(payload.to_vec()),
+                Some(Frame::Ping(payload)) => live.pong = Some(payload.to_vec()),
                 Some(Frame::Pong(payload)) => self.events.push_back(Event::Pong(payload.to_vec())),
                 Some(Frame::Close(close)) => {
                     let theirs = Ended::closed(close.code, close.reason);
@@ -227,10 +232,6 @@ impl KernelSocket {
             }
             if let Some(error) = violation {
                 return Some(live.violated(error, &mut self.random));
-            }
-            // RFC 6455 section 5.5.3: only the latest ping has to be answered, so none while another answer waits.
-            if let Some(payload) = pong.filter(|_| live.unsent.is_empty()) {
-                live.push(Opcode::Pong, &payload, &mut self.random);
             }
             bytes = bytes.get_mut(consumed..).unwrap_or_default();
         }
@@ -272,7 +273,7 @@ impl Transport for KernelSocket {
         if let Some(live) = &self.live {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, live.reads());
-            flags.set(PollFlags::OUT, !live.unsent.is_empty());
+            flags.set(PollFlags::OUT, live.has_to_write());
             fds.push(PollFd::from_borrowed_fd(live.tcp.as_fd(), flags));
         }
         let ready = poll(&mut fds, Some(&timeout)).is_ok();
@@ -280,8 +281,11 @@ impl Transport for KernelSocket {
         drop(fds);
         if let Some(mut live) = self.live.take() {
             let came = if live.reads() { self.read(&mut live) } else { None };
-            let ended = came.or_else(|| self.check_silence(&mut live)).or_else(|| live.flush());
-            if live.congested && live.unsent.is_empty() {
+            let ended = came
+                .or_else(|| self.check_silence(&mut live))
+                .or_else(|| live.flush())
+                .or_else(|| live.answer_ping(&mut self.random));
+            if live.congested && !live.has_to_write() {
                 live.congested = false;
                 self.events.push_back(Event::Drained);
             }
@@ -337,9 +341,28 @@ impl Transport for KernelSocket {
 }
 
 impl Live {
-    /// Whether the server is read from: not while it takes nothing of what reading it makes us say.
+    /// Whether the server is read from: not while it takes nothing of what reading it makes us say. Our own messages do
+    /// not count: it may have to be heard before it reads on.
     fn reads(&self) -> bool {
-        self.unsent.len() <= UNSENT_BYTES_MAX
+        self.tls.as_ref().is_none_or(|tls| tls.control_bytes() <= TLS_CONTROL_BYTES_MAX)
+    }
+
+    /// Whether anything waits for the kernel.
+    fn has_to_write(&self) -> bool {
+        let has_control = self.tls.as_ref().is_some_and(|tls| tls.control_bytes() > 0);
+        !self.unsent.is_empty() || self.pong.is_some() || has_control
+    }
+
+    /// Answers the latest ping, once all before the answer is on its way; returns how the connection ended, if it did.
+    fn answer_ping(&mut self, random: &mut ChaCha20Rng) -> Option<Ended> {
+        if !self.unsent.is_empty() {
+            return None;
+        }
+        let payload = self.pong.take()?;
+        if !self.close_sent {
+            self.push(Opcode::Pong, &payload, random);
+        }
+        self.flush()
     }
 
     /// Appends a frame to what is to be sent.
@@ -434,21 +457,31 @@ impl Live {
             }
             rest = rest.get_mut(step.taken..).unwrap_or_default();
         }
-        self.unsent.append(tls.control());
         Ok(())
     }
 
     /// Hands to the kernel what it takes; returns how it ended, if it did.
     fn flush(&mut self) -> Option<Ended> {
-        while !self.unsent.is_empty() {
-            match self.tcp.write(&self.unsent) {
-                Ok(length) => drop(self.unsent.drain(..length)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+        if self.unsent.is_empty()
+            && let Some(tls) = &mut self.tls
+        {
+            self.unsent.append(tls.control());
+        }
+        let mut sent = 0;
+        let mut ended = None;
+        while sent < self.unsent.len() {
+            match self.tcp.write(&self.unsent[sent..]) {
+                Ok(length) => sent += length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Some(Ended::Broke(error.to_string())),
+                Err(error) => {
+                    ended = Some(Ended::Broke(error.to_string()));
+                    break;
+                }
             }
         }
-        None
+        self.unsent.drain(..sent);
+        ended
     }
 
     /// The last that is said: what is unsent, TLS's close_notify, FIN. Nobody waits for it.
