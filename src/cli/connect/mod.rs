@@ -1,6 +1,7 @@
 //! `unsocket connect`: a WebSocket at the keyboard, or in a script.
 
 mod input;
+mod live;
 mod over_kernel;
 mod over_port;
 mod session;
