@@ -3,7 +3,7 @@
 //! They are filled into mbufs of a mempool of their own, each large enough for a whole one. Chains of the ordinary mbufs
 //! would need no more memory, but the stack writes a frame in one piece: its bytes would have to be copied once more.
 
-use super::{Checksums, DpdkConfig, ETHERNET_HEADER_BYTES};
+use super::{Checksums, DpdkConfig};
 use ::dpdk::{Bus, Capabilities, Eal, Error, InUse, Mbuf, Mempool, MempoolConfig, TxOffload};
 use std::collections::VecDeque;
 
@@ -58,8 +58,9 @@ pub(super) fn mempools(
 impl Tso {
     /// On a device that has been set up; `None` when it does not cut segments after all.
     pub(super) fn new(pool: Mempool, driver: &str, in_use: &InUse, mtu: usize) -> Option<Tso> {
-        /// Ethernet, IPv4 and TCP, which this driver takes for a part of what the MTU bounds (DPDK 22.11).
-        const HEADERS_BYTES: usize = ETHERNET_HEADER_BYTES + 20 + 20;
+        /// Ethernet with a tag, IPv4 and TCP. This driver takes them for a part of what the MTU bounds, and segments that
+        /// are longer then stop its queue for good (DPDK 22.11).
+        const HEADERS_BYTES: usize = 18 + 20 + 20;
         let segment_bytes_max = if driver == "net_tap" { mtu - HEADERS_BYTES } else { mtu };
         (in_use.offloads.tx_tso && in_use.offloads.tx_tcp_checksum).then_some(Tso {
             pool,
