@@ -1,8 +1,11 @@
 //! The binary as scripts call it: exit statuses, and what is written where.
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 fn unsocket(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_unsocket")).args(arguments).output().unwrap()
@@ -59,15 +62,8 @@ fn a_port_that_cannot_be_served_on_ends_with_1() {
     assert!(stderr(&output).contains("use tap:NAME"), "{}", stderr(&output));
 }
 
-#[test]
-fn a_server_that_pings_and_never_reads_does_not_fill_the_tools_memory() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("ws://{}/", listener.local_addr().unwrap());
-    let mut tool = Command::new(env!("CARGO_BIN_EXE_unsocket"))
-        .args(["connect", "--keep-open", &url])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+/// The server's end of the tool's connection, after the opening handshake.
+fn upgraded(listener: &TcpListener) -> TcpStream {
     let (mut server, _) = listener.accept().unwrap();
     let mut request = [0; 4096];
     let length = server.read(&mut request).unwrap();
@@ -79,6 +75,19 @@ fn a_server_that_pings_and_never_reads_does_not_fill_the_tools_memory() {
     let key = std::str::from_utf8(key).unwrap();
     unsocket::ws::handshake::write_accept(&mut answer, key, None, None, &[]).unwrap();
     server.write_all(&answer).unwrap();
+    server
+}
+
+#[test]
+fn a_server_that_pings_and_never_reads_does_not_fill_the_tools_memory() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_unsocket"))
+        .args(["connect", "--keep-open", &url])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut server = upgraded(&listener);
     let ping = [&[0x89, 125][..], &[b'p'; 125]].concat().repeat(1_000);
     // 64 MB of pings, and never a read.
     for _ in 0..500 {
@@ -90,6 +99,50 @@ fn a_server_that_pings_and_never_reads_does_not_fill_the_tools_memory() {
     tool.kill().unwrap();
     tool.wait().unwrap();
     assert!(peak_kib < 40_000, "{peak_kib} KiB");
+}
+
+#[test]
+fn while_a_long_message_waits_the_server_is_heard_and_its_latest_ping_answered() {
+    // More than the kernel holds, and than may wait before another message is accepted.
+    const MESSAGE_BYTES: usize = 16 << 20;
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("long_message");
+    std::fs::write(&path, "m".repeat(MESSAGE_BYTES) + "\n").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 << 10).unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&listener, 64 << 10).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_unsocket"))
+        .args(["connect", "--no-compression", "--keep-open"])
+        .args(["--block-bytes", &MESSAGE_BYTES.to_string(), &url])
+        .stdin(File::open(&path).unwrap())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut server = upgraded(&listener);
+    for timeout in [TcpStream::set_write_timeout, TcpStream::set_read_timeout] {
+        timeout(&server, Some(Duration::from_secs(10))).unwrap();
+    }
+    let mut header = [0; 2 + 8 + 4];
+    server.read_exact(&mut header).unwrap();
+    assert_eq!(header[..10], [&[0x81, 0xff][..], &(MESSAGE_BYTES as u64).to_be_bytes()].concat());
+    // Like a server that does one thing after the other, it says all it has to say before it reads on.
+    let frame = [&[0x81, 126, 0x40, 0][..], &[b's'; 0x4000]].concat();
+    let mut said = Ok(());
+    for _ in 0..500 {
+        said = said.and_then(|()| server.write_all(&frame));
+    }
+    for ping in [b"\x89\x01a", b"\x89\x01b"] {
+        said = said.and_then(|()| server.write_all(ping));
+    }
+    let mut message = vec![0; MESSAGE_BYTES];
+    let mut pong = [0; 2 + 4 + 1];
+    let heard = said.and_then(|()| server.read_exact(&mut message));
+    let heard = heard.and_then(|()| server.read_exact(&mut pong));
+    tool.kill().unwrap();
+    tool.wait().unwrap();
+    heard.unwrap();
+    // RFC 6455 section 5.5.3: the latest ping's payload.
+    assert_eq!((pong[..2].to_vec(), pong[6] ^ pong[2]), (vec![0x8a, 0x81], b'b'));
 }
 
 #[test]

@@ -139,11 +139,12 @@ fn config(scenario: &Scenario, plan: &HostPlan, addr: IpAddr, segment: usize) ->
         },
         deadlines: Deadlines {
             handshake: seconds(if patient { 200 } else { 10 }),
-            close: seconds(if patient { 200 } else { 5 }),
+            // A close frame waits behind megabytes that may have to be sent again every 12 s, a window each time.
+            close: seconds(if patient { 1_500 } else { 5 }),
             idle: plan.idle,
             ping: plan.ping,
             pong: seconds(if patient { 200 } else { 10 }),
-            drain: seconds(if patient { 200 } else { 10 }),
+            drain: seconds(if patient { 1_600 } else { 10 }),
             tick: Some(plan.tick),
             ..Deadlines::default()
         },

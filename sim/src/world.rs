@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(500);
 /// In a gentle world something moves on each connection at least so often, its own pause apart, once the network is whole:
 /// the longest that TCP backs off, and what was lost in the meantime.
 const STANDSTILL_MAX: Duration = Duration::from_secs(130);
-/// How long the rest may take to be cleaned up.
-const CLEAN_UP: Duration = Duration::from_secs(700);
+/// How long the rest may take to be cleaned up: longer than the closing deadline of a gentle world.
+const CLEAN_UP: Duration = Duration::from_secs(1_700);
 /// Bursts in a row that move nothing, while nothing is in their way.
 const IDLE_POLLS_MAX: u32 = 20_000;
 /// More events than any world of ours has: it goes round in circles.

@@ -377,3 +377,11 @@ pub enum ConnectFailure {
     #[error("this worker is shutting down")]
     Drain,
 }
+
+impl ConnectFailure {
+    /// Whether it says something about this address of the server's: another one may do better.
+    pub fn is_of_addr(&self) -> bool {
+        use ConnectFailure::{Connect, NoAnswer, Transport};
+        matches!(self, Connect(_) | Transport(_) | NoAnswer)
+    }
+}

@@ -107,11 +107,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Whether there is another address of the server's to try, and it will be.
     pub(super) fn try_next_addr(&mut self, connect: &mut Connect, cause: &ConnectFailure) -> bool {
-        let is_the_addrs = matches!(
-            cause,
-            ConnectFailure::Connect(_) | ConnectFailure::Transport(_) | ConnectFailure::NoAnswer
-        );
-        is_the_addrs && !self.local.draining && connect.turn_to_next()
+        cause.is_of_addr() && !self.local.draining && connect.turn_to_next()
     }
 
     /// Begins what look-ups it may, and opens the connections whose address was found.

@@ -13,7 +13,7 @@ use super::{Cidr, CloseCause, Stack};
 use crate::port::Frame;
 use crate::time::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{DeviceCapabilities, Medium};
+use smoltcp::phy::{Checksum, DeviceCapabilities, Medium};
 use smoltcp::socket::dhcpv4::{Event, RetryConfig, Socket};
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
@@ -51,6 +51,8 @@ impl Dhcp {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ethernet;
         caps.max_transmission_unit = mtu + super::net::ETHERNET_BYTES;
+        // Received ones are verified (or believed: a kernel's own server leaves them to its device) before smoltcp sees the frame.
+        caps.checksum.udp = Checksum::Tx;
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
         let key = derive_key(secret, "dhcp");
         config.random_seed =

@@ -1,12 +1,11 @@
 //! Frames in: to the connection that owns them, to the interface, or to nobody.
 
-use super::classify::{Class, PathMtu, TcpInfo, Unsupported};
+use super::classify::{Class, PathMtu, TcpInfo, Unsupported, udp_checksum_is_good};
 use super::conn::{Phase, Received, Slot};
 use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::{self, BareAck};
 use super::net::Net;
 use super::reply::Reply;
-use super::resolver;
 use super::time_wait::Verdict;
 use super::{CloseCause, Onward, Stack};
 use crate::port::{Frame, RxChecksum};
@@ -47,11 +46,15 @@ impl Stack {
             }
             Class::Dhcp if self.dhcp.is_none() && self.has_exception_path => return self.leave_to_kernel(),
             Class::Dhcp => {
+                if verify && !udp_checksum_is_good(frame) {
+                    self.stats.rx_bad_checksum += 1;
+                    return Onward::Done;
+                }
                 self.stats.rx_control += 1;
                 self.ingress_dhcp(frame);
             }
             Class::Dns if self.resolves() => {
-                if verify && !resolver::checksum_is_good(frame) {
+                if verify && !udp_checksum_is_good(frame) {
                     self.stats.rx_bad_checksum += 1;
                     return Onward::Done;
                 }
@@ -91,7 +94,7 @@ impl Stack {
             }
             Class::Dns => {
                 let is_sound = self.rx_checksum_trusted || checksum == RxChecksum::Good;
-                if is_sound || resolver::checksum_is_good(frame) {
+                if is_sound || udp_checksum_is_good(frame) {
                     self.ingress_dns(frame);
                 }
             }

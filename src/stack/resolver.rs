@@ -16,10 +16,7 @@ use crate::time::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, DeviceCapabilities, Medium};
 use smoltcp::socket::dns::{GetQueryResultError, QueryHandle, Socket, StartQueryError};
-use smoltcp::wire::{
-    DnsQueryType, EthernetAddress, EthernetFrame, EthernetProtocol, HardwareAddress, IpAddress, Ipv4Packet,
-    Ipv6Packet, UdpPacket,
-};
+use smoltcp::wire::{DnsQueryType, EthernetAddress, HardwareAddress};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
@@ -352,22 +349,6 @@ impl Stack {
     pub(super) fn next_dns(&self) -> Option<Instant> {
         let resolver = self.resolver.as_ref()?;
         if resolver.done.is_empty() { resolver.next_at } else { Some(self.now) }
-    }
-}
-
-/// Whether a UDP datagram in an Ethernet frame came as it was sent. Behind IPv6 extension headers it is not looked for, and no
-/// DNS server uses them.
-pub(super) fn checksum_is_good(frame: &[u8]) -> bool {
-    let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return false };
-    let is_good = |udp: &[u8], from: IpAddress, to: IpAddress| {
-        UdpPacket::new_checked(udp).is_ok_and(|packet| packet.verify_checksum(&from, &to))
-    };
-    match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => Ipv4Packet::new_checked(ethernet.payload())
-            .is_ok_and(|ip| is_good(ip.payload(), ip.src_addr().into(), ip.dst_addr().into())),
-        EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(ethernet.payload())
-            .is_ok_and(|ip| is_good(ip.payload(), ip.src_addr().into(), ip.dst_addr().into())),
-        _ => false,
     }
 }
 

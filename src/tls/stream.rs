@@ -374,6 +374,21 @@ mod tests {
     }
 
     #[test]
+    fn however_many_key_updates_are_asked_for_while_nothing_can_be_sent_one_answer_waits() {
+        let (mut server, mut client) = established();
+        hear(&mut client, std::mem::take(server.control())).unwrap();
+        for round in 0..100 {
+            let request = say(&mut server, 22, &REQUEST_KEY_UPDATE);
+            let State::Traffic(traffic) = &mut server.state else { panic!("no keys") };
+            traffic.take_next_sealer().unwrap();
+            hear(&mut client, request).unwrap();
+            let said = send(&mut server, b"x");
+            hear(&mut client, said).unwrap();
+            assert!(client.control_bytes() < 64, "{round}");
+        }
+    }
+
+    #[test]
     fn nothing_is_said_after_our_close_notify() {
         let (mut server, mut client) = established();
         server.close();

@@ -169,6 +169,11 @@ impl Traffic {
         // `update_not_requested`: the peer's key is its own affair.
         self.push(ContentType::HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0], control);
         self.key_update_waits = true;
+        self.take_next_sealer()
+    }
+
+    /// What is sealed from here on is sealed with new keys.
+    pub(super) fn take_next_sealer(&mut self) -> Result<(), Violation> {
         let next = self.keys.next_to_seal().map_err(|_| Violation::KeysExhausted)?;
         self.sealer = Sealer::new(&next, true, self.records_max).ok_or(Violation::KeysExhausted)?;
         Ok(())

@@ -33,7 +33,8 @@ class Bench:
         # Each run has a device of its own, and the kernel's end the servers' addresses.
         device = [
             *("--port", f"tap:uc{os.getpid() % 1_000_000}n{self.count}", "--netns", self.namespace.name),
-            *("--ip", HOST_ADDRESSES, "--host-ip", SERVER_ADDRESSES),
+            *("--host-ip", SERVER_ADDRESSES),
+            *(() if "--dhcp" in arguments else ("--ip", HOST_ADDRESSES)),
         ]
         return [str(argument) for argument in (self.binary, "connect", *device, *arguments)]
 
@@ -104,19 +105,26 @@ def suite(report, binary):
                     report.run(f"connect/{form}", case.__name__.replace("_", "-"), case, bench)
                 if form == "tap":
                     with dns_server(namespace):
-                        for case in (a_name_is_looked_up, names_without_an_address, a_name_over_tls, a_silent_dns_server):
+                        for case in (
+                            a_name_is_looked_up,
+                            names_without_an_address,
+                            a_name_over_tls,
+                            a_silent_dns_server,
+                            a_lease_names_the_dns_server,
+                        ):
                             report.run("connect/dns", case.__name__.replace("_", "-"), case, bench)
 
 
 @contextlib.contextmanager
 def dns_server(namespace):
-    """dnsmasq, which knows the server by names of its own: one with a second address where nobody serves."""
+    """dnsmasq, which knows the server by names of its own, one with a second address where nobody serves, and leases addresses."""
     names = (f"/feed.test/{SERVER}", f"/both.test/{SERVER}", "/both.test/fd73::2", f"/unsocket.test/{SERVER}")
     command = [
         *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"),
         *("--log-queries", "--log-facility=-", "--pid-file", "--cname=www.feed.test,host.feed.test"),
         *(f"--address={name}" for name in names),
         *("--address=/test/", f"--host-record=host.feed.test,{SERVER}"),
+        *("--dhcp-range=10.73.0.50,10.73.0.60,1h", "--dhcp-authoritative", "--no-ping", "--leasefile-ro"),
     ]
     with open(CACHE / "logs" / "dnsmasq.log", "wb") as log:
         process = subprocess.Popen(namespace.inside(*command), stdout=log, stderr=log)
@@ -151,6 +159,11 @@ def a_silent_dns_server(bench):
     expect(out == "late\n", repr(out))
     _, errors = bench.run("--dns", "10.73.0.99", f"ws://feed.test:{PORT}/", status=3)
     expect("no DNS server answered" in errors, errors)
+
+
+def a_lease_names_the_dns_server(bench):
+    out, _ = bench.run("--dhcp", f"ws://feed.test:{PORT}/", say="leased")
+    expect(out == "leased\n", repr(out))
 
 
 def expect(condition, what):

@@ -25,7 +25,7 @@ pub(super) struct Input {
 
 impl Input {
     pub(super) fn new(binary: bool, block_bytes: usize) -> Self {
-        let cutter = Cutter { binary, block_bytes, held: Vec::new() };
+        let cutter = Cutter { binary, block_bytes, held: Vec::new(), searched: 0 };
         Input { stdin: std::io::stdin(), cutter, buffer: vec![0; READ_BYTES], ended: false }
     }
 
@@ -61,6 +61,8 @@ struct Cutter {
     binary: bool,
     block_bytes: usize,
     held: Vec<u8>,
+    /// Bytes at the front of `held` that are known to have no end of a line: a long one comes in many pieces.
+    searched: usize,
 }
 
 impl Cutter {
@@ -72,14 +74,20 @@ impl Cutter {
             let end = self.held.len().min(self.block_bytes);
             return Some(Item::Block(self.held.drain(..end).collect()));
         }
-        let newline = self.held.iter().take(self.block_bytes + 1).position(|byte| *byte == b'\n');
+        let within = &self.held[..self.held.len().min(self.block_bytes + 1)];
+        let newline = within.iter().skip(self.searched).position(|byte| *byte == b'\n');
+        let newline = newline.map(|position| self.searched + position);
         let end = match newline {
             Some(end) => end,
             None if ended || self.held.len() > self.block_bytes => {
                 self.longest_text(self.held.len().min(self.block_bytes))
             }
-            None => return None,
+            None => {
+                self.searched = within.len();
+                return None;
+            }
         };
+        self.searched = 0;
         let rest = if newline.is_some() { end + 1 } else { end };
         let mut line: Vec<u8> = self.held.drain(..rest).collect();
         line.truncate(end);
@@ -107,7 +115,7 @@ mod tests {
     use super::*;
 
     fn cutter(binary: bool, block_bytes: usize, bytes: &[u8]) -> Cutter {
-        Cutter { binary, block_bytes, held: bytes.to_vec() }
+        Cutter { binary, block_bytes, held: bytes.to_vec(), searched: 0 }
     }
 
     fn all(mut cutter: Cutter, ended: bool) -> Vec<Item> {
@@ -123,6 +131,19 @@ mod tests {
         let text = b"one\ntwo\r\n\nlast";
         assert_eq!(all(cutter(false, 100, text), false), lines(&["one", "two", ""]));
         assert_eq!(all(cutter(false, 100, text), true), lines(&["one", "two", "", "last"]));
+    }
+
+    #[test]
+    fn a_line_may_come_in_pieces() {
+        let mut cutter = cutter(false, 8, b"");
+        for piece in ["on", "e", "\ntw", "o", "12345", "\n\n"] {
+            assert_eq!(cutter.next(false), None, "{piece:?}");
+            cutter.held.extend_from_slice(piece.as_bytes());
+            if piece == "\ntw" {
+                assert_eq!(cutter.next(false), Some(Item::Line("one".into())));
+            }
+        }
+        assert_eq!(all(cutter, false), lines(&["two12345", ""]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `unsocket connect`: a WebSocket at the keyboard, or in a script.
 
 mod input;
+mod live;
 mod over_kernel;
 mod over_port;
 mod session;
@@ -43,7 +44,7 @@ pub(super) struct ConnectArgs {
     /// Do not offer compression (permessage-deflate)
     #[arg(long)]
     no_compression: bool,
-    /// How long opening the connection may take, in seconds
+    /// How long opening the connection may take, in seconds; the server's addresses share it
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::seconds)]
     timeout: Duration,
     /// Binary messages: standard input is sent in blocks as it comes, what is received is written as it is
@@ -256,7 +257,7 @@ fn header(text: &str) -> Result<(String, String), String> {
     if name.is_empty() { Err(wanted()) } else { Ok((name.to_owned(), value.trim().to_owned())) }
 }
 
-/// A code that may be sent, RFC 6455 section 7.4.
+/// A reason that a close frame has room for.
 fn close_reason(text: &str) -> Result<String, String> {
     if text.len() <= REASON_BYTES_MAX {
         return Ok(text.to_owned());
@@ -264,6 +265,7 @@ fn close_reason(text: &str) -> Result<String, String> {
     Err(format!("it has {} bytes, and a close frame holds {REASON_BYTES_MAX}", text.len()))
 }
 
+/// A code that may be sent, RFC 6455 section 7.4.
 fn close_code(text: &str) -> Result<u16, String> {
     let code = text.parse().map(CloseCode).map_err(|_| "wanted a number".to_owned())?;
     if code.may_be_sent() {

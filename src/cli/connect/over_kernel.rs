@@ -1,29 +1,26 @@
 //! A connection over a kernel socket: the same codec and TLS as the engine's, without the engine.
 
 use super::ConnectError;
+use super::live::Live;
 use super::transport::{Ended, Event, Target, Transport};
 use crate::engine::SendOutcome;
 use crate::time::Duration;
 use crate::tls::{Data, Stream as Tls, TlsError};
-use crate::ws::deflate::{DeflateConfig, Deflater, History, Inflater, Outgoing};
+use crate::ws::deflate::{Deflater, Inflater, Outgoing};
 use crate::ws::frame::CONTROL_BYTES_MAX;
 use crate::ws::handshake::RESPONSE_HEAD_BYTES_MAX;
-use crate::ws::{
-    Close, CloseCode, Decoder, Event as Frame, Limits, Message, Opcode, ProtocolError, Role, append_frame,
-};
+use crate::ws::{Close, CloseCode, Decoder, Event as Frame, Limits, Message, Opcode, Role};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 /// How much is read at once.
 const READ_BYTES: usize = 64 << 10;
-/// Bytes that may wait for the kernel before a message is not accepted.
-const UNSENT_BYTES_MAX: usize = 1 << 20;
 
 /// See the module.
 pub(super) struct KernelSocket {
@@ -35,26 +32,6 @@ pub(super) struct KernelSocket {
     input: Vec<u8>,
     inflater: Inflater,
     deflater: Deflater,
-}
-
-/// An open WebSocket.
-struct Live {
-    tcp: TcpStream,
-    tls: Option<Box<Tls>>,
-    decoder: Decoder,
-    /// What compressed messages refer to: theirs, and ours where compression was agreed on.
-    history: Option<History>,
-    outgoing: Option<Outgoing>,
-    /// What the kernel has not taken yet.
-    unsent: Vec<u8>,
-    /// A message is not wholly on its way.
-    congested: bool,
-    /// Our close frame is out.
-    close_sent: bool,
-    /// What it said, when we closed first: that is how the connection ended, whatever the answer says.
-    closed_as: Option<Ended>,
-    heard_at: Instant,
-    pinged: bool,
 }
 
 impl KernelSocket {
@@ -109,6 +86,7 @@ impl KernelSocket {
             history: None,
             outgoing: None,
             unsent: Vec::new(),
+            pong: None,
             congested: false,
             close_sent: false,
             closed_as: None,
@@ -201,7 +179,6 @@ impl KernelSocket {
                 Err(error) => return Some(live.violated(error, &mut self.random)),
             };
             let consumed = decoded.consumed;
-            let mut pong = None;
             let mut violation = None;
             match decoded.event {
                 None => {}
@@ -216,7 +193,7 @@ impl KernelSocket {
                     }
                 }
                 Some(Frame::Message(message)) => self.events.push_back(received(message)),
-                Some(Frame::Ping(payload)) => pong = Some(payload.to_vec()),
+                Some(Frame::Ping(payload)) => live.pong = Some(payload.to_vec()),
                 Some(Frame::Pong(payload)) => self.events.push_back(Event::Pong(payload.to_vec())),
                 Some(Frame::Close(close)) => {
                     let theirs = Ended::closed(close.code, close.reason);
@@ -227,10 +204,6 @@ impl KernelSocket {
             }
             if let Some(error) = violation {
                 return Some(live.violated(error, &mut self.random));
-            }
-            // RFC 6455 section 5.5.3: only the latest ping has to be answered, so none while another answer waits.
-            if let Some(payload) = pong.filter(|_| live.unsent.is_empty()) {
-                live.push(Opcode::Pong, &payload, &mut self.random);
             }
             bytes = bytes.get_mut(consumed..).unwrap_or_default();
         }
@@ -272,7 +245,7 @@ impl Transport for KernelSocket {
         if let Some(live) = &self.live {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, live.reads());
-            flags.set(PollFlags::OUT, !live.unsent.is_empty());
+            flags.set(PollFlags::OUT, live.has_to_write());
             fds.push(PollFd::from_borrowed_fd(live.tcp.as_fd(), flags));
         }
         let ready = poll(&mut fds, Some(&timeout)).is_ok();
@@ -280,8 +253,11 @@ impl Transport for KernelSocket {
         drop(fds);
         if let Some(mut live) = self.live.take() {
             let came = if live.reads() { self.read(&mut live) } else { None };
-            let ended = came.or_else(|| self.check_silence(&mut live)).or_else(|| live.flush());
-            if live.congested && live.unsent.is_empty() {
+            let ended = came
+                .or_else(|| self.check_silence(&mut live))
+                .or_else(|| live.flush())
+                .or_else(|| live.answer_ping(&mut self.random));
+            if live.congested && !live.has_to_write() {
                 live.congested = false;
                 self.events.push_back(Event::Drained);
             }
@@ -304,7 +280,7 @@ impl Transport for KernelSocket {
         let Some(live) = self.live.as_mut().filter(|live| !live.close_sent) else {
             return SendOutcome::Closed;
         };
-        if live.unsent.len() > UNSENT_BYTES_MAX {
+        if live.is_full() {
             live.congested = true;
             return SendOutcome::Dropped;
         }
@@ -333,132 +309,6 @@ impl Transport for KernelSocket {
             // From here on it is the kernel's.
             live.end();
         }
-    }
-}
-
-impl Live {
-    /// Whether the server is read from: not while it takes nothing of what reading it makes us say.
-    fn reads(&self) -> bool {
-        self.unsent.len() <= UNSENT_BYTES_MAX
-    }
-
-    /// Appends a frame to what is to be sent.
-    fn push(&mut self, opcode: Opcode, payload: &[u8], random: &mut ChaCha20Rng) {
-        let mut frame = Vec::new();
-        append_frame(&mut frame, opcode, true, Some(random.next_u32().to_ne_bytes()), payload);
-        // TLS that cannot seal any more has failed, which reading finds out.
-        let _ = self.seal(&frame);
-    }
-
-    /// Appends a message, compressed where that was agreed on and makes it shorter.
-    fn push_message(
-        &mut self,
-        message: Message<'_>,
-        deflater: &mut Deflater,
-        config: Option<DeflateConfig>,
-        random: &mut ChaCha20Rng,
-    ) {
-        let payload = message.as_bytes();
-        let worth = config.is_some_and(|config| payload.len() >= config.threshold_bytes);
-        let Some(outgoing) = self.outgoing.as_mut().filter(|_| worth) else {
-            return self.push(message.opcode(), payload, random);
-        };
-        let Some(compressed) = deflater.compress(payload, outgoing) else {
-            return self.push(message.opcode(), payload, random);
-        };
-        outgoing.sent(payload);
-        let mut frame = Vec::new();
-        append_frame(&mut frame, message.opcode(), true, Some(random.next_u32().to_ne_bytes()), compressed);
-        // RFC 7692 section 6: RSV1 says that it is compressed.
-        frame[0] |= 0x40;
-        // As in `push`.
-        let _ = self.seal(&frame);
-    }
-
-    /// The server broke the protocol: says so, and how it ended.
-    fn violated(&mut self, error: ProtocolError, random: &mut ChaCha20Rng) -> Ended {
-        self.push_close(Close { code: error.close_code(), reason: "" }, random);
-        Ended::Broke(format!("the server breaks the protocol: {error}"))
-    }
-
-    /// Appends our close frame, once.
-    fn push_close(&mut self, close: Close<'_>, random: &mut ChaCha20Rng) {
-        if !std::mem::replace(&mut self.close_sent, true) {
-            let mut payload = [0; CONTROL_BYTES_MAX];
-            let length = close.encode(&mut payload);
-            self.push(Opcode::Close, &payload[..length], random);
-        }
-    }
-
-    /// Appends bytes to what is to be sent, with TLS in records.
-    fn seal(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
-        let Some(tls) = &mut self.tls else {
-            self.unsent.extend_from_slice(bytes);
-            return Ok(());
-        };
-        self.unsent.append(tls.control());
-        let mut at = 0;
-        while at < bytes.len() {
-            let Some((plain_bytes, record_bytes)) = tls.next_record(bytes.len() - at) else {
-                if tls.control_bytes() == 0 {
-                    return Err(TlsError::Handshake("nothing can be sent any more".into()));
-                }
-                self.unsent.append(tls.control());
-                continue;
-            };
-            let start = self.unsent.len();
-            self.unsent.resize(start + record_bytes, 0);
-            tls.seal(&mut self.unsent[start..], |place| place.copy_from_slice(&bytes[at..at + plain_bytes]));
-            at += plain_bytes;
-        }
-        Ok(())
-    }
-
-    /// Gives what came to `each`, with TLS out of its records.
-    fn open(&mut self, bytes: &mut [u8], mut each: impl FnMut(&[u8])) -> Result<(), TlsError> {
-        let Some(tls) = &mut self.tls else {
-            each(bytes);
-            return Ok(());
-        };
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let step = tls.receive(rest)?;
-            match step.data {
-                Data::Nothing => {}
-                Data::Shown(data) => each(&rest[data]),
-                Data::Held(data) => {
-                    let held = tls.take_held();
-                    each(&held[data]);
-                    tls.put_held(held);
-                }
-            }
-            rest = rest.get_mut(step.taken..).unwrap_or_default();
-        }
-        self.unsent.append(tls.control());
-        Ok(())
-    }
-
-    /// Hands to the kernel what it takes; returns how it ended, if it did.
-    fn flush(&mut self) -> Option<Ended> {
-        while !self.unsent.is_empty() {
-            match self.tcp.write(&self.unsent) {
-                Ok(length) => drop(self.unsent.drain(..length)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Some(Ended::Broke(error.to_string())),
-            }
-        }
-        None
-    }
-
-    /// The last that is said: what is unsent, TLS's close_notify, FIN. Nobody waits for it.
-    fn end(mut self) {
-        if let Some(tls) = &mut self.tls {
-            tls.close();
-            self.unsent.append(tls.control());
-        }
-        let _ = self.flush();
-        let _ = self.tcp.shutdown(Shutdown::Write);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::time::{Duration, Instant};
 use crate::ws::{CloseCode, Message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -28,8 +29,6 @@ const DOZE: Duration = Duration::from_micros(200);
 pub(super) struct EnginePort<P: Port> {
     worker: Worker<P, Line>,
     target: Target,
-    /// The address of the target that is next.
-    next_remote: usize,
     epoch: std::time::Instant,
     busy_at: Instant,
     spin: bool,
@@ -40,6 +39,8 @@ pub(super) struct EnginePort<P: Port> {
 struct Line {
     conn: Option<ConnRef>,
     events: VecDeque<Event>,
+    /// Addresses of the server that this attempt has not tried.
+    untried: VecDeque<SocketAddr>,
     protocol: Option<String>,
 }
 
@@ -56,7 +57,8 @@ impl<P: Port> EnginePort<P> {
             stack,
             deflate: target.deflate,
             deadlines: Deadlines {
-                handshake: target.timeout,
+                // Each address has its share of the time.
+                handshake: target.timeout / target.remotes.len().max(1) as u32,
                 idle: None,
                 ping: target.ping,
                 pong: target.ping.unwrap_or_default(),
@@ -77,8 +79,7 @@ impl<P: Port> EnginePort<P> {
         let Some(seat) = seats.into_iter().next() else { unreachable!("a waker, so a seat") };
         let worker = Worker::new(&config, seat, port, Line::default(), Instant::ZERO)?;
         let epoch = std::time::Instant::now();
-        let mut transport =
-            EnginePort { worker, target, next_remote: 0, epoch, busy_at: Instant::ZERO, spin };
+        let mut transport = EnginePort { worker, target, epoch, busy_at: Instant::ZERO, spin };
         if by_dhcp {
             transport.await_lease();
         }
@@ -108,11 +109,11 @@ impl<P: Port> EnginePort<P> {
 impl<P: Port> Transport for EnginePort<P> {
     fn open(&mut self) {
         let Target { url, remotes, protocols, headers, tls, .. } = &self.target;
-        let to = match remotes.get(self.next_remote % remotes.len().max(1)) {
-            Some(&remote) => Connect::new(remote, url.target()),
+        let mut untried = VecDeque::from(remotes.clone());
+        let to = match untried.pop_front() {
+            Some(remote) => Connect::new(remote, url.target()),
             None => Connect::by_name(url.host(), url.port(), url.target()),
         };
-        self.next_remote += 1;
         let connect = Connect {
             host: url.authority().to_owned(),
             protocols: protocols.clone(),
@@ -120,7 +121,10 @@ impl<P: Port> Transport for EnginePort<P> {
             tls: tls.clone().map(|config| ConnectTls { config, server_name: url.host().to_owned() }),
             ..to
         };
-        self.worker.with_context(|_, context| context.connect(connect));
+        self.worker.with_context(|line, context| {
+            line.untried = untried;
+            context.connect(connect);
+        });
     }
 
     fn turn(&mut self, also: Option<BorrowedFd<'_>>, at_most: Duration) -> bool {
@@ -225,7 +229,88 @@ impl Handler for Line {
         self.events.push_back(Event::Closed(ended));
     }
 
-    fn on_connect_failed(&mut self, _context: &mut Context<'_, Self>, _: &Connect, cause: ConnectFailure) {
-        self.events.push_back(Event::Failed(Ended::failed(&cause)));
+    fn on_connect_failed(
+        &mut self,
+        context: &mut Context<'_, Self>,
+        connect: &Connect,
+        cause: ConnectFailure,
+    ) {
+        match self.untried.pop_front().filter(|_| cause.is_of_addr()) {
+            Some(remote) => context.connect(Connect { remote, ..connect.clone() }),
+            None => self.events.push_back(Event::Failed(Ended::failed(&cause))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Server;
+    use crate::port::wire::{self, WireConfig};
+
+    struct Silent;
+
+    impl Handler for Silent {
+        type Session = ();
+        fn on_message(&mut self, _: &mut Conn<'_, Self>, _: Message<'_>) {}
+    }
+
+    fn stack(addr: &str) -> StackConfig {
+        StackConfig { addrs: vec![addr.parse().unwrap()], ..StackConfig::default() }
+    }
+
+    /// How an attempt at these addresses of a server ends that listens at 10.1.0.1:80.
+    fn first_event(remotes: &[&str], timeout: Duration) -> Event {
+        let (ours, theirs) = wire::queues(1, &WireConfig::default()).unwrap();
+        let mut config = EngineConfig {
+            listen: vec![80],
+            handle_signals: false,
+            stack: stack("10.1.0.1/24"),
+            ..EngineConfig::default()
+        };
+        config.stack.tcp.connections_max = 8;
+        let server = Server::with_ports(config, theirs).unwrap().start(|_| Silent).unwrap();
+        let target = Target {
+            url: "ws://feed.example/".parse().unwrap(),
+            remotes: remotes.iter().map(|remote| remote.parse().unwrap()).collect(),
+            protocols: Vec::new(),
+            headers: Vec::new(),
+            tls: None,
+            deflate: None,
+            timeout,
+            ping: None,
+        };
+        let mut port = EnginePort::new(target, stack("10.1.0.2/24"), ours, true).unwrap();
+        port.open();
+        let event = loop {
+            if let Some(event) = port.next_event() {
+                break event;
+            }
+            port.turn(None, TURN_MAX);
+        };
+        port.close(CloseCode::NORMAL, "");
+        server.handle().drain();
+        port.finish();
+        server.wait().unwrap();
+        event
+    }
+
+    #[test]
+    fn the_next_address_is_tried_where_one_refuses_or_is_silent() {
+        let timeout = Duration::from_secs(2);
+        let event = first_event(&["10.1.0.1:81", "10.1.0.9:80", "10.1.0.1:80"], timeout);
+        assert!(
+            matches!(event, Event::Opened { peer, .. } if peer == "10.1.0.1:80".parse().unwrap()),
+            "{event:?}"
+        );
+    }
+
+    #[test]
+    fn silent_addresses_together_take_no_longer_than_the_timeout() {
+        let begun = std::time::Instant::now();
+        let event = first_event(&["10.1.0.8:80", "10.1.0.9:80"], Duration::from_millis(600));
+        let taken = begun.elapsed();
+        assert!(matches!(event, Event::Failed(Ended::NoConnection(_))), "{event:?}");
+        assert!(taken >= Duration::from_millis(550) && taken < Duration::from_secs(5), "{taken:?}");
     }
 }

@@ -209,12 +209,10 @@ impl<T: Transport> Session<T> {
             "/ping" => self.transport.ping(rest.as_bytes()),
             "/close" => {
                 let (code, reason) = rest.split_once(' ').unwrap_or((rest, ""));
-                match code {
-                    "" => self.close_as_told(),
-                    code => match super::close_code(code) {
-                        Ok(code) => self.close(CloseCode(code), reason),
-                        Err(error) => eprintln!("/close {code}: {error}"),
-                    },
+                match (code, super::close_code(code), super::close_reason(reason)) {
+                    ("", ..) => self.close_as_told(),
+                    (_, Ok(code), Ok(reason)) => self.close(CloseCode(code), &reason),
+                    (_, Err(error), _) | (_, _, Err(error)) => eprintln!("{line}: {error}"),
                 }
             }
             _ => {

@@ -13,11 +13,14 @@ mod class;
 mod icmp;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 pub(crate) use class::{Class, Malformed, PathMtu, TcpFlags, TcpInfo, Unsupported};
 
 use super::key::FlowKey;
 use icmp::{icmpv4, icmpv6};
+use udp::udp;
+pub(crate) use udp::udp_checksum_is_good;
 
 const ETHERNET_LEN: usize = 14;
 const PROTOCOL_ICMP: u8 = 1;
@@ -239,17 +242,4 @@ fn tcp_options_are_sound(mut options: &[u8]) -> bool {
         options = rest;
     }
     true
-}
-
-fn udp(datagram: &[u8]) -> Class {
-    let Some(header) = datagram.first_chunk::<8>() else { return Malformed::UdpHeader.into() };
-    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    if len < header.len() || len > datagram.len() {
-        return Malformed::UdpHeader.into();
-    }
-    match header {
-        [0, 67, 0, 68, ..] => Class::Dhcp,
-        [0, 53, ..] => Class::Dns,
-        _ => Unsupported::Protocol.into(),
-    }
 }

@@ -1,7 +1,8 @@
 //! DHCPv4: lease, renewal in real time, and what becomes of connections when the address changes.
 
 use super::host::{Host, Raw, config, segments};
-use crate::stack::{CloseCause, StackConfig, Status};
+use crate::port::RxChecksum;
+use crate::stack::{CloseCause, Onward, StackConfig, Status};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -119,6 +120,23 @@ fn a_lease_brings_an_address_and_a_router() {
     assert_eq!(lease.addr.to_string(), "10.0.0.2/24");
     assert_eq!(lease.router, Some(std::net::IpAddr::V4(SERVER)));
     assert_eq!(host.stack.addrs().len(), 1);
+}
+
+#[test]
+fn a_checksum_that_is_wrong_counts_unless_the_port_answers_for_it() {
+    // The kernel's own DHCP server leaves the checksum to its TAP device, which vouches for the frame.
+    for (checksum, accepted) in [(RxChecksum::Unknown, false), (RxChecksum::Good, true)] {
+        let mut host = Host::new(2, &StackConfig { dhcp: true, ..config(&[]) });
+        let now = Instant::from_millis(1);
+        let discover = requests(&host.burst(now, &[]));
+        let [(DhcpMessageType::Discover, transaction)] = discover[..] else { panic!("{discover:?}") };
+        let mut offer = answer(DhcpMessageType::Offer, transaction, Ipv4Address::new(10, 0, 0, 2));
+        offer[14 + 20 + 6] ^= 0x55;
+        assert_eq!(host.onward_with(&offer, checksum), Onward::Done);
+        assert_eq!(host.stack.stats().rx_bad_checksum, u64::from(!accepted));
+        let asked: Vec<_> = requests(&host.burst(now + Duration::from_secs(1), &[]));
+        assert_eq!(asked.iter().any(|&(kind, _)| kind == DhcpMessageType::Request), accepted, "{asked:?}");
+    }
 }
 
 #[test]

@@ -155,7 +155,12 @@ impl Host {
 
     /// One frame in; where it goes from there.
     pub(super) fn onward(&mut self, frame: &[u8]) -> Onward {
-        self.stack.ingress(frame, RxChecksum::Unknown, &mut self.tx)
+        self.onward_with(frame, RxChecksum::Unknown)
+    }
+
+    /// One frame in, and what the port knows of its checksums; where it goes from there.
+    pub(super) fn onward_with(&mut self, frame: &[u8], checksum: RxChecksum) -> Onward {
+        self.stack.ingress(frame, checksum, &mut self.tx)
     }
 
     /// One frame in that another worker has received.
