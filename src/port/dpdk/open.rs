@@ -253,6 +253,11 @@ fn validate(config: &DpdkConfig) -> Result<(), DpdkError> {
             return Err(DpdkError::Number { what, min, max, given });
         }
     }
+    // A vhost's other end cuts no segments for it, and asks nobody whether it takes large ones.
+    let is_vhost = ["net_vhost", "eth_vhost"].iter().any(|driver| config.device.name().starts_with(driver));
+    if is_vhost && config.device.argument("tso").is_some_and(|tso| tso != "0") {
+        return Err(DpdkError::LargeReceive(config.device.to_string()));
+    }
     match config.queues {
         Some(queues) if queues % config.workers != 0 => {
             Err(DpdkError::UnevenQueues { queues, workers: config.workers })
