@@ -142,7 +142,7 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     let large_pools = if tso::is_wanted(config, &can) {
         // Without memory for it, everything goes on without it.
         let no_memory = |error| not_given = Some(format!("offload tx-tso: {error}"));
-        tso::mempools(&eal, config, can.numa_node).map_err(no_memory).unwrap_or_default()
+        tso::mempools(&eal, config, &can).map_err(no_memory).unwrap_or_default()
     } else {
         Vec::new()
     };

@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 
 /// The largest frame: 32 segments of an Ethernet MTU, 5 jumbo ones. A mbuf's lengths end at 65,535 with its headroom.
 const FRAME_BYTES_MAX: u16 = 48 * 1024;
+/// The largest frame of a NIC, 11 segments of an Ethernet MTU: descriptors of some (vmxnet3's, iavf's) hold less than 16 KiB, and
+/// their drivers do not say so.
+const NIC_FRAME_BYTES_MAX: u16 = 16 * 1024 - 64;
 /// Mbufs for them, of each worker. A device may hold on to as many as its ring has descriptors until others push them
 /// out: then small frames are sent meanwhile.
 const FRAMES: u32 = 255;
@@ -24,7 +27,7 @@ pub(super) struct Tso {
     segment_bytes_max: u16,
 }
 
-/// Bytes of memory that one worker's large frames take.
+/// Bytes of memory that one worker's large frames take at most.
 pub const fn memory_bytes() -> usize {
     FRAMES as usize * FRAME_BYTES_MAX as usize
 }
@@ -34,22 +37,24 @@ pub(super) fn count(burst: &VecDeque<Mbuf>) -> u64 {
     burst.iter().filter(|frame| frame.tso_segment_bytes().is_some()).count() as u64
 }
 
+/// The largest frame that a device is given to cut, bytes. No descriptor bounds it where the device is software.
+fn frame_bytes_max(config: &DpdkConfig, can: &Capabilities) -> u16 {
+    let is_software = config.device.bus() == Bus::Virtual || can.driver == "net_virtio";
+    if is_software { FRAME_BYTES_MAX } else { NIC_FRAME_BYTES_MAX }
+}
+
 /// Whether to ask the device for it.
 pub(super) fn is_wanted(config: &DpdkConfig, can: &Capabilities) -> bool {
     config.tso && config.checksums == Checksums::Verify && can.offloads.tx_tso && can.offloads.tx_tcp_checksum
 }
 
 /// A mempool for each worker, on the device's NUMA node.
-pub(super) fn mempools(
-    eal: &Eal,
-    config: &DpdkConfig,
-    numa_node: Option<u32>,
-) -> Result<Vec<Mempool>, Error> {
+pub(super) fn mempools(eal: &Eal, config: &DpdkConfig, can: &Capabilities) -> Result<Vec<Mempool>, Error> {
     let pool = MempoolConfig {
         mbufs: FRAMES,
         cache_mbufs: CACHE_MBUFS,
-        data_bytes: FRAME_BYTES_MAX,
-        numa_node,
+        data_bytes: frame_bytes_max(config, can),
+        numa_node: can.numa_node,
         packed: config.device.bus() == Bus::Virtual,
     };
     (0..config.workers).map(|_| Mempool::new(eal, pool)).collect()
@@ -72,7 +77,7 @@ impl Tso {
 
     /// The largest frame that is cut, bytes.
     pub(super) fn frame_bytes_max(&self) -> usize {
-        FRAME_BYTES_MAX.into()
+        self.pool.config().data_bytes.into()
     }
 
     pub(super) fn frames_in_use(&self) -> u32 {
