@@ -113,6 +113,16 @@ pub(crate) fn exhaustion() {
     assert_eq!(large.len(), 255);
     large.drain(..).for_each(|frame| port.release(frame));
 
+    // A frame that the device cannot cut is lost and counted, and there are no more.
+    let mut wrong = port.alloc_large().expect("a large frame");
+    Frame::set_len(&mut wrong, 20_000);
+    wrong.bytes_mut().fill(0);
+    wrong.set_segment_bytes(NonZeroU16::new(1000).unwrap());
+    assert_eq!(port.tx_burst(&mut VecDeque::from([wrong])), 1);
+    let stats = port.stats();
+    assert_eq!((stats.tx_errors, stats.tx_frames, stats.tx_cut_frames), (1, 0, 0));
+    assert!(port.alloc_large().is_none() && port.alloc().is_some());
+
     for config in [
         DpdkConfig { tso: false, ..config("dpdk:net_tap1,iface=others") },
         DpdkConfig { checksums: Checksums::Trust, ..config("dpdk:net_tap2,iface=trusted") },

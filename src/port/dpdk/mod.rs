@@ -249,7 +249,11 @@ impl Port for DpdkPort {
         let bytes_left: u64 = burst.iter().map(|frame| frame.len() as u64).sum();
         self.stats.tx_bytes += bytes_before - bytes_left;
         if cut_before > 0 {
-            self.stats.tx_cut_frames += cut_before - tso::count(burst);
+            let cut = cut_before - tso::count(burst);
+            self.stats.tx_cut_frames += cut.saturating_sub(sent.refused);
+            if let Some(tso) = self.tso.as_mut().filter(|_| sent.refused > 0) {
+                tso.give_up();
+            }
         }
         taken
     }

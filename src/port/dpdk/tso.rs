@@ -25,6 +25,8 @@ pub(super) struct Tso {
     ipv4_checksum: bool,
     /// The most payload that the driver takes for one segment.
     segment_bytes_max: u16,
+    /// The device has refused a frame of a burst that had large ones: capabilities are not to be trusted.
+    has_refused: bool,
 }
 
 /// Bytes of memory that one worker's large frames take at most.
@@ -72,6 +74,7 @@ impl Tso {
             ipv4_checksum: in_use.offloads.tx_ipv4_checksum,
             // An MTU is at most 9,000.
             segment_bytes_max: segment_bytes_max as u16,
+            has_refused: false,
         })
     }
 
@@ -85,7 +88,12 @@ impl Tso {
     }
 
     pub(super) fn alloc(&self) -> Option<Mbuf> {
-        self.pool.alloc()
+        if self.has_refused { None } else { self.pool.alloc() }
+    }
+
+    /// A frame of a burst with large ones was refused. The segment will be sent again, and had better be small then.
+    pub(super) fn give_up(&mut self) {
+        self.has_refused = true;
     }
 
     /// Asks for a frame to be cut that was filled for that; `offload` asks for its checksum and names its headers.
