@@ -94,7 +94,10 @@ class Pair:
             timeout=seconds,
         )
         if done.returncode != 0:
-            raise Failure(f"bench {' '.join(map(str, options))}: {done.stdout} {done.stderr[-600:]}")
+            alive = "runs" if self.process.poll() is None else f"ended with {self.process.returncode}"
+            raise Failure(
+                f"bench {' '.join(map(str, options))}: {done.stdout} {done.stderr[-600:]}\nthe server {alive}: {self.log()}"
+            )
         return json.loads(done.stdout)
 
     def memory(self):
