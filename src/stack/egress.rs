@@ -12,7 +12,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 
 /// Most segments that one connection sends in one pass; the rest waits for its next turn.
-pub(super) const SEGMENTS_PER_PASS: usize = 64;
+pub const SEGMENTS_PER_PASS: usize = 64;
 
 /// How long a connection rests that wants to send, may, and yet does not: until smoltcp's own timer at the latest.
 const STALL_RETRY: StackDuration = StackDuration::from_millis(10);

@@ -31,8 +31,9 @@ const IPV4_TCP_BYTES: usize = 40;
 
 /// Segments in a large one at most: two of them use up a connection's share of one pass.
 pub(super) const CUT_SEGMENTS_MAX: usize = SEGMENTS_PER_PASS / 2;
-/// A peer that takes smaller segments gets no large ones: there are NICs that cut none under 256 bytes. Linux's smallest, too.
-const CUT_SEGMENT_BYTES_MIN: usize = 536;
+/// Peers that take smaller segments than this, in bytes of payload, get no large ones: there are NICs that cut none under 256
+/// bytes. It is what those get who name no size (RFC 9293 section 3.7.1).
+pub const CUT_SEGMENT_BYTES_MIN: usize = 536;
 
 /// MTUs that a narrower path is rounded down to (the plateaus of RFC 1191 section 7.1, below Ethernet's).
 const PATH_MTUS: [usize; 8] = [8166, 4352, 2002, 1492, 1400, 1280, 1006, 576];
