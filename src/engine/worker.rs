@@ -495,7 +495,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         for _ in 0..self.burst.mailbox_commands {
             let Some(connect) = self.local.connects.front() else { break };
-            if connect.tls.is_some() {
+            if connect.tls.is_some() && !self.local.draining {
                 // Even a first message takes long: keys are made for it.
                 let Some(left) = self.handshakes_left.checked_sub(1) else { break };
                 self.handshakes_left = left;
