@@ -69,7 +69,7 @@ pub use config::{
 pub use conn::{Compress, Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
 pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Refusal, Request, Upgrade};
-pub use launch::{Client, LaunchError, Running, Server};
+pub use launch::{Client, LaunchError, PortGroup, Running, Server};
 pub use lookups::ByName;
 pub use mailbox::{NoWake, Wake};
 pub use stats::{WorkerReport, WorkerStats};
