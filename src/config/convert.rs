@@ -9,7 +9,7 @@ use super::{
 use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
 use crate::http::Routes;
 #[cfg(feature = "dpdk")]
-use crate::port::dpdk::{Checksums, DpdkConfig, Memory};
+use crate::port::dpdk::{Checksums, DpdkConfig, Memory, tso_memory_bytes};
 use crate::port::tap::TapConfig;
 use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 use crate::time::Duration;
@@ -176,6 +176,7 @@ impl Config {
             netns: port.netns.clone(),
             // Frames of offloads are larger than workers can hand to each other.
             offload: port.offload && self.workers.count == 1,
+            tso: port.tso,
             frames: port.frames,
             ..defaults
         })
@@ -209,6 +210,7 @@ impl Config {
             // Range-checked long before: at most 65,536.
             frames: u32::try_from(port.frames).unwrap_or(u32::MAX),
             queues: port.queues,
+            tso: port.tso,
             vlan: port.vlan,
             interrupts: self.poll() == Poll::Adaptive,
             mac: port.mac.map(|mac| mac.0),
@@ -286,7 +288,9 @@ fn ordinary_mib(dpdk: &DpdkConfig) -> u32 {
     const FRAME_EXTRA_BYTES: usize = 512;
     let pairs = dpdk.queues.unwrap_or(dpdk.workers).div_ceil(dpdk.workers.max(1));
     let frames = dpdk.workers * (dpdk.frames as usize + 2 * pairs * usize::from(dpdk.descriptors));
-    let bytes = 2 * frames * (dpdk.mtu.max(2_048) + FRAME_EXTRA_BYTES);
+    // Whether the device cuts large segments is known only once it is opened.
+    let large = if dpdk.tso { dpdk.workers * tso_memory_bytes() } else { 0 };
+    let bytes = 2 * (frames * (dpdk.mtu.max(2_048) + FRAME_EXTRA_BYTES) + large);
     u32::try_from(BASE_MIB + bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX)
 }
 
@@ -404,14 +408,15 @@ mod tests {
             mac = '02:00:00:00:00:02'
             mtu = 9000
             offload = false
+            tso = false
             frames = 64
             [workers]
             count = 3
         ";
         let tap = Config::from_toml(text, "test").unwrap().tap().unwrap();
-        assert_eq!((tap.queues, tap.mtu, tap.frames, tap.offload), (3, 9000, 64, false));
+        assert_eq!((tap.queues, tap.mtu, tap.frames, tap.offload, tap.tso), (3, 9000, 64, false, false));
         let one = Config::from_toml("port.spec = 'tap:t0'", "test").unwrap().tap().unwrap();
-        assert!(one.offload);
+        assert!(one.offload && one.tso);
         let two =
             Config::from_toml("port.spec = 'tap:t0'\nworkers.count = 2", "test").unwrap().tap().unwrap();
         assert!(!two.offload, "workers hand frames to each other");
@@ -431,6 +436,7 @@ mod tests {
             queues = 6
             vlan = 7
             checksum = 'trust'
+            tso = false
             eal = ['--log-level=pmd:8']
             [workers]
             count = 3
@@ -442,7 +448,7 @@ mod tests {
         let dpdk = config.dpdk().unwrap();
         assert_eq!(dpdk.device.name(), "net_memif0");
         assert_eq!((dpdk.workers, dpdk.mtu, dpdk.frames), (3, 9000, 512));
-        assert_eq!((dpdk.queues, dpdk.vlan, dpdk.interrupts), (Some(6), Some(7), false));
+        assert_eq!((dpdk.queues, dpdk.vlan, dpdk.interrupts, dpdk.tso), (Some(6), Some(7), false, false));
         assert_eq!((dpdk.mac, dpdk.checksums), (Some([2, 0, 0, 0, 0, 2]), Checksums::Trust));
         assert_eq!((dpdk.memory, dpdk.single_file_segments), (Memory::HugePages, false));
         assert_eq!(dpdk.eal_arguments, ["--log-level=pmd:8"]);

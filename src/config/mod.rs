@@ -144,6 +144,8 @@ pub struct PortConfig {
     pub vlan: Option<u16>,
     /// Whether a TAP device may leave out checksums and hand over large segments.
     pub offload: bool,
+    /// Whether the device is given large TCP segments over IPv4 to cut, where it can.
+    pub tso: bool,
     /// Who sees to checksums on a DPDK device.
     pub checksum: Checksum,
     /// Whether DPDK's memory is hugepages; ordinary pages otherwise.
@@ -456,6 +458,7 @@ impl Default for PortConfig {
             queues: None,
             vlan: None,
             offload: true,
+            tso: true,
             checksum: Checksum::Verify,
             hugepages: true,
             eal: Vec::new(),

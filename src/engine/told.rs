@@ -74,6 +74,7 @@ pub(super) fn end(report: &WorkerReport) {
         worker,
         rx_frames = port.rx_frames,
         tx_frames = port.tx_frames,
+        tx_cut_frames = port.tx_cut_frames,
         rx_dropped = port.rx_dropped,
         accepted = stack.rx_syn_accepted,
         no_flow = stack.rx_no_flow + stack.rx_rst_sent,
