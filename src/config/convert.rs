@@ -4,7 +4,7 @@
 use super::Checksum;
 use super::{
     ClientCertificates, CompressionConfig, Config, Congestion, Poll, PortSpec, RatePolicy, SlowConsumer,
-    Steering, TcpSettings,
+    Steering, TcpSettings, WorkersConfig,
 };
 use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
 use crate::http::Routes;
@@ -23,6 +23,24 @@ use std::path::PathBuf;
 const SPARE_CONNECTIONS: usize = 1_024;
 
 impl Config {
+    /// The configuration of each port: as if it were the only one, with its workers and their cores. `[port]` comes first,
+    /// then `[[more_ports]]`; `workers.cores` is dealt out in that order.
+    pub fn each_port(&self) -> Vec<Config> {
+        let mut cores = self.workers.cores.as_slice();
+        let mut ports = std::iter::once(&self.port).chain(&self.more_ports).peekable();
+        let mut configs = Vec::new();
+        while let Some(port) = ports.next() {
+            let count = port.workers.unwrap_or(self.workers.count);
+            // What is left over is the last one's, where it is found to be too many.
+            let own = if ports.peek().is_some() { count.min(cores.len()) } else { cores.len() };
+            let (own, rest) = cores.split_at(own);
+            cores = rest;
+            let workers = WorkersConfig { count, cores: own.to_vec(), ..self.workers.clone() };
+            configs.push(Config { port: port.clone(), more_ports: Vec::new(), workers, ..self.clone() });
+        }
+        configs
+    }
+
     /// What every worker's stack is configured with.
     pub fn stack(&self) -> StackConfig {
         let default_routes = self.port.gateway.iter().map(|&via| {
@@ -304,6 +322,26 @@ mod tests {
         );
         assert_eq!((ours.listen, ours.cores), (vec![80], theirs.cores));
         assert!(ours.handle_signals);
+    }
+
+    #[test]
+    fn each_port_has_its_workers_and_their_cores() {
+        let text = "
+            port = { spec = 'tap:a', ip = ['10.0.0.2/24'] }
+            more_ports = [{ spec = 'tap:b', ip = ['10.1.0.2/24'], workers = 1 }, { spec = 'tap:c', dhcp = true }]
+            workers = { count = 2, cores = [5, 6, 7, 8] }
+        ";
+        let config = Config::from_toml(text, "test").unwrap();
+        config.validate().unwrap();
+        let each: Vec<_> = config.each_port();
+        let seen: Vec<_> = each.iter().map(|port| (port.workers.count, port.workers.cores.clone())).collect();
+        assert_eq!(seen, [(2, vec![5, 6]), (1, vec![7]), (2, vec![8])]);
+        let taps: Vec<_> = each.iter().map(|port| port.tap().unwrap()).collect();
+        assert_eq!(
+            taps.iter().map(|tap| (tap.name.as_str(), tap.queues)).collect::<Vec<_>>(),
+            [("a", 2), ("b", 1), ("c", 2)]
+        );
+        assert_eq!(each.iter().map(|port| port.stack().dhcp).collect::<Vec<_>>(), [false, false, true]);
     }
 
     #[test]

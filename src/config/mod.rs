@@ -29,6 +29,9 @@ pub struct Config {
     pub guards: GuardsConfig,
     /// The device and the addresses on it.
     pub port: PortConfig,
+    /// More devices, each with what `[port]` has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more_ports: Vec<PortConfig>,
     /// `wss://` and `https://`.
     pub tls: TlsSettings,
     /// TCP, for every connection.
@@ -122,6 +125,8 @@ pub struct PortConfig {
     /// Our addresses.
     #[serde(with = "text::list")]
     pub ip: Vec<Cidr>,
+    /// Workers on this device; `workers.count` when not given.
+    pub workers: Option<usize>,
     /// Addresses of the kernel's end of a TAP device.
     #[serde(with = "text::list")]
     pub host_ip: Vec<Cidr>,
@@ -444,6 +449,7 @@ impl Default for PortConfig {
         PortConfig {
             spec: None,
             ip: Vec::new(),
+            workers: None,
             host_ip: Vec::new(),
             netns: None,
             mac: None,
