@@ -75,6 +75,7 @@ pub(super) fn end(report: &WorkerReport) {
         rx_frames = port.rx_frames,
         tx_frames = port.tx_frames,
         rx_dropped = port.rx_dropped,
+        rx_other_vlan = port.rx_other_vlan,
         accepted = stack.rx_syn_accepted,
         no_flow = stack.rx_no_flow + stack.rx_rst_sent,
         bad_checksum = stack.rx_bad_checksum,
