@@ -125,6 +125,7 @@ impl Plug {
             mac: OUR_MAC,
             mtu: 1500,
             frame_bytes_max: 9014,
+            tso_frame_bytes_max: None,
             tx_checksum_offload: false,
             // A fuzzer does not find checksums: what it changed arrives as if they were right.
             rx_checksum_trusted: true,

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use unsocket::engine::{
-    Client, Closed, Conn, ConnRef, Connect, EngineConfig, Handle, Handler, Idle, LaunchError, Server,
+    Client, Closed, Conn, ConnRef, Connect, EngineConfig, Handle, Handler, Idle, LaunchError, PortGroup,
+    Server,
 };
 use unsocket::port::wire::{self, WireConfig, WirePort};
 use unsocket::time::Duration;
@@ -230,4 +231,107 @@ fn sigterm_drains_and_the_server_ends_well() {
     assert_eq!(told.recv_timeout(SECONDS(10)).unwrap(), Told::Closed(1001, true));
     serving.join().unwrap().unwrap();
     drop(client);
+}
+
+/// What anybody says, everybody hears.
+struct Crier;
+
+impl Handler for Crier {
+    type Session = ();
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        conn.subscribe("news").unwrap();
+    }
+
+    fn on_message(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) {
+        conn.publish("news", message);
+    }
+}
+
+/// Two devices whose networks have the very same addresses: a frame that came to the other one's workers would be
+/// answered there.
+fn two_groups(workers: [usize; 2]) -> (Server<WirePort>, [Client<WirePort>; 2]) {
+    let idle = Idle::Adaptive { spin: Duration::from_micros(20) };
+    let of_server = EngineConfig {
+        limits: unsocket::engine::Limits { connections_max: 16, ..Default::default() },
+        ..config("10.1.0.1/24", idle)
+    };
+    let (mut groups, mut clients) = (Vec::new(), Vec::new());
+    for workers in workers {
+        let (server_ports, client_ports) = sides(workers);
+        groups.push(PortGroup::new(&of_server, server_ports));
+        clients.push(Client::with_ports(config("10.1.0.2/24", idle), client_ports).unwrap());
+    }
+    let server = Server::with_groups(of_server, groups).unwrap();
+    (server, clients.try_into().ok().unwrap())
+}
+
+#[test]
+fn groups_of_ports_share_topics_and_the_drain_but_no_frame() {
+    const CLIENTS: usize = 6;
+    let (server, clients) = two_groups([1, 2]);
+    let server = server.start(|_| Crier).unwrap();
+    assert_eq!(server.handle().workers(), 3);
+    let (sender, told) = mpsc::channel();
+    let clients = clients.map(|client| {
+        for _ in 0..CLIENTS {
+            client.connect(Connect::new(server_addr(), "/")).unwrap();
+        }
+        let sender = sender.clone();
+        client.start(move |_| Teller { sender: sender.clone() }).unwrap()
+    });
+    let conns: Vec<ConnRef> = (0..2 * CLIENTS).map(|_| opened(&told)).collect();
+    server.handle().publish("news", Message::Text("to all")).unwrap();
+    for _ in &conns {
+        assert_eq!(told.recv_timeout(SECONDS(10)).unwrap(), Told::Text("to all".into()));
+    }
+    let mut reports = server.handle().reports(SECONDS(10));
+    reports.sort_by_key(|report| report.worker);
+    let open = |group: std::ops::Range<usize>| -> u64 {
+        reports[group].iter().map(|report| report.engine.open).sum()
+    };
+    assert_eq!((open(0..1), open(1..3)), (CLIENTS as u64, CLIENTS as u64));
+    // The one worker of the first group has nobody to hand frames to, and none comes from the second.
+    let alone = &reports[0].engine;
+    assert_eq!((alone.handed_over, alone.taken_over, alone.misplaced), (0, 0, 0));
+    server.handle().drain();
+    server.wait().unwrap();
+    for _ in &conns {
+        assert_eq!(told.recv_timeout(SECONDS(10)).unwrap(), Told::Closed(1001, true));
+    }
+    drop(clients);
+}
+
+#[test]
+fn what_one_group_says_the_other_hears() {
+    let (server, [first, second]) = two_groups([1, 1]);
+    let server = server.start(|_| Crier).unwrap();
+    let hear = |client: Client<WirePort>| {
+        client.connect(Connect::new(server_addr(), "/")).unwrap();
+        let (sender, told) = mpsc::channel();
+        let running = start_client(client, Teller { sender });
+        let conn = opened(&told);
+        (running, conn, told)
+    };
+    let (first, conn, _) = hear(first);
+    let (_second, _, told) = hear(second);
+    first.handle().send(conn, Message::Text("hello")).unwrap();
+    assert_eq!(told.recv_timeout(SECONDS(10)).unwrap(), Told::Text("hello".into()));
+    server.handle().stop();
+    server.wait().unwrap();
+}
+
+#[test]
+fn a_group_that_is_not_there_or_has_no_port_is_refused() {
+    let none = Server::with_groups(EngineConfig::default(), Vec::<PortGroup<WirePort>>::new());
+    assert!(matches!(none, Err(LaunchError::NoPorts)));
+    let empty = PortGroup::<WirePort>::new(&EngineConfig::default(), Vec::new());
+    assert!(matches!(Server::with_groups(EngineConfig::default(), vec![empty]), Err(LaunchError::NoPorts)));
+    let (server, _clients) = two_groups([1, 1]);
+    let connect = Connect::new(server_addr(), "/");
+    assert!(server.handle().connect_from(1, connect.clone()).is_ok());
+    let refused = server.handle().connect_from(2, connect).unwrap_err();
+    assert_eq!(refused.to_string(), "there is no group 2 of ports");
+    let (exit, _kernel) = sides(1);
+    assert!(matches!(server.exception_path_of(2, exit), Err(LaunchError::NoGroup { group: 2, groups: 2 })));
 }

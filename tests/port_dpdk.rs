@@ -17,6 +17,8 @@ mod memif;
 #[path = "../dpdk/tests/scenarios/runner.rs"]
 #[allow(dead_code)] // Shared with the tests of the binding, which use all of it.
 mod runner;
+#[path = "port_dpdk/segmentation.rs"]
+mod segmentation;
 #[path = "port_dpdk/setup.rs"]
 mod setup;
 #[path = "port_dpdk/sleep.rs"]
@@ -47,6 +49,10 @@ const SCENARIOS: &[Scenario] = &[
     ("messages_between_two_processes", engine::verified),
     ("messages_in_jumbo_frames_without_checksums", engine::trusted_jumbo),
     ("messages_from_the_kernels_tcp", engine::kernel_client),
+    ("segments_that_are_cut_for_the_kernels_tcp", engine::kernel_client_of_cut_segments),
+    ("large_segments_leave_the_device_in_pieces", segmentation::cut),
+    ("large_segments_of_a_vlan_leave_the_device_in_pieces", segmentation::cut_in_a_vlan),
+    ("large_frames_come_from_a_mempool_of_their_own", segmentation::exhaustion),
     ("rss_is_set_up_and_read_back", steering::rss_is_read_back),
     ("flows_keep_to_their_queues_over_memif", steering::queue_to_queue),
     ("one_client_worker_reaches_two_server_workers", steering::one_asks_two),

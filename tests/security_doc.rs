@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use unsocket::config::Config;
 use unsocket::http::{BODY_BYTES_MAX, HEADERS_MAX, PROXY_HEADER_BYTES_MAX};
-use unsocket::stack::{ADDRS_PER_NAME_MAX, LOOKUPS_MAX};
+use unsocket::stack::{ADDRS_PER_NAME_MAX, CUT_SEGMENT_BYTES_MIN, LOOKUPS_MAX, SEGMENTS_PER_PASS};
 
 /// Limits that cannot be configured.
-const FIXED: [(&str, usize); 5] = [
+const FIXED: [(&str, usize); 7] = [
+    ("SEGMENTS_PER_PASS", SEGMENTS_PER_PASS),
+    ("CUT_SEGMENT_BYTES_MIN", CUT_SEGMENT_BYTES_MIN),
     ("HEADERS_MAX", HEADERS_MAX),
     ("BODY_BYTES_MAX", BODY_BYTES_MAX),
     ("PROXY_HEADER_BYTES_MAX", PROXY_HEADER_BYTES_MAX),

@@ -202,6 +202,14 @@ impl Mbuf {
         }
     }
 
+    /// The payload bytes of each segment that the port was asked to cut the frame into.
+    #[inline]
+    pub fn tso_segment_bytes(&self) -> Option<u16> {
+        let view = self.view();
+        (view.ol_flags & sys::SHIM_TX_TCP_SEG != 0)
+            .then_some((view.tx_offload >> sys::SHIM_TSO_SEGSZ_SHIFT) as u16)
+    }
+
     /// Frees all of `burst` with few calls into DPDK.
     pub fn free_burst(burst: &mut VecDeque<Mbuf>) {
         let (front, back) = burst.as_mut_slices();

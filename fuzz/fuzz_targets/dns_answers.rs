@@ -142,6 +142,7 @@ fn look_up(input: Input) {
         mac: OUR_MAC,
         mtu: 1500,
         frame_bytes_max: 9014,
+        tso_frame_bytes_max: None,
         tx_checksum_offload: false,
         rx_checksum_trusted: true,
         rss: None,

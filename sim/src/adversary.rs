@@ -30,6 +30,8 @@ struct Attack {
     local: End,
     server: End,
     server_mac: [u8; 6],
+    /// The server goes away in the middle of the world.
+    server_drains: bool,
     begun: Option<Instant>,
     over: bool,
     steps: u64,
@@ -67,6 +69,7 @@ impl Adversaries {
             server: End { addr: hosts[plan.server].addr, port: if plan.tls { TLS_PORT } else { PORT } },
             server_mac: hosts[plan.server].mac,
             begun: None,
+            server_drains: scenario.hosts[plan.server].drain_at.is_some(),
             over: !scenario.has_adversary(index),
             steps: 0,
             next_port: 20_000 + 4_000 * index as u16,
@@ -353,7 +356,8 @@ impl Attack {
                 0x88 => {
                     let code = payload.first_chunk::<2>().map(|code| u16::from_be_bytes(*code));
                     let is_right = code == Some(1002) && frames == self.plan.count;
-                    return (!is_right).then(|| {
+                    let went_away = self.server_drains && code == Some(1001) && frames <= self.plan.count;
+                    return (!is_right && !went_away).then(|| {
                         format!(
                             "an unmasked frame after {} messages was met with {frames} echoes and {code:?}",
                             self.plan.count

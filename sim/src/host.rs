@@ -218,6 +218,7 @@ impl Host {
                 mac: self.mac,
                 mtu: self.plan.mtu,
                 frame_bytes_max: self.frame_bytes_max,
+                tso_frame_bytes_max: None,
                 tx_checksum_offload: false,
                 rx_checksum_trusted: false,
                 rss: None,

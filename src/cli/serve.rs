@@ -5,9 +5,10 @@ use super::ready::Ready;
 use super::{CliError, logging};
 use crate::apps::{Chat, Echo, PubSub, page};
 use crate::config::{App, ClientCertificates, Config, ConfigError, LogFormat, Poll};
-use crate::engine::{EngineConfig, Server};
+use crate::engine::{EngineConfig, PortGroup, Server};
 use crate::http::Routes;
-use crate::port::{Port, tap};
+use crate::port::Port;
+use crate::port::tap::{self, TapConfig};
 use crate::tls::ServerTls;
 use clap::Args;
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ use std::sync::Arc;
 /// Serve HTTP and WebSocket on a device until SIGTERM or SIGINT, then drain
 ///
 /// Settings come from the defaults, then the configuration file, then these options. What has no option of its own
-/// is set with --set; docs/configuration.md lists all keys.
+/// is set with --set; docs/configuration.md lists all keys. --port and what goes with it are about the first device; more of
+/// them are tables of [[more_ports]].
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     /// Configuration file in TOML [default: none]
@@ -110,7 +112,7 @@ impl ServeArgs {
             config.log.level.clone_from(level);
         }
         config.validate()?;
-        config.device()?;
+        config.devices()?;
         Ok(config)
     }
 }
@@ -121,36 +123,69 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
     logging::init(&config.log)?;
     let ready = Ready::new(args.ready_fd)?;
     let tls = config.tls().map(ServerTls::load).transpose()?;
-    if let Some(tap) = config.tap() {
-        return start(&config, tls, tap::open(&tap)?, ready);
+    let each = config.each_port();
+    let taps: Vec<TapConfig> = each.iter().filter_map(Config::tap).collect();
+    if !taps.is_empty() {
+        let opened = taps.iter().map(tap::open).collect::<Result<Vec<_>, _>>()?;
+        return start(&config, tls, each.into_iter().zip(opened), ready);
     }
     #[cfg(feature = "dpdk")]
-    if let Some(dpdk) = config.dpdk() {
-        let ports = crate::port::dpdk::open(&dpdk)?;
-        if let Some(port) = ports.first() {
-            tracing::info!("{}", port.summary());
-            if let Some(advice) = super::numa::advice_for(port.summary(), &config.workers.cores) {
-                tracing::warn!("{advice}");
-            }
-        }
-        return start(&config, tls, ports, ready);
+    {
+        let opened = open_dpdk(&each)?;
+        start(&config, tls, each.into_iter().zip(opened), ready)
     }
+    #[cfg(not(feature = "dpdk"))]
     Err(CliError::Unreachable)
 }
 
-/// Runs the application on the ports, one worker for each, until it has drained.
+/// Opens each port's DPDK device, and says how.
+#[cfg(feature = "dpdk")]
+fn open_dpdk(each: &[Config]) -> Result<Vec<Vec<crate::port::dpdk::DpdkPort>>, CliError> {
+    use crate::port::dpdk::{self, Memory};
+    let mut configs: Vec<_> = each.iter().filter_map(Config::dpdk).collect();
+    // The first device starts DPDK, with the memory of all.
+    let mib = configs.iter().map(|config| match config.memory {
+        Memory::Ordinary { mib } => mib,
+        Memory::HugePages => 0,
+    });
+    let mib = mib.fold(0, u32::saturating_add);
+    if let Some(config) = configs.first_mut().filter(|_| mib > 0) {
+        config.memory = Memory::Ordinary { mib };
+    }
+    let mut opened = Vec::with_capacity(configs.len());
+    for (config, of_port) in configs.iter().zip(each) {
+        let ports = dpdk::open(config)?;
+        if let Some(port) = ports.first() {
+            tracing::info!("{}", port.summary());
+            if let Some(advice) = super::numa::advice_for(port.summary(), &of_port.workers.cores) {
+                tracing::warn!("{advice}");
+            }
+        }
+        opened.push(ports);
+    }
+    Ok(opened)
+}
+
+/// Runs the application on the ports, each with its own configuration, until it has drained.
 fn start<P: Port + Send + 'static>(
     config: &Config,
     tls: Option<ServerTls>,
-    ports: Vec<P>,
+    ports: impl Iterator<Item = (Config, Vec<P>)>,
     ready: Ready,
 ) -> Result<ExitCode, CliError> {
     let engine =
         EngineConfig { guards: config.guards()?, tls: tls.map(Arc::new), ..config.engine(routes(config)) };
-    let mac = ports.first().map(|port| port.info().mac);
-    let mut server = Server::with_ports(engine, ports)?;
-    if let Some(tap) = mac.and_then(|mac| config.exception_tap(mac)) {
-        server = server.exception_path(tap::open(&tap)?)?;
+    let (mut groups, mut exits) = (Vec::new(), Vec::new());
+    for (of_port, ports) in ports {
+        exits.push(ports.first().and_then(|port| of_port.exception_tap(port.info().mac)));
+        let mut group = PortGroup::new(&engine, ports);
+        group.stack = of_port.stack();
+        group.cores = of_port.workers.cores;
+        groups.push(group);
+    }
+    let mut server = Server::with_groups(engine, groups)?;
+    for (group, tap) in exits.into_iter().enumerate().filter_map(|(group, tap)| Some((group, tap?))) {
+        server = server.exception_path_of(group, tap::open(&tap)?)?;
         tracing::info!(tap = tap.name, "frames for nobody go to the kernel, and its own go out of the port");
     }
     let running = match config.server.app {
@@ -182,20 +217,21 @@ fn routes(config: &Config) -> Routes {
 
 /// Where the server can be reached, in one line.
 fn ready_line(config: &Config) -> String {
+    let each_port = || std::iter::once(&config.port).chain(&config.more_ports);
     let mut line = String::from("ready:");
     // The default port is left out, as in a browser's address bar.
     for (ports, scheme, default) in
         [(&config.server.listen, "http", ":80"), (&config.tls.listen, "https", ":443")]
     {
         for port in ports {
-            for cidr in &config.port.ip {
+            for cidr in each_port().flat_map(|port| &port.ip) {
                 let host = std::net::SocketAddr::new(cidr.addr, *port).to_string();
                 let host = host.strip_suffix(default).unwrap_or(&host);
                 line.push_str(&format!(" {scheme}://{host}/"));
             }
         }
     }
-    if config.port.dhcp {
+    if each_port().any(|port| port.dhcp) {
         line.push_str(" (and the address that DHCP gives)");
     }
     line
@@ -229,6 +265,12 @@ mod tests {
         assert_eq!(config.server.listen, [80, 8080]);
         assert_eq!(config.server.app, App::Chat);
         assert_eq!((config.workers.count, config.workers.cores.as_slice()), (2, &[1, 2][..]));
+    }
+
+    fn config_of_two_ports() -> Config {
+        let mut args = args("unsocket serve --port tap:a --ip 10.0.0.2/24");
+        args.set.push("more_ports=[{ spec = 'tap:b', ip = ['10.1.0.2/24'] }]".into());
+        args.config().unwrap()
     }
 
     #[test]
@@ -277,5 +319,8 @@ mod tests {
             ready_line(&config.unwrap()),
             "ready: http://10.0.0.2/ http://[fd73::2]/ http://10.0.0.2:8080/ http://[fd73::2]:8080/"
         );
+        let mut config = config_of_two_ports();
+        config.server.listen = vec![80];
+        assert_eq!(ready_line(&config), "ready: http://10.0.0.2/ http://10.1.0.2/");
     }
 }

@@ -4,12 +4,12 @@
 use super::Checksum;
 use super::{
     ClientCertificates, CompressionConfig, Config, Congestion, Poll, PortSpec, RatePolicy, SlowConsumer,
-    Steering, TcpSettings,
+    Steering, TcpSettings, WorkersConfig,
 };
 use crate::engine::{self, Burst, Deadlines, EngineConfig, Idle, SlowReader};
 use crate::http::Routes;
 #[cfg(feature = "dpdk")]
-use crate::port::dpdk::{Checksums, DpdkConfig, Memory};
+use crate::port::dpdk::{Checksums, DpdkConfig, Memory, tso_memory_bytes};
 use crate::port::tap::TapConfig;
 use crate::stack::{Cidr, CongestionControl, Route, StackConfig, TcpConfig};
 use crate::time::Duration;
@@ -23,6 +23,24 @@ use std::path::PathBuf;
 const SPARE_CONNECTIONS: usize = 1_024;
 
 impl Config {
+    /// The configuration of each port: as if it were the only one, with its workers and their cores. `[port]` comes first,
+    /// then `[[more_ports]]`; `workers.cores` is dealt out in that order.
+    pub fn each_port(&self) -> Vec<Config> {
+        let mut cores = self.workers.cores.as_slice();
+        let mut ports = std::iter::once(&self.port).chain(&self.more_ports).peekable();
+        let mut configs = Vec::new();
+        while let Some(port) = ports.next() {
+            let count = port.workers.unwrap_or(self.workers.count);
+            // What is left over is the last one's, where it is found to be too many.
+            let own = if ports.peek().is_some() { count.min(cores.len()) } else { cores.len() };
+            let (own, rest) = cores.split_at(own);
+            cores = rest;
+            let workers = WorkersConfig { count, cores: own.to_vec(), ..self.workers.clone() };
+            configs.push(Config { port: port.clone(), more_ports: Vec::new(), workers, ..self.clone() });
+        }
+        configs
+    }
+
     /// What every worker's stack is configured with.
     pub fn stack(&self) -> StackConfig {
         let default_routes = self.port.gateway.iter().map(|&via| {
@@ -158,6 +176,7 @@ impl Config {
             netns: port.netns.clone(),
             // Frames of offloads are larger than workers can hand to each other.
             offload: port.offload && self.workers.count == 1,
+            tso: port.tso,
             frames: port.frames,
             ..defaults
         })
@@ -191,6 +210,7 @@ impl Config {
             // Range-checked long before: at most 65,536.
             frames: u32::try_from(port.frames).unwrap_or(u32::MAX),
             queues: port.queues,
+            tso: port.tso,
             vlan: port.vlan,
             interrupts: self.poll() == Poll::Adaptive,
             mac: port.mac.map(|mac| mac.0),
@@ -268,7 +288,9 @@ fn ordinary_mib(dpdk: &DpdkConfig) -> u32 {
     const FRAME_EXTRA_BYTES: usize = 512;
     let pairs = dpdk.queues.unwrap_or(dpdk.workers).div_ceil(dpdk.workers.max(1));
     let frames = dpdk.workers * (dpdk.frames as usize + 2 * pairs * usize::from(dpdk.descriptors));
-    let bytes = 2 * frames * (dpdk.mtu.max(2_048) + FRAME_EXTRA_BYTES);
+    // Whether the device cuts large segments is known only once it is opened.
+    let large = if dpdk.tso { dpdk.workers * tso_memory_bytes() } else { 0 };
+    let bytes = 2 * (frames * (dpdk.mtu.max(2_048) + FRAME_EXTRA_BYTES) + large);
     u32::try_from(BASE_MIB + bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX)
 }
 
@@ -300,6 +322,26 @@ mod tests {
         );
         assert_eq!((ours.listen, ours.cores), (vec![80], theirs.cores));
         assert!(ours.handle_signals);
+    }
+
+    #[test]
+    fn each_port_has_its_workers_and_their_cores() {
+        let text = "
+            port = { spec = 'tap:a', ip = ['10.0.0.2/24'] }
+            more_ports = [{ spec = 'tap:b', ip = ['10.1.0.2/24'], workers = 1 }, { spec = 'tap:c', dhcp = true }]
+            workers = { count = 2, cores = [5, 6, 7, 8] }
+        ";
+        let config = Config::from_toml(text, "test").unwrap();
+        config.validate().unwrap();
+        let each: Vec<_> = config.each_port();
+        let seen: Vec<_> = each.iter().map(|port| (port.workers.count, port.workers.cores.clone())).collect();
+        assert_eq!(seen, [(2, vec![5, 6]), (1, vec![7]), (2, vec![8])]);
+        let taps: Vec<_> = each.iter().map(|port| port.tap().unwrap()).collect();
+        assert_eq!(
+            taps.iter().map(|tap| (tap.name.as_str(), tap.queues)).collect::<Vec<_>>(),
+            [("a", 2), ("b", 1), ("c", 2)]
+        );
+        assert_eq!(each.iter().map(|port| port.stack().dhcp).collect::<Vec<_>>(), [false, false, true]);
     }
 
     #[test]
@@ -366,14 +408,15 @@ mod tests {
             mac = '02:00:00:00:00:02'
             mtu = 9000
             offload = false
+            tso = false
             frames = 64
             [workers]
             count = 3
         ";
         let tap = Config::from_toml(text, "test").unwrap().tap().unwrap();
-        assert_eq!((tap.queues, tap.mtu, tap.frames, tap.offload), (3, 9000, 64, false));
+        assert_eq!((tap.queues, tap.mtu, tap.frames, tap.offload, tap.tso), (3, 9000, 64, false, false));
         let one = Config::from_toml("port.spec = 'tap:t0'", "test").unwrap().tap().unwrap();
-        assert!(one.offload);
+        assert!(one.offload && one.tso);
         let two =
             Config::from_toml("port.spec = 'tap:t0'\nworkers.count = 2", "test").unwrap().tap().unwrap();
         assert!(!two.offload, "workers hand frames to each other");
@@ -393,6 +436,7 @@ mod tests {
             queues = 6
             vlan = 7
             checksum = 'trust'
+            tso = false
             eal = ['--log-level=pmd:8']
             [workers]
             count = 3
@@ -404,7 +448,7 @@ mod tests {
         let dpdk = config.dpdk().unwrap();
         assert_eq!(dpdk.device.name(), "net_memif0");
         assert_eq!((dpdk.workers, dpdk.mtu, dpdk.frames), (3, 9000, 512));
-        assert_eq!((dpdk.queues, dpdk.vlan, dpdk.interrupts), (Some(6), Some(7), false));
+        assert_eq!((dpdk.queues, dpdk.vlan, dpdk.interrupts, dpdk.tso), (Some(6), Some(7), false, false));
         assert_eq!((dpdk.mac, dpdk.checksums), (Some([2, 0, 0, 0, 0, 2]), Checksums::Trust));
         assert_eq!((dpdk.memory, dpdk.single_file_segments), (Memory::HugePages, false));
         assert_eq!(dpdk.eal_arguments, ["--log-level=pmd:8"]);

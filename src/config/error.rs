@@ -54,6 +54,16 @@ pub enum ConfigError {
         /// What was expected and how to mend it.
         reason: String,
     },
+    /// One of several ports is refused.
+    #[error("port {number}, {spec}: {source}")]
+    OfPort {
+        /// Its number, from 1: `[port]`, then each of `[[more_ports]]`.
+        number: usize,
+        /// Its `spec`.
+        spec: String,
+        /// What is wrong with it.
+        source: Box<ConfigError>,
+    },
     /// A value that has no default and was not given.
     #[error("`{key}` is not set: {hint}")]
     Missing {

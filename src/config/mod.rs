@@ -29,6 +29,9 @@ pub struct Config {
     pub guards: GuardsConfig,
     /// The device and the addresses on it.
     pub port: PortConfig,
+    /// More devices, each with what `[port]` has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more_ports: Vec<PortConfig>,
     /// `wss://` and `https://`.
     pub tls: TlsSettings,
     /// TCP, for every connection.
@@ -122,6 +125,8 @@ pub struct PortConfig {
     /// Our addresses.
     #[serde(with = "text::list")]
     pub ip: Vec<Cidr>,
+    /// Workers on this device; `workers.count` when not given.
+    pub workers: Option<usize>,
     /// Addresses of the kernel's end of a TAP device.
     #[serde(with = "text::list")]
     pub host_ip: Vec<Cidr>,
@@ -139,6 +144,8 @@ pub struct PortConfig {
     pub vlan: Option<u16>,
     /// Whether a TAP device may leave out checksums and hand over large segments.
     pub offload: bool,
+    /// Whether the device is given large TCP segments over IPv4 to cut, where it can.
+    pub tso: bool,
     /// Who sees to checksums on a DPDK device.
     pub checksum: Checksum,
     /// Whether DPDK's memory is hugepages; ordinary pages otherwise.
@@ -442,6 +449,7 @@ impl Default for PortConfig {
         PortConfig {
             spec: None,
             ip: Vec::new(),
+            workers: None,
             host_ip: Vec::new(),
             netns: None,
             mac: None,
@@ -450,6 +458,7 @@ impl Default for PortConfig {
             queues: None,
             vlan: None,
             offload: true,
+            tso: true,
             checksum: Checksum::Verify,
             hugepages: true,
             eal: Vec::new(),

@@ -6,6 +6,8 @@ use serde::forward_to_deserialize_any;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
+/// The array of tables that have the keys of `[port]`.
+const MORE_PORTS: &str = "more_ports";
 /// Below this likeness (0..=1) a known key is no suggestion.
 const LIKENESS_MIN: f64 = 0.75;
 
@@ -63,10 +65,11 @@ impl Config {
         Ok(())
     }
 
-    /// All keys, each with its table: `tcp.min_rto_ms`.
+    /// All keys, each with its table: `tcp.min_rto_ms`. Those of `[[more_ports]]` are the same as of `[port]`.
     pub fn keys() -> Vec<String> {
         tables()
             .iter()
+            .filter(|(table, _)| *table != MORE_PORTS)
             .flat_map(|(table, keys)| keys.iter().map(move |key| format!("{table}.{key}")))
             .collect()
     }
@@ -78,6 +81,7 @@ fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("server", fields::<super::ServerConfig>()),
         ("guards", fields::<super::GuardsConfig>()),
         ("port", fields::<super::PortConfig>()),
+        ("more_ports", fields::<super::PortConfig>()),
         ("tls", fields::<super::TlsSettings>()),
         ("tcp", fields::<super::TcpSettings>()),
         ("websocket", fields::<super::WebSocketConfig>()),
@@ -104,8 +108,12 @@ fn refuse_unknown_keys(document: &DeTable<'_>, text: &str, origin: &str) -> Resu
             };
             return unknown(name.to_owned(), table.span().start, hint);
         };
-        let DeValue::Table(content) = value.get_ref() else { continue };
-        for key in content.keys() {
+        let contents: Vec<&DeTable<'_>> = match value.get_ref() {
+            DeValue::Table(content) => vec![content],
+            DeValue::Array(items) => items.iter().filter_map(|item| item.get_ref().as_table()).collect(),
+            _ => continue,
+        };
+        for key in contents.into_iter().flat_map(|content| content.keys()) {
             let name = key.get_ref().as_ref();
             if !keys.contains(&name) {
                 let path = format!("{}.{name}", table.get_ref());
@@ -232,12 +240,31 @@ mod tests {
     }
 
     #[test]
+    fn more_ports_have_the_keys_of_the_first() {
+        let text = "port.spec = 'tap:a'\n[[more_ports]]\nspec = 'tap:b'\nworkers = 2\n[[more_ports]]\nspec = 'tap:c'";
+        let config = Config::from_toml(text, "x").unwrap();
+        let specs: Vec<_> =
+            config.more_ports.iter().flat_map(|port| &port.spec).map(PortSpec::to_string).collect();
+        assert_eq!((specs, config.more_ports[0].workers), (vec!["tap:b".into(), "tap:c".into()], Some(2)));
+        assert_eq!(Config::from_toml(&toml::to_string(&config).unwrap(), "x").unwrap(), config);
+        assert_eq!(
+            refused("[[more_ports]]\nspec = 'tap:b'\n[[more_ports]]\ngatway = []"),
+            "uns.toml, line 4: unknown key `more_ports.gatway`; did you mean `more_ports.gateway`?"
+        );
+        let mut config = Config::default();
+        config.set("more_ports=[{ spec = 'tap:b', ip = ['10.0.0.2/24'] }]").unwrap();
+        assert_eq!(config.more_ports.len(), 1);
+        let message = config.set("more_ports=[{ spek = 'tap:b' }]").unwrap_err().to_string();
+        assert!(message.contains("did you mean `more_ports.spec`?"), "{message}");
+    }
+
+    #[test]
     fn an_unknown_table_is_told_the_nearest_known_one() {
         assert_eq!(
             refused("\n[websockets]\nx = 1"),
             "uns.toml, line 2: unknown key `websockets`; did you mean [websocket]?"
         );
-        assert!(refused("[qqq]").contains("the tables are server, guards, port, tls, tcp"));
+        assert!(refused("[qqq]").contains("the tables are server, guards, port, more_ports, tls, tcp"));
     }
 
     #[test]

@@ -35,6 +35,78 @@ impl Config {
     /// # Errors
     /// The first thing that cannot work: its key, its value, and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.more_ports.is_empty() && self.port.workers.is_none() {
+            return self.validate_for_one_port();
+        }
+        self.for_each_port(Config::validate_for_one_port)?;
+        self.validate_ports_together()
+    }
+
+    /// Checks that every port has its device: it and an address on it are what has no default.
+    ///
+    /// # Errors
+    /// When one of them was not given.
+    pub fn devices(&self) -> Result<(), ConfigError> {
+        self.for_each_port(|config| config.device().map(drop))
+    }
+
+    fn for_each_port(&self, check: impl Fn(&Config) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
+        for (at, config) in self.each_port().iter().enumerate() {
+            check(config).map_err(|source| match self.more_ports.is_empty() {
+                true => source,
+                false => ConfigError::OfPort {
+                    number: at + 1,
+                    spec: config.port.spec.as_ref().map_or_else(|| "no device".into(), PortSpec::to_string),
+                    source: Box::new(source),
+                },
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What several ports must not have in common, and what they must.
+    fn validate_ports_together(&self) -> Result<(), ConfigError> {
+        let ports: Vec<_> = std::iter::once(&self.port).chain(&self.more_ports).collect();
+        let exits = ports.iter().filter_map(|port| port.exception_path.as_ref());
+        let devices: Vec<String> = ports
+            .iter()
+            .filter_map(|port| port.spec.as_ref().map(PortSpec::to_string))
+            .chain(exits.map(|name| format!("tap:{name}")))
+            .collect();
+        if let Some(twice) = first_repeated(&devices) {
+            return Err(invalid(
+                "more_ports.spec",
+                twice,
+                "it is another port's device or exception path, too",
+            ));
+        }
+        let is_dpdk = |port: &&super::PortConfig| port.spec.as_ref().is_some_and(PortSpec::is_dpdk);
+        if let Some(port) = ports.iter().find(|port| is_dpdk(port) != is_dpdk(&&self.port)) {
+            let reason = "the ports of one server are all tap:NAME or all dpdk:DEVARGS; a TAP device beside a NIC is \
+                          dpdk:net_tap0,iface=NAME";
+            return Err(invalid("more_ports.spec", display(&port.spec), reason));
+        }
+        if let Some(port) = self.more_ports.iter().find(|port| !port.eal.is_empty()) {
+            let reason = "DPDK starts once, with the arguments of `port.eal`";
+            return Err(invalid("more_ports.eal", port.eal.join(" "), reason));
+        }
+        if let Some(port) = ports.iter().find(|port| port.hugepages != self.port.hugepages) {
+            let reason = "DPDK has one kind of memory for all ports: set it alike for each";
+            return Err(invalid("more_ports.hugepages", port.hugepages, reason));
+        }
+        let workers: usize = self.each_port().iter().map(|config| config.workers.count).sum();
+        if workers as u64 > WORKERS_MAX {
+            let reason = format!("one server has at most {WORKERS_MAX} workers, over all ports");
+            return Err(invalid("workers.count", workers, reason));
+        }
+        if let Some(twice) = first_repeated(&self.workers.cores) {
+            return Err(invalid("workers.cores", twice, "two workers on one core would wait for each other"));
+        }
+        Ok(())
+    }
+
+    /// [`Config::validate`] of a configuration that has one port alone.
+    fn validate_for_one_port(&self) -> Result<(), ConfigError> {
         for Range { key, value, min, max, zero_is_off } in self.ranges() {
             let allowed = (min..=max).contains(&value) || zero_is_off && value == 0;
             if !allowed {
@@ -80,6 +152,7 @@ impl Config {
         vec![
             size("port.mtu", self.port.mtu.unwrap_or(1500), 576, 9_000),
             size("port.frames", self.port.frames, 64, 65_536),
+            size("port.workers", self.port.workers.unwrap_or(1), 1, WORKERS_MAX),
             size("port.queues", self.port.queues.unwrap_or(1), 1, 1_024),
             // IEEE 802.1Q: 0 is no VLAN, 4095 is reserved.
             range("port.vlan", self.port.vlan.unwrap_or(1).into(), 1, 4_094),
@@ -649,6 +722,29 @@ mod tests {
             let message = refused(text);
             assert!(message.starts_with(&format!("`{key}` is ")), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn ports_that_do_not_go_together() {
+        const TWO: &str = "port = { spec = 'tap:a', ip = ['10.0.0.2/24'] }\nmore_ports = ";
+        for (more, word) in [
+            ("[{ spec = 'tap:a', ip = ['10.1.0.2/24'] }]", "`more_ports.spec` is `tap:a`"),
+            ("[{ spec = 'tap:b', exception_path = 'a' }]", "`more_ports.spec` is `tap:a`"),
+            ("[{ spec = 'tap:b', ip = ['10.1.0.0/24'] }]", "port 2, tap:b: `port.ip` is `10.1.0.0/24`"),
+            (
+                "[{ spec = 'tap:b', workers = 257 }]",
+                "port 2, tap:b: `port.workers` is 257, allowed is 1..=256",
+            ),
+            ("[{ spec = 'tap:b', workers = 256 }]", "`workers.count` is `257`"),
+            ("[{ spec = 'tap:b', vlan = 3 }]", "port 2, tap:b: `port.vlan`"),
+            ("[{}]\nworkers.cores = [1, 2, 3]", "port 2, no device: `workers.count` is `1`"),
+            ("[{}]\nworkers.cores = [1, 1]", "`workers.cores` is `1`"),
+        ] {
+            let message = refused(&format!("{TWO}{more}"));
+            assert!(message.starts_with(word), "{more}: {message}");
+        }
+        let missing = config(&format!("{TWO}[{{ spec = 'tap:b' }}]")).devices().unwrap_err().to_string();
+        assert!(missing.starts_with("port 2, tap:b: `port.ip` is not set"), "{missing}");
     }
 
     #[test]

@@ -66,9 +66,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.ending.heard == Wish::Run {
             self.local.draining = true;
             self.local.retries.clear();
-            // They fail as what is drained.
             let waiting = self.local.lookups.clear();
-            self.local.connects.extend(waiting);
+            for connect in std::mem::take(&mut self.local.connects).into_iter().chain(waiting) {
+                self.connect_failed(connect, ConnectFailure::Drain);
+            }
             self.stack.stop_listening();
             self.stack.hurry_closing(LAST_FIN);
             let until = Some(now + self.local.deadlines.drain);
@@ -94,7 +95,12 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.ending.heard == Wish::Run {
             return false;
         }
-        let quiet = self.local.stats.sessions == 0 && self.stack.connections() == 0 && self.tx.pending() == 0;
+        // Whoever asked for a connection is told that there will be none.
+        let is_asked = self.local.mailbox().is_some_and(|mailbox| !mailbox.is_empty());
+        let quiet = self.local.stats.sessions == 0
+            && self.stack.connections() == 0
+            && self.tx.pending() == 0
+            && !is_asked;
         let overdue =
             self.ending.heard == Wish::Stop && self.ending.until.is_some_and(|until| self.local.now >= until);
         if (quiet || overdue) && !std::mem::replace(&mut self.ending.told, true) {

@@ -36,6 +36,12 @@ pub enum HandleError {
         /// The index asked for.
         worker: usize,
     },
+    /// No such group of ports.
+    #[error("there is no group {group} of ports")]
+    NoGroup {
+        /// The index asked for.
+        group: usize,
+    },
 }
 
 impl Handle {
@@ -72,12 +78,22 @@ impl Handle {
         self.post(conn.worker, Command::Close { conn: conn.id, code, reason: reason.into() })
     }
 
-    /// Opens a connection on the worker whose turn it is.
+    /// Opens a connection on the worker of the first group of ports whose turn it is.
     ///
     /// # Errors
     /// The worker's mailbox is full.
     pub fn connect(&self, connect: Connect) -> Result<(), HandleError> {
-        self.post(self.crew.next_connect(), Command::Connect(Box::new(connect)))
+        self.connect_from(0, connect)
+    }
+
+    /// Opens a connection from the addresses of a group of ports: see
+    /// [`Server::with_groups`](super::Server::with_groups).
+    ///
+    /// # Errors
+    /// There is no such group, or the worker's mailbox is full.
+    pub fn connect_from(&self, group: usize, connect: Connect) -> Result<(), HandleError> {
+        let worker = self.crew.next_connect(group).ok_or(HandleError::NoGroup { group })?;
+        self.post(worker, Command::Connect(Box::new(connect)))
     }
 
     /// Ends gracefully: accept nothing more, close every connection with 1001, and stop when all are gone or

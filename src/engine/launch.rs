@@ -1,14 +1,16 @@
 //! Threads, clock, sleep and signals: the one place of the engine that knows the operating system.
 
-use super::config::EngineConfig;
+use super::config::{EngineConfig, Steering};
 use super::handle::{Handle, HandleError};
 use super::handler::{Connect, Handler};
 use super::launch_loop::{Clock, EventFd, run};
 use super::mailbox::Wake;
 use super::reload::{CertificateWatch, reload};
+use super::seat::{GroupSize, Seat, seats_of_groups};
 use super::told;
-use super::worker::{Seat, Worker, WorkerError, seats};
+use super::worker::{Worker, WorkerError};
 use crate::port::Port;
+use crate::stack::StackConfig;
 use crate::tls::ServerTls;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -41,10 +43,80 @@ use std::thread::JoinHandle;
 /// ```
 pub struct Server<P> {
     config: EngineConfig,
+    groups: Vec<Group<P>>,
+    handle: Handle,
+}
+
+/// The queues of one device, and who the server is on its network: a group of workers, one for each queue.
+///
+/// Each group has addresses, routes and a DHCP lease of its own, and its workers hand frames to each other alone. One
+/// server may have several groups; topics, the [`Handle`], the drain and the limits of a peer are for all of them.
+///
+/// ```no_run
+/// use unsocket::engine::{EngineConfig, PortGroup, Server};
+/// use unsocket::port::tap::{self, TapConfig};
+/// # use unsocket::engine::{Conn, Handler};
+/// # use unsocket::ws::Message;
+/// # struct Echo;
+/// # impl Handler for Echo {
+/// #     type Session = ();
+/// #     fn on_message(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) { conn.send(message); }
+/// # }
+///
+/// let config = EngineConfig { listen: vec![80], ..EngineConfig::default() };
+/// let mut groups = Vec::new();
+/// for (device, addr) in [("uns0", "10.73.0.2/24"), ("uns1", "10.74.0.2/24")] {
+///     let mut group = PortGroup::new(&config, tap::open(&TapConfig::new(device))?);
+///     group.stack.addrs.push(addr.parse()?);
+///     groups.push(group);
+/// }
+/// Server::with_groups(config, groups)?.serve(|_worker| Echo)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PortGroup<P> {
+    /// The queues of one device, in their order.
+    pub ports: Vec<P>,
+    /// Addresses and routes on the device's network, and TCP; in place of [`EngineConfig::stack`].
+    pub stack: StackConfig,
+    /// How the device's flows are spread over its queues; in place of [`EngineConfig::steering`].
+    pub steering: Steering,
+    /// The cores of the group's workers; a worker beyond the end is not pinned. In place of [`EngineConfig::cores`].
+    pub cores: Vec<usize>,
+}
+
+impl<P> PortGroup<P> {
+    /// A group with a worker for each of `ports`, its settings those of `config`.
+    pub fn new(config: &EngineConfig, ports: Vec<P>) -> Self {
+        PortGroup {
+            ports,
+            stack: config.stack.clone(),
+            steering: config.steering,
+            cores: config.cores.clone(),
+        }
+    }
+}
+
+/// A group that is ready to start: `config` is what its workers are configured with.
+struct Group<P> {
+    config: EngineConfig,
     ports: Vec<P>,
     seats: Vec<Seat>,
     wakers: Vec<Arc<EventFd>>,
-    handle: Handle,
+}
+
+impl<P> Group<P> {
+    /// What each worker is made from, with the core to pin it to.
+    fn into_workers(
+        self,
+    ) -> impl Iterator<Item = (Seat, P, Arc<EventFd>, EngineConfig, Option<usize>)> + use<P> {
+        let Group { config, ports, seats, wakers } = self;
+        let parts = seats.into_iter().zip(ports).zip(wakers).enumerate();
+        parts.map(move |(member, ((seat, port), waker))| {
+            (seat, port, waker, config.clone(), config.cores.get(member).copied())
+        })
+    }
 }
 
 /// A client: the same workers, but nobody is listened to.
@@ -78,6 +150,14 @@ pub enum LaunchError {
         given: usize,
         /// Workers.
         workers: usize,
+    },
+    /// There is no such group.
+    #[error("there is no group {group} of ports: the server has {groups}")]
+    NoGroup {
+        /// The index asked for.
+        group: usize,
+        /// How many groups there are.
+        groups: usize,
     },
     /// A worker could not be made.
     #[error("worker {worker}: {source}")]
@@ -122,31 +202,73 @@ impl<P: Port + Send + 'static> Server<P> {
     /// # Errors
     /// When the configuration cannot work, or the kernel gives no eventfd or no random bytes.
     pub fn with_ports(config: EngineConfig, ports: Vec<P>) -> Result<Self, LaunchError> {
-        let mtu = ports.iter().map(|port| port.info().mtu).max().ok_or(LaunchError::NoPorts)?;
+        let group = PortGroup::new(&config, ports);
+        Self::with_groups(config, vec![group])
+    }
+
+    /// A server on several devices, each with the addresses of its own. Workers count on from group to group.
+    /// [`Handle::connect`] opens connections from the first group, [`Handle::connect_from`] from any.
+    ///
+    /// # Errors
+    /// As [`Server::with_ports`].
+    pub fn with_groups(config: EngineConfig, groups: Vec<PortGroup<P>>) -> Result<Self, LaunchError> {
+        let size = |group: &PortGroup<P>| {
+            let mtu = group.ports.iter().map(|port| port.info().mtu).max().ok_or(LaunchError::NoPorts)?;
+            Ok(GroupSize { workers: group.ports.len(), mtu })
+        };
+        let sizes: Vec<GroupSize> = groups.iter().map(size).collect::<Result<_, LaunchError>>()?;
+        if sizes.is_empty() {
+            return Err(LaunchError::NoPorts);
+        }
         let mut secret = [0; 32];
         getrandom::fill(&mut secret)
             .map_err(|source| LaunchError::System { action: "get random bytes", source: source.into() })?;
-        let wakers: Vec<_> = ports.iter().map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
+        let workers: usize = sizes.iter().map(|size| size.workers).sum();
+        let mut wakers: Vec<_> =
+            (0..workers).map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
         let as_wake = |waker: &Arc<EventFd>| Arc::clone(waker) as Arc<dyn Wake>;
-        let (handle, seats) =
-            seats(&config, mtu, secret, wakers.iter().map(as_wake).collect()).map_err(LaunchError::Seats)?;
-        Ok(Server { config, ports, seats, wakers, handle })
+        let (handle, mut seats) =
+            seats_of_groups(&config, &sizes, secret, wakers.iter().map(as_wake).collect())
+                .map_err(LaunchError::Seats)?;
+        let group = |PortGroup { ports, stack, steering, cores }| Group {
+            seats: seats.drain(..ports.len()).collect(),
+            wakers: wakers.drain(..ports.len()).collect(),
+            config: EngineConfig { stack, steering, cores, ..config.clone() },
+            ports,
+        };
+        let groups = groups.into_iter().map(group).collect();
+        Ok(Server { config, groups, handle })
     }
 
     /// Hands frames for nobody to the kernel, and sends what it answers: `ports` have it at their other end (the queues of a
-    /// TAP device), one for each worker.
+    /// TAP device), one for each worker of the first group.
     ///
     /// # Errors
     /// When there is not one for each worker.
-    pub fn exception_path<Q>(mut self, ports: Vec<Q>) -> Result<Self, LaunchError>
+    pub fn exception_path<Q>(self, ports: Vec<Q>) -> Result<Self, LaunchError>
     where
         Q: Port<Frame: Send> + Send + 'static,
     {
-        if ports.len() != self.seats.len() {
-            return Err(LaunchError::ExceptionPorts { given: ports.len(), workers: self.seats.len() });
+        self.exception_path_of(0, ports)
+    }
+
+    /// [`Server::exception_path`] of any group.
+    ///
+    /// # Errors
+    /// When there is no such group, or not one port for each of its workers.
+    pub fn exception_path_of<Q>(mut self, group: usize, ports: Vec<Q>) -> Result<Self, LaunchError>
+    where
+        Q: Port<Frame: Send> + Send + 'static,
+    {
+        let groups = self.groups.len();
+        let Some(group) = self.groups.get_mut(group) else {
+            return Err(LaunchError::NoGroup { group, groups });
+        };
+        if ports.len() != group.seats.len() {
+            return Err(LaunchError::ExceptionPorts { given: ports.len(), workers: group.seats.len() });
         }
-        self.seats =
-            self.seats.into_iter().zip(ports).map(|(seat, port)| seat.with_exception_path(port)).collect();
+        let seats = group.seats.drain(..).zip(ports);
+        group.seats = seats.map(|(seat, port)| seat.with_exception_path(port)).collect();
         Ok(self)
     }
 
@@ -175,15 +297,16 @@ impl<P: Port + Send + 'static> Server<P> {
         self,
         factory: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Running, LaunchError> {
-        let Server { config, ports, seats, wakers, handle } = self;
-        told::start(&config, &ports);
+        let Server { config, groups, handle } = self;
+        groups.iter().for_each(|group| told::start(&group.config, &group.ports));
         let factory = Arc::new(factory);
         let clock = Clock::start();
         let (sender, events) = channel();
+        let workers = handle.workers();
         let mut running = Running {
             handle,
             threads: Vec::new(),
-            left: ports.len(),
+            left: workers,
             events,
             // Before the first worker: a signal that comes while they start is not lost.
             signalled: false,
@@ -199,11 +322,12 @@ impl<P: Port + Send + 'static> Server<P> {
                 .transpose()
                 .map_err(|source| LaunchError::System { action: "start a thread", source })?,
         };
-        for (((worker, port), seat), waker) in ports.into_iter().enumerate().zip(seats).zip(wakers) {
-            let (config, factory, sender) = (config.clone(), factory.clone(), sender.clone());
+        for (seat, port, waker, config, core) in groups.into_iter().flat_map(Group::into_workers) {
+            let worker = seat.index();
+            let (factory, sender) = (factory.clone(), sender.clone());
             let body = move || {
                 let run = AssertUnwindSafe(|| {
-                    pin(&config, worker);
+                    pin(core, worker);
                     let made = Worker::new(&config, seat, port, factory(worker), clock.now());
                     let mut made = made.map_err(|source| LaunchError::Worker { worker, source })?;
                     let _ = sender.send(Event::Ready);
@@ -385,8 +509,8 @@ enum Event {
     Signal,
 }
 
-fn pin(config: &EngineConfig, worker: usize) {
-    if let Some(&id) = config.cores.get(worker)
+fn pin(core: Option<usize>, worker: usize) {
+    if let Some(id) = core
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
         tracing::warn!(

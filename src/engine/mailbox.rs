@@ -6,6 +6,7 @@ use crate::stack::{ConnId, Lease};
 use crate::ws::{CloseCode, Message};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::SyncSender;
@@ -168,15 +169,30 @@ impl Mailbox {
 pub(super) struct Crew {
     mailboxes: Box<[CachePadded<Mailbox>]>,
     wish: AtomicU8,
+    /// The workers of each device.
+    groups: Box<[Range<usize>]>,
     next_connect: AtomicUsize,
     /// Workers that have nothing left to do.
     done: AtomicUsize,
 }
 
 impl Crew {
-    pub(super) fn new(commands_max: usize, bytes_max: usize, wakers: Vec<Arc<dyn Wake>>) -> Self {
+    /// Workers of several devices: `groups` has how many each one has.
+    pub(super) fn new(
+        commands_max: usize,
+        bytes_max: usize,
+        groups: impl IntoIterator<Item = usize>,
+        wakers: Vec<Arc<dyn Wake>>,
+    ) -> Self {
         let mailbox = |waker| CachePadded::new(Mailbox::new(commands_max, bytes_max, waker));
+        let mut end = 0;
+        let range = |workers| {
+            let start = end;
+            end += workers;
+            start..end
+        };
         Crew {
+            groups: groups.into_iter().map(range).collect(),
             mailboxes: wakers.into_iter().map(mailbox).collect(),
             wish: AtomicU8::new(Wish::Run as u8),
             next_connect: AtomicUsize::new(0),
@@ -196,9 +212,15 @@ impl Crew {
         self.mailboxes.iter().map(|mailbox| &**mailbox)
     }
 
-    /// The worker whose turn it is to open a connection.
-    pub(super) fn next_connect(&self) -> usize {
-        self.next_connect.fetch_add(1, Ordering::Relaxed) % self.workers().max(1)
+    /// The workers of each device.
+    pub(super) fn groups(&self) -> &[Range<usize>] {
+        &self.groups
+    }
+
+    /// The worker of a group whose turn it is to open a connection; `None` when there is no such group.
+    pub(super) fn next_connect(&self, group: usize) -> Option<usize> {
+        let group = self.groups.get(group).filter(|group| !group.is_empty())?;
+        Some(group.start + self.next_connect.fetch_add(1, Ordering::Relaxed) % group.len())
     }
 
     pub(super) fn wish(&self) -> Wish {
@@ -245,7 +267,7 @@ mod tests {
     }
 
     fn crew(commands_max: usize, bytes_max: usize) -> Crew {
-        Crew::new(commands_max, bytes_max, vec![Arc::new(NoWake)])
+        Crew::new(commands_max, bytes_max, [1], vec![Arc::new(NoWake)])
     }
 
     #[test]
@@ -280,7 +302,7 @@ mod tests {
             }
         }
         let count = Arc::new(Count::default());
-        let crew = Crew::new(8, 100, vec![count.clone()]);
+        let crew = Crew::new(8, 100, [1], vec![count.clone()]);
         let mailbox = crew.mailbox(0).unwrap();
         assert!(mailbox.push(publish(1)));
         assert_eq!(count.0.load(Ordering::Relaxed), 0);
@@ -290,6 +312,17 @@ mod tests {
         mailbox.announce_sleep();
         crew.set_wish(Wish::Drain);
         assert_eq!(count.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_group_opens_connections_in_turn_and_no_other_does_for_it() {
+        let wakers = (0..3).map(|_| Arc::new(NoWake) as Arc<dyn Wake>).collect();
+        let crew = Crew::new(8, 100, [1, 2], wakers);
+        assert_eq!(crew.groups(), [0..1, 1..3]);
+        let mut turns: Vec<_> = (0..2).map(|_| crew.next_connect(1).unwrap()).collect();
+        turns.sort_unstable();
+        assert_eq!(turns, [1, 2]);
+        assert_eq!((crew.next_connect(0), crew.next_connect(2)), (Some(0), None));
     }
 
     #[test]

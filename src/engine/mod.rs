@@ -13,6 +13,7 @@
 //! | `opening`, [`guards`], `proxied` | the opening handshake of both roles, and plain HTTP beside it; who may; clients behind a proxy |
 //! | `rates`, `peers` | how fast one connection may send; how many connections one peer may have |
 //! | `topics`, `mailbox` | publish and subscribe; what crosses threads |
+//! | `seat` | which workers share a device, and what all of them share |
 //! | `steering`, `placement` | frames for another worker; whether the device gives each worker its own |
 //! | `handler`, `conn`, `handle` | the programming interface |
 //! | `exception` | frames for nobody, to the kernel and back |
@@ -53,6 +54,7 @@ mod rates;
 mod read;
 mod reload;
 mod retry;
+mod seat;
 mod secure;
 mod serve;
 mod session;
@@ -69,9 +71,10 @@ pub use config::{
 pub use conn::{Compress, Conn, ConnRef, Context, PublishOutcome, SendOutcome};
 pub use handle::{Handle, HandleError};
 pub use handler::{Cause, Closed, Connect, ConnectFailure, ConnectTls, Handler, Refusal, Request, Upgrade};
-pub use launch::{Client, LaunchError, Running, Server};
+pub use launch::{Client, LaunchError, PortGroup, Running, Server};
 pub use lookups::ByName;
 pub use mailbox::{NoWake, Wake};
+pub use seat::{Seat, seats};
 pub use stats::{WorkerReport, WorkerStats};
 pub use topics::SubscribeError;
-pub use worker::{Progress, Seat, Worker, WorkerError, seats};
+pub use worker::{Progress, Worker, WorkerError};

@@ -1,16 +1,15 @@
 //! A worker: one port queue, one stack, one handler, and one burst at a time.
 
-use super::Handle;
 use super::config::{Burst, ConfigError, EngineConfig, Steering};
 use super::conn::{ConnRef, Context, SendOutcome};
 use super::drain::Ending;
-use super::exception::{Exit, Kernel};
+use super::exception::Kernel;
 use super::handler::Handler;
 use super::local::Local;
-use super::mailbox::{Command, Crew, Mailbox, Wake};
+use super::mailbox::{Command, Mailbox};
 use super::opening::Site;
-use super::peers::Peers;
 use super::placement::{Finding, Placement};
+use super::seat::Seat;
 use super::session::Inbound;
 use super::stats::{WorkerReport, WorkerStats};
 use super::steering::Links;
@@ -23,6 +22,7 @@ use crate::ws::deflate::Inflater;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -69,6 +69,8 @@ pub struct Worker<P: Port, H: Handler> {
     started: bool,
     asleep: bool,
     next_tick: Instant,
+    /// The workers of this one's group, who own the queues of the same device.
+    group: Range<usize>,
     shares_lease: bool,
     shared_lease: Option<Lease>,
 }
@@ -110,57 +112,6 @@ pub enum WorkerError {
     Links(#[from] WireError),
 }
 
-/// A worker's place among the others: its index, its mailbox, its links, its secret.
-pub struct Seat {
-    index: usize,
-    crew: Arc<Crew>,
-    peers: Arc<Peers>,
-    links: Links,
-    secret: [u8; 32],
-    exit: Option<Box<dyn Kernel>>,
-}
-
-impl Seat {
-    /// The exception path of this place: a port at whose other end the kernel is. Frames for nobody go there, and what comes
-    /// from there is sent out of the worker's port.
-    #[must_use]
-    pub fn with_exception_path<Q>(mut self, port: Q) -> Self
-    where
-        Q: Port<Frame: Send> + Send + 'static,
-    {
-        self.exit = Some(Box::new(Exit::new(port)));
-        self
-    }
-}
-
-/// The seats of as many workers as there are `wakers`, and the handle that reaches them all. `mtu` is the largest
-/// of their ports; `secret` must be random wherever peers are not to be trusted.
-///
-/// # Errors
-/// When the configuration cannot work or there are no descriptors for the links between several workers.
-pub fn seats(
-    config: &EngineConfig,
-    mtu: usize,
-    secret: [u8; 32],
-    wakers: Vec<Arc<dyn Wake>>,
-) -> Result<(Handle, Vec<Seat>), WorkerError> {
-    config.validate()?;
-    let links = Links::new(wakers.len(), mtu)?;
-    let limits = &config.limits;
-    let crew = Arc::new(Crew::new(limits.mailbox_commands_max, limits.mailbox_bytes_max, wakers));
-    let mut rng = ChaCha20Rng::from_seed(secret);
-    let mut peers_key = [0; 16];
-    rng.fill_bytes(&mut peers_key);
-    let peers = Arc::new(Peers::new(limits.connections_per_peer_max, peers_key));
-    let seat = |(index, links)| {
-        let mut secret = [0; 32];
-        rng.fill_bytes(&mut secret);
-        Seat { index, crew: crew.clone(), peers: peers.clone(), links, secret, exit: None }
-    };
-    let seats = links.into_iter().enumerate().map(seat).collect();
-    Ok((Handle { crew }, seats))
-}
-
 impl<P: Port, H: Handler> Worker<P, H> {
     /// A worker on a port, with its handler.
     ///
@@ -174,7 +125,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
         now: Instant,
     ) -> Result<Self, WorkerError> {
         config.validate()?;
-        let Seat { index, crew, peers, links, secret, exit } = seat;
+        let Seat { index, group, crew, peers, links, secret, exit } = seat;
+        // Within the group: the device's queue that this worker owns.
+        let (member, workers) = (index - group.start, group.len());
         let mut rng = ChaCha20Rng::from_seed(secret);
         let (mut stack_secret, mut local_secret) = ([0; 32], [0; 32]);
         rng.fill_bytes(&mut stack_secret);
@@ -184,13 +137,12 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let mut stack_config = config.stack.clone();
         stack_config.tcp.connections_max =
             connections_max.saturating_add(REFUSALS_MIN.max(connections_max / 16));
-        let workers = crew.workers();
-        stack_config.dhcp &= index == 0;
+        stack_config.dhcp &= member == 0;
         stack_config.has_exception_path = exit.is_some();
         let rss = port.info().rss.clone().filter(|_| config.steering == Steering::Device);
         let placement = Placement::new(workers, rss.is_some());
         if workers > 1 {
-            stack_config.share = Some(Share { worker: index as u32, workers: workers as u32, rss });
+            stack_config.share = Some(Share { worker: member as u32, workers: workers as u32, rss });
             let PortInfo { name, frame_bytes_max, .. } = port.info();
             if *frame_bytes_max > FRAME_BYTES_MAX {
                 return Err(WorkerError::LargeFrames {
@@ -229,7 +181,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             started: false,
             asleep: false,
             next_tick: now,
-            shares_lease: config.stack.dhcp && index == 0 && workers > 1,
+            shares_lease: config.stack.dhcp && member == 0 && workers > 1,
+            group,
             shared_lease: None,
         })
     }
@@ -459,13 +412,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
     }
 
-    /// The first worker alone runs DHCP: what it gets is for all.
+    /// The first worker of a group alone runs DHCP: what it gets is for the whole group.
     fn share_lease(&mut self) {
         if !self.shares_lease || self.stack.lease() == self.shared_lease {
             return;
         }
         let lease = self.stack.lease();
-        let others = self.local.crew.mailboxes().skip(1);
+        let others = self.local.crew.mailboxes().take(self.group.end).skip(self.group.start + 1);
         // Whoever's mailbox is full makes this be tried again; to be told the same lease twice does no harm.
         if others.filter(|mailbox| !mailbox.push(Command::Lease(lease))).count() == 0 {
             self.shared_lease = lease;
@@ -495,7 +448,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         for _ in 0..self.burst.mailbox_commands {
             let Some(connect) = self.local.connects.front() else { break };
-            if connect.tls.is_some() {
+            if connect.tls.is_some() && !self.local.draining {
                 // Even a first message takes long: keys are made for it.
                 let Some(left) = self.handshakes_left.checked_sub(1) else { break };
                 self.handshakes_left = left;

@@ -139,6 +139,8 @@ pub struct FaultStats {
 /// A port with a bad medium around it.
 pub struct FaultPort<P: Port> {
     inner: P,
+    /// The inner port's, without segmentation offload: every fault befalls one segment.
+    info: PortInfo,
     now: Instant,
     rx: Medium<P::Frame>,
     tx: Medium<P::Frame>,
@@ -161,8 +163,10 @@ impl<P: Port> FaultPort<P> {
         {
             return Err(FaultError::CorruptionUnnoticed { port: info.name.clone() });
         }
+        let info = PortInfo { tso_frame_bytes_max: None, ..info.clone() };
         Ok(FaultPort {
             inner,
+            info,
             now: Instant::ZERO,
             rx: Medium::new(&config.rx, config.seed, 0),
             tx: Medium::new(&config.tx, config.seed, 1),
@@ -196,7 +200,7 @@ impl<P: Port> Port for FaultPort<P> {
     type Frame = P::Frame;
 
     fn info(&self) -> &PortInfo {
-        self.inner.info()
+        &self.info
     }
 
     fn begin(&mut self, now: Instant) {

@@ -20,6 +20,7 @@ pub mod wire;
 
 use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
+use std::num::NonZeroU16;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -39,6 +40,11 @@ pub trait Frame {
     /// # Panics
     /// When `len` is over the frame's capacity: a frame from [`Port::alloc`] holds `mtu + 14` bytes or more.
     fn set_len(&mut self, len: usize);
+    /// Has the port cut the frame's TCP segment into segments of so many payload bytes each, the last one of what is left.
+    /// For frames of [`Port::alloc_large`]: those of ports that have none are never asked.
+    fn set_segment_bytes(&mut self, payload_bytes: NonZeroU16) {
+        let _ = payload_bytes;
+    }
     /// What the device says of a received frame's IP and TCP checksums.
     fn rx_checksum(&self) -> RxChecksum {
         RxChecksum::Unknown
@@ -87,6 +93,9 @@ pub struct PortInfo {
     pub frame_bytes_max: usize,
     /// The device fills in IPv4/TCP/ICMP checksums on transmit, or nobody reads them (in-process wire).
     pub tx_checksum_offload: bool,
+    /// TCP segmentation offload: the largest frame, in bytes, of a TCP segment over IPv4 that the port cuts into segments of
+    /// the MTU itself; `None` where it does not. Only beside [`PortInfo::tx_checksum_offload`].
+    pub tso_frame_bytes_max: Option<usize>,
     /// Received frames need no checksum verification (trusted medium) unless a frame says otherwise.
     pub rx_checksum_trusted: bool,
     /// How the device says that it spreads flows over its queues, each a worker's; `None` where it has one queue or does not
@@ -120,6 +129,12 @@ pub trait Port {
 
     /// A frame to fill and send, or `None` when all are in use just now.
     fn alloc(&mut self) -> Option<Self::Frame>;
+
+    /// A frame of up to [`PortInfo::tso_frame_bytes_max`] bytes to fill, to give [`Frame::set_segment_bytes`], and to send;
+    /// `None` when all are in use just now, which is not counted: what it would have held can go in small ones.
+    fn alloc_large(&mut self) -> Option<Self::Frame> {
+        None
+    }
 
     /// Sends frames from the front of `burst` until the device takes no more; returns how many were taken.
     /// What is left in `burst` was not sent and still belongs to the caller. Never blocks.
@@ -173,10 +188,78 @@ pub struct PortStats {
     pub tx_frames: u64,
     /// Bytes sent, Ethernet headers included.
     pub tx_bytes: u64,
+    /// Frames among those sent that the device was to cut into segments.
+    pub tx_cut_frames: u64,
     /// Frames that the device refused for good.
     pub tx_errors: u64,
     /// Times that [`Port::tx_burst`] could not take all it was given.
     pub tx_full: u64,
     /// Times that [`Port::alloc`] had nothing to give.
     pub alloc_failed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fault::{FaultConfig, FaultPort};
+    use pcap::{PcapConfig, PcapPort};
+
+    /// A port that cuts segments, and sends what it is given to nobody.
+    struct Cutting(PortInfo);
+
+    impl Cutting {
+        fn new() -> Self {
+            Cutting(PortInfo {
+                name: "cutting".into(),
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: 1500,
+                frame_bytes_max: 1514,
+                tso_frame_bytes_max: Some(40_000),
+                tx_checksum_offload: true,
+                rx_checksum_trusted: false,
+                rss: None,
+            })
+        }
+    }
+
+    impl Port for Cutting {
+        type Frame = Vec<u8>;
+
+        fn info(&self) -> &PortInfo {
+            &self.0
+        }
+        fn rx_burst(&mut self, _burst: &mut VecDeque<Vec<u8>>, _max: usize) -> usize {
+            0
+        }
+        fn alloc(&mut self) -> Option<Vec<u8>> {
+            Some(Vec::new())
+        }
+        fn alloc_large(&mut self) -> Option<Vec<u8>> {
+            Some(vec![0; 40_000])
+        }
+        fn tx_burst(&mut self, burst: &mut VecDeque<Vec<u8>>) -> usize {
+            burst.drain(..).count()
+        }
+        fn release(&mut self, _frame: Vec<u8>) {}
+        fn stats(&self) -> PortStats {
+            PortStats::default()
+        }
+    }
+
+    #[test]
+    fn faults_befall_segments_one_by_one() {
+        let mut port = FaultPort::new(Cutting::new(), &FaultConfig::default()).unwrap();
+        assert_eq!(port.info().tso_frame_bytes_max, None);
+        assert!(port.alloc_large().is_none());
+        assert!(port.info().tx_checksum_offload, "the rest is the inner port's");
+        assert_eq!(port.info().name, "cutting");
+    }
+
+    #[test]
+    fn a_recorder_sees_large_segments_whole() {
+        let mut port = PcapPort::new(Cutting::new(), Vec::new(), &PcapConfig::default());
+        assert_eq!(port.info().tso_frame_bytes_max, Some(40_000));
+        let mut burst = VecDeque::from([port.alloc_large().expect("a large frame")]);
+        assert_eq!((port.tx_burst(&mut burst), port.recorded_frames()), (1, 1));
+    }
 }

@@ -116,6 +116,10 @@ impl<P: Port, W: Write> Port for PcapPort<P, W> {
         self.inner.alloc()
     }
 
+    fn alloc_large(&mut self) -> Option<P::Frame> {
+        self.inner.alloc_large()
+    }
+
     fn tx_burst(&mut self, burst: &mut VecDeque<P::Frame>) -> usize {
         // Sent frames are gone: they are written down first, and those that stay with the caller are crossed out.
         burst.iter().for_each(|frame| self.recorder.stage(frame.bytes()));

@@ -153,6 +153,7 @@ fn joined(config: &WireConfig, names: [String; 2]) -> Result<(WirePort, WirePort
                 mac,
                 mtu: config.mtu,
                 frame_bytes_max,
+                tso_frame_bytes_max: None,
                 tx_checksum_offload: config.checksum_offload,
                 rx_checksum_trusted: config.checksum_offload,
                 rss: None,

@@ -91,6 +91,8 @@ pub(super) struct Slot {
     pub(super) awaits_neighbor: bool,
     /// A segment came, or the owner read or wrote, since the rings were last looked at for reclaim.
     pub(super) rings_touched: bool,
+    /// It may send segments that the port cuts.
+    pub(super) large_segments: bool,
     /// The interface it uses, by path MTU.
     pub(super) net: u8,
     /// Keep-alive probes sent since the peer was last heard.
@@ -128,6 +130,7 @@ impl Slot {
             write_blocked: false,
             awaits_neighbor: false,
             rings_touched: false,
+            large_segments: false,
             net: 0,
             probes: 0,
             progress_at: Instant::ZERO,
@@ -286,6 +289,7 @@ impl Slab {
         slot.owned = false;
         slot.write_blocked = false;
         slot.rings_touched = false;
+        slot.large_segments = false;
         slot.net = 0;
         slot.probes = 0;
         slot.owner_deadline = Instant::FAR_FUTURE;

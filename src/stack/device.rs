@@ -1,9 +1,15 @@
 //! The frames on their way out, and smoltcp's view of one frame of a burst.
 
 use crate::port::{Frame, Port};
-use smoltcp::phy::{Device, DeviceCapabilities, RxToken, TxToken};
+use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant as StackInstant;
 use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+/// Large frames at hand at most, of a port that cuts segments: what one pass can send in them.
+const SPARE_LARGE_MAX: usize = 32;
+/// Headers of a TCP segment without options over IPv4, bytes: what precedes the payload of a large segment.
+const HEADERS_BYTES: usize = 14 + 20 + 20;
 
 /// Frames waiting for the port, and spare ones ready to be filled.
 ///
@@ -11,8 +17,14 @@ use std::collections::VecDeque;
 pub struct TxQueue<F> {
     pending: VecDeque<F>,
     spare: Vec<F>,
+    /// Frames for segments that the port cuts; empty where it does not.
+    spare_large: Vec<F>,
+    /// Large frames are among those that wait for the port.
+    has_pending_large: bool,
     pending_max: usize,
     pushed: u64,
+    /// Segments that the port makes of the frames queued, beyond one of each.
+    cut: u64,
     lost: u64,
 }
 
@@ -22,17 +34,27 @@ impl<F: Frame> TxQueue<F> {
         TxQueue {
             pending: VecDeque::with_capacity(pending_max),
             spare: Vec::with_capacity(pending_max),
+            spare_large: Vec::new(),
+            has_pending_large: false,
             pending_max,
             pushed: 0,
+            cut: 0,
             lost: 0,
         }
     }
 
-    /// Takes frames from the port until `wanted` spares are at hand, as far as it has them.
+    /// Takes frames from the port until `wanted` spares are at hand, as far as it has them; and large ones, where it cuts
+    /// segments.
     pub fn refill<P: Port<Frame = F>>(&mut self, port: &mut P, wanted: usize) {
         while self.spare.len() < wanted.min(self.pending_max) {
             match port.alloc() {
                 Some(frame) => self.spare.push(frame),
+                None => break,
+            }
+        }
+        while self.spare_large.len() < SPARE_LARGE_MAX {
+            match port.alloc_large() {
+                Some(frame) => self.spare_large.push(frame),
                 None => break,
             }
         }
@@ -46,6 +68,16 @@ impl<F: Frame> TxQueue<F> {
     /// How many more frames can be filled.
     pub fn room(&self) -> usize {
         self.spare.len().min(self.pending_max - self.pending.len())
+    }
+
+    /// Whether a segment can be queued that the port cuts, beside the room for a frame.
+    pub(super) fn has_large(&self) -> bool {
+        !self.spare_large.is_empty()
+    }
+
+    /// Whether large frames wait for the port here, so that some will be at hand again.
+    pub(super) fn has_pending_large(&self) -> bool {
+        self.has_pending_large
     }
 
     /// Fills one frame of `len` bytes and queues it; returns whether there was room.
@@ -72,6 +104,32 @@ impl<F: Frame> TxQueue<F> {
         result
     }
 
+    /// Fills one frame of `len` bytes with a segment that the port cuts, and queues it; without such a frame the segment is
+    /// lost.
+    #[inline(never)]
+    fn fill_large<R>(
+        &mut self,
+        len: usize,
+        segment_bytes: NonZeroU16,
+        fill: impl FnOnce(&mut [u8]) -> R,
+    ) -> R {
+        let spare = if self.has_room() { self.spare_large.pop() } else { None };
+        let Some(mut frame) = spare else {
+            // Not reached: who may send large segments has looked for such a frame before.
+            self.lost += 1;
+            return fill(&mut vec![0; len]);
+        };
+        frame.set_len(len);
+        let result = fill(frame.bytes_mut());
+        frame.set_segment_bytes(segment_bytes);
+        self.pending.push_back(frame);
+        self.has_pending_large = true;
+        self.pushed += 1;
+        let segments = len.saturating_sub(HEADERS_BYTES).div_ceil(usize::from(segment_bytes.get()));
+        self.cut += segments.saturating_sub(1) as u64;
+        result
+    }
+
     /// Frames not yet sent.
     pub fn pending(&self) -> usize {
         self.pending.len()
@@ -87,6 +145,12 @@ impl<F: Frame> TxQueue<F> {
         self.pushed
     }
 
+    /// Segments queued since the queue was made: those that the port cuts out of a frame count one by one.
+    #[inline]
+    pub(super) fn segments(&self) -> u64 {
+        self.pushed + self.cut
+    }
+
     /// Answers that found no room since the queue was made.
     pub fn lost(&self) -> u64 {
         self.lost
@@ -94,14 +158,21 @@ impl<F: Frame> TxQueue<F> {
 
     /// Hands the frames to the port; what it does not take stays first in line.
     pub fn flush<P: Port<Frame = F>>(&mut self, port: &mut P) -> usize {
-        if self.pending.is_empty() { 0 } else { port.tx_burst(&mut self.pending) }
+        if self.pending.is_empty() {
+            return 0;
+        }
+        let sent = port.tx_burst(&mut self.pending);
+        self.has_pending_large &= !self.pending.is_empty();
+        sent
     }
 
     /// Gives every frame back to the port.
     pub fn clear<P: Port<Frame = F>>(&mut self, port: &mut P) {
-        for frame in self.pending.drain(..).chain(self.spare.drain(..)) {
+        let spare = self.spare.drain(..).chain(self.spare_large.drain(..));
+        for frame in self.pending.drain(..).chain(spare) {
             port.release(frame);
         }
+        self.has_pending_large = false;
     }
 }
 
@@ -126,12 +197,12 @@ impl<F: Frame> Device for OneFrame<'_, F> {
 
     fn receive(&mut self, _now: StackInstant) -> Option<(Received<'_>, Queued<'_, F>)> {
         let frame = self.rx.take()?;
-        Some((Received(frame), Queued(self.tx)))
+        Some((Received(frame), Queued { tx: self.tx, segment_bytes: None }))
     }
 
     fn transmit(&mut self, _now: StackInstant) -> Option<Queued<'_, F>> {
         self.wanted = true;
-        self.tx.has_room().then_some(Queued(self.tx))
+        self.tx.has_room().then_some(Queued { tx: self.tx, segment_bytes: None })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -149,18 +220,29 @@ impl RxToken for Received<'_> {
 }
 
 /// A reserved place in the queue.
-pub(super) struct Queued<'a, F>(&'a mut TxQueue<F>);
+pub(super) struct Queued<'a, F> {
+    tx: &'a mut TxQueue<F>,
+    /// Payload bytes of the segments that the port shall cut what comes into.
+    segment_bytes: Option<NonZeroU16>,
+}
 
 impl<F: Frame> TxToken for Queued<'_, F> {
     fn consume<R, C: FnOnce(&mut [u8]) -> R>(self, len: usize, f: C) -> R {
-        if self.0.has_room() {
-            return self.0.fill(len, f);
+        if let Some(segment_bytes) = self.segment_bytes {
+            return self.tx.fill_large(len, segment_bytes, f);
+        }
+        if self.tx.has_room() {
+            return self.tx.fill(len, f);
         }
         // An answer without a place (`transmit` gives tokens only with room). smoltcp's `consume` cannot fail, and not
         // to receive would let two ends that wait for each other's room wait for ever: the answer is lost, as it
         // could be on any wire, and TCP recovers.
-        self.0.lost += 1;
+        self.tx.lost += 1;
         f(&mut vec![0; len])
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment_bytes = meta.segmentation_offload_size;
     }
 }
 

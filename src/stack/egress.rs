@@ -12,7 +12,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 
 /// Most segments that one connection sends in one pass; the rest waits for its next turn.
-const SEGMENTS_PER_PASS: usize = 64;
+pub const SEGMENTS_PER_PASS: usize = 64;
 
 /// How long a connection rests that wants to send, may, and yet does not: until smoltcp's own timer at the latest.
 const STALL_RETRY: StackDuration = StackDuration::from_millis(10);
@@ -77,10 +77,23 @@ impl Stack {
         let now = self.stack_now;
         let slot = self.slab.slot_mut(index);
         let mac = self.nets.mac();
+        let large = slot.large_segments && tx.has_large();
+        slot.net = self.nets.twin(slot.net, large);
         let net = self.nets.get(slot.net);
+        if slot.large_segments && !large && tx.has_pending_large() && slot.socket().send_queue() > net.mtu() {
+            // The large frames of this pass are used up: with the next one it gets more for its turn. When the device holds
+            // on to all of them there is no waiting: devices may do so until other frames push those out.
+            return Turn::Unfinished;
+        }
+        let segments_before = tx.segments();
         let mut reminded = false;
         for _ in 0..SEGMENTS_PER_PASS {
-            if !tx.has_room() {
+            if !tx.has_room() || large && !tx.has_large() {
+                return Turn::Unfinished;
+            }
+            // Counted as they leave the device, so that large ones give nobody more than its share.
+            let segments = (tx.segments() - segments_before) as usize;
+            if segments + net.segments_max > SEGMENTS_PER_PASS {
                 return Turn::Unfinished;
             }
             let frames_before = tx.pushed();

@@ -249,6 +249,9 @@ impl Stack {
             }
             return;
         }
+        if phase == Phase::Connecting {
+            self.slab.slot_mut(index).large_segments = self.sends_large(frame, segment);
+        }
         self.on_state(index, phase, state, segment);
     }
 
@@ -348,10 +351,16 @@ impl Stack {
             self.remove(index);
             return;
         }
+        self.slab.slot_mut(index).large_segments = self.sends_large(frame, segment);
         self.time_wait.remove(&flow);
         self.flows.insert(flow, index);
         self.stats.rx_syn_accepted += 1;
         self.mark_dirty(index);
+    }
+
+    /// Whether a connection with the peer that sent this SYN, or SYN-ACK, may send segments that the port cuts.
+    fn sends_large(&self, frame: &[u8], syn: &TcpInfo) -> bool {
+        syn.key.is_ipv4() && syn.flags.syn() && self.nets.cuts_for(syn.segment_bytes_max(frame))
     }
 
     /// Answers a segment of no flow with RST, within the rate.

@@ -2,10 +2,15 @@
 //!
 //! smoltcp takes the segment size from the interface, so a connection whose path turns out narrower (ICMP
 //! "fragmentation needed", RFC 1191; ICMPv6 "packet too big", RFC 8201) moves to an interface with a smaller MTU.
+//!
+//! Where the port cuts large segments of TCP over IPv4 itself, each of them has a twin that makes such segments, as
+//! smoltcp learns only once, when an interface is made, whether it may. A connection's turn takes the twin when frames for
+//! them are at hand.
 
 use super::classify::PathMtu;
 use super::config::{Cidr, Route, StackConfig};
 use super::device::Listener;
+use super::egress::SEGMENTS_PER_PASS;
 use super::{StackError, isn};
 use crate::port::PortInfo;
 use smoltcp::iface::{Config, Interface, SocketSet};
@@ -13,6 +18,7 @@ use smoltcp::phy::{Checksum, DeviceCapabilities, Medium};
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroUsize;
 
 /// Most addresses of one interface: smoltcp's build-time limit (feature `iface-max-addr-count-8`).
 pub(super) const ADDRS_MAX: usize = 8;
@@ -20,6 +26,14 @@ pub(super) const ADDRS_MAX: usize = 8;
 pub(super) const ROUTES_MAX: usize = 128;
 /// Bytes of an Ethernet header.
 pub(super) const ETHERNET_BYTES: usize = 14;
+/// Bytes of the headers of IPv4 and TCP, without options.
+const IPV4_TCP_BYTES: usize = 40;
+
+/// Segments in a large one at most: two of them use up a connection's share of one pass.
+pub(super) const CUT_SEGMENTS_MAX: usize = SEGMENTS_PER_PASS / 2;
+/// Peers that take smaller segments than this, in bytes of payload, get no large ones: there are NICs that cut none under 256
+/// bytes. It is what those get who name no size (RFC 9293 section 3.7.1).
+pub const CUT_SEGMENT_BYTES_MIN: usize = 536;
 
 /// MTUs that a narrower path is rounded down to (the plateaus of RFC 1191 section 7.1, below Ethernet's).
 const PATH_MTUS: [usize; 8] = [8166, 4352, 2002, 1492, 1400, 1280, 1006, 576];
@@ -30,6 +44,8 @@ const IPV6_MTU_MIN: usize = 1280;
 pub(super) struct Net {
     pub(super) iface: Interface,
     pub(super) caps: DeviceCapabilities,
+    /// The most segments that one frame becomes, with segments as long as the MTU permits: 1 where none is cut.
+    pub(super) segments_max: usize,
     mtu: usize,
 }
 
@@ -41,6 +57,8 @@ pub(super) struct Nets {
     routes: Vec<Route>,
     checksums_by_device: bool,
     checksums_unread: bool,
+    /// The largest frame that the port cuts; then every second interface is the twin of that before it.
+    cut_frame_bytes_max: Option<usize>,
 }
 
 impl Nets {
@@ -81,6 +99,7 @@ impl Nets {
             routes: config.routes.clone(),
             checksums_by_device: info.tx_checksum_offload,
             checksums_unread: info.tx_checksum_offload && info.rx_checksum_trusted,
+            cut_frame_bytes_max: info.tso_frame_bytes_max.filter(|_| info.tx_checksum_offload),
         };
         nets.add(mtu, now);
         Ok(nets)
@@ -98,6 +117,22 @@ impl Nets {
 
     pub(super) fn get(&mut self, index: u8) -> &mut Net {
         &mut self.nets[usize::from(index)]
+    }
+
+    /// The interface of the same path MTU that makes large segments, or the one that does not. The same one where the port
+    /// cuts none.
+    #[inline]
+    pub(super) fn twin(&self, index: u8, large: bool) -> u8 {
+        if self.cut_frame_bytes_max.is_some() { index & !1 | u8::from(large) } else { index }
+    }
+
+    /// Whether connections over IPv4 with a peer that takes segments of up to `segment_bytes` send large ones. No frame may
+    /// become more segments than are a connection's share of one pass, however small the peer wants them.
+    pub(super) fn cuts_for(&self, segment_bytes: usize) -> bool {
+        let cut_bytes_max = self.nets.iter().map(Net::cut_bytes_max).max().unwrap_or(0);
+        self.cut_frame_bytes_max.is_some()
+            && segment_bytes >= CUT_SEGMENT_BYTES_MIN
+            && cut_bytes_max <= SEGMENTS_PER_PASS * segment_bytes
     }
 
     pub(super) fn mac(&self) -> [u8; 6] {
@@ -159,7 +194,7 @@ impl Nets {
         let found = self.nets.iter().position(|net| net.mtu == plateau);
         let index = found.unwrap_or_else(|| {
             self.add(plateau, now);
-            self.nets.len() - 1
+            self.nets.iter().position(|net| net.mtu == plateau).unwrap_or_default()
         });
         u8::try_from(index).ok()
     }
@@ -201,24 +236,50 @@ impl Nets {
         let mut iface = Interface::new(config, &mut Listener { rx: None, caps: &caps }, now);
         let prefix = if local.is_ipv4() { 32 } else { 128 };
         apply(&mut iface, &[Cidr { addr: local, prefix }], &[]);
-        Net { iface, caps, mtu: net.mtu }
+        Net { iface, caps, segments_max: net.segments_max, mtu: net.mtu }
     }
 
+    /// Adds an interface for a path MTU, and its twin where the port cuts segments.
     fn add(&mut self, mtu: usize, now: StackInstant) {
+        self.add_one(mtu, 1, now);
+        if let Some(bytes) = self.cut_frame_bytes_max {
+            let payload_max = bytes.saturating_sub(ETHERNET_BYTES + IPV4_TCP_BYTES);
+            // Whole segments: a shorter one at the end of each frame would cost as much as a long one.
+            let segments = (payload_max / (mtu - IPV4_TCP_BYTES)).clamp(1, CUT_SEGMENTS_MAX);
+            self.add_one(mtu, segments, now);
+        }
+    }
+
+    fn add_one(&mut self, mtu: usize, segments_max: usize, now: StackInstant) {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ethernet;
         caps.max_transmission_unit = mtu + ETHERNET_BYTES;
         // Received checksums are verified (or believed) and counted before smoltcp sees the frame.
         caps.checksum.ipv4 = if self.checksums_unread { Checksum::None } else { Checksum::Tx };
         caps.checksum.tcp = if self.checksums_by_device { Checksum::None } else { Checksum::Tx };
+        if segments_max > 1 {
+            // Of IPv4 alone: smoltcp 0.14 drops large packets of IPv6 and says Ok.
+            let bytes = ETHERNET_BYTES + IPV4_TCP_BYTES + segments_max * (mtu - IPV4_TCP_BYTES);
+            caps.segmentation.tcpv4 = NonZeroUsize::new(bytes);
+        }
         let config = Config::new(HardwareAddress::Ethernet(EthernetAddress(self.mac)));
         let mut iface = Interface::new(config, &mut Listener { rx: None, caps: &caps }, now);
         apply(&mut iface, &self.addrs, &self.routes);
-        self.nets.push(Net { iface, caps, mtu });
+        self.nets.push(Net { iface, caps, segments_max, mtu });
     }
 }
 
 impl Net {
+    /// Largest IP packet on this path, bytes.
+    pub(super) fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    /// The most payload of a large segment; 0 where there are none.
+    fn cut_bytes_max(&self) -> usize {
+        if self.segments_max > 1 { self.segments_max * (self.mtu - IPV4_TCP_BYTES) } else { 0 }
+    }
+
     /// Learns from a frame and answers nothing.
     pub(super) fn learn(&mut self, frame: &[u8], now: StackInstant) {
         let mut nobody = SocketSet::new([]);

@@ -44,6 +44,10 @@ class Tap(Backend):
         addresses = ",".join(f'"{address}"' for address in device.host_addresses.split(","))
         return [f'port.spec="tap:{device.tap}"', f"port.host_ip=[{addresses}]", f'port.netns="{device.namespace.name}"']
 
+    def second(self, ports):
+        """The keys of `[[more_ports]]` that name the second device of a server."""
+        return [f"spec='tap:{ports.second}'", f"netns='{ports.namespace.name}'"]
+
     def inside(self, server, command):
         """The command line that runs `command`, the server's, where its device is."""
         return command
@@ -86,6 +90,11 @@ class NetTap(Dpdk):
 
     def devargs(self, server):
         return f"net_tap0,iface={server.tap}"
+
+    def second(self, ports):
+        """The keys of `[[more_ports]]` that name the second device of a server."""
+        hugepages = "false" if self.memory() else "true"
+        return [f"spec='dpdk:net_tap1,iface={ports.second}'", f"hugepages={hugepages}"]
 
 
 class Veth(Dpdk):
@@ -150,6 +159,10 @@ NOT_APPLICABLE = {
     **{
         (backend, "links", None): "its driver's buffers end at 2 or 4 KiB: links of every MTU are laid with TAP devices"
         for backend in ("af_packet", "af_xdp", "net_tap")
+    },
+    **{
+        (backend, "ports", None): "two devices of DPDK's are opened as net_tap, which needs no pair of interfaces each"
+        for backend in ("af_packet", "af_xdp")
     },
     **{
         (backend, "lifecycle", case): OPTION_OF_TAP

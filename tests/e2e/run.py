@@ -21,6 +21,7 @@ import dhcp
 import guards
 import lifecycle
 import networks
+import several_ports
 import tls
 from backends import BACKENDS, NOT_APPLICABLE
 from harness import CACHE, CLIENTS, HOST_ADDRESSES, ROOT, SERVER_IP, TESTS
@@ -200,6 +201,11 @@ def links(report, options):
     networks.suite(report, options.binary)
 
 
+def ports(report, options):
+    """One server on two devices with networks and workers of their own."""
+    several_ports.suite(report, options.binary)
+
+
 def leases(report, options):
     """An address by DHCP from a server of Debian's, shared by two workers: renewed, lost, and another one."""
     dhcp.suite(report, options.binary)
@@ -223,6 +229,7 @@ def many(report, options):
 SUITES = {
     "network": network,
     "links": links,
+    "ports": ports,
     "dhcp": leases,
     "guards": guarded,
     "http": http,

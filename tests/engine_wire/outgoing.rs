@@ -57,3 +57,21 @@ fn a_name_that_cannot_be_looked_up_fails_as_any_attempt() {
     let expected = ConnectFailure::Lookup { name: "feed.example".into(), cause: LookupError::NoServer };
     assert!(failed.contains(&format!("{expected:?}")), "{failed}");
 }
+
+#[test]
+fn whoever_asked_for_a_connection_before_a_drain_hears_that_there_is_none() {
+    // More than one burst opens, with TLS (one each) and without.
+    for tls in [None, Some(connect_tls())] {
+        let mut world = World::with(tls_server_config(), client_config(), App::new(), App::new());
+        let asked = 2 * client_config().burst.mailbox_commands;
+        for token in 0..asked as u64 {
+            let connect = Connect { token, tls: tls.clone(), ..Connect::new(tls_server_addr(), "/") };
+            world.client_handle.connect(connect).expect("room in the mailbox");
+        }
+        world.client_handle.drain();
+        let bursts = (1..10).find(|_| world.client.poll(world.now).ended);
+        assert!(bursts.is_some(), "the worker waits for nothing else");
+        let report = world.client.report().engine;
+        assert_eq!((report.connects_failed, report.sessions), (asked as u64, 0));
+    }
+}

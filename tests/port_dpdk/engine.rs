@@ -116,9 +116,20 @@ pub(crate) fn trusted_jumbo() {
 
 /// A client of others' making, over the kernel's TCP.
 pub(crate) fn kernel_client() {
+    assert_eq!(kernel_asks(&DpdkConfig { tso: false, ..config("dpdk:net_tap0,iface=theirs") }), 0);
+}
+
+/// The same, and the driver cuts large segments.
+pub(crate) fn kernel_client_of_cut_segments() {
+    let cut = kernel_asks(&config("dpdk:net_tap0,iface=theirs"));
+    assert!(cut > 20, "{cut} frames were cut");
+}
+
+/// Echoes for the kernel's TCP; how many frames the device was to cut.
+fn kernel_asks(config: &DpdkConfig) -> u64 {
     let netns = Netns::new();
     netns.enter();
-    let running = serve(&config("dpdk:net_tap0,iface=theirs"));
+    let running = serve(config);
     netns.ip("addr add 10.73.0.1/24 dev theirs");
     netns.ip("link set theirs up");
     let stream = TcpStream::connect_timeout(&"10.73.0.2:80".parse().unwrap(), PATIENCE).unwrap();
@@ -132,6 +143,8 @@ pub(crate) fn kernel_client() {
     socket.close(None).unwrap();
     let report = running.handle().reports(Duration::from_secs(10)).remove(0);
     assert_eq!((report.engine.messages_in, report.stack.rx_bad_checksum), (SIZES.len() as u64, 0));
+    assert_eq!(report.port.tx_errors, 0);
     running.handle().stop();
     running.wait().unwrap();
+    report.port.tx_cut_frames
 }

@@ -77,6 +77,11 @@ pub(crate) fn refused() {
             DpdkConfig { workers: 2, queues: Some(3), ..sound.clone() },
             "3 queue pairs cannot be divided evenly between 2 workers: make it a multiple",
         ),
+        (
+            config("dpdk:net_vhost0,iface=/tmp/unsocket-tso.sock,tso=1"),
+            "net_vhost0,iface=/tmp/unsocket-tso.sock,tso=1: `tso=1` lets the other end send segments that are larger than \
+             the MTU, and those are not received: leave it out",
+        ),
         (DpdkConfig { vlan: Some(4095), ..sound.clone() }, "the VLAN of a port must be 1 to 4094, not 4095"),
         (
             DpdkConfig { descriptors: 16, ..sound.clone() },

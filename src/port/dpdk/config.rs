@@ -46,6 +46,8 @@ pub struct DpdkConfig {
     pub mac: Option<[u8; 6]>,
     /// Who sees to checksums.
     pub checksums: Checksums,
+    /// Have the device cut large TCP segments over IPv4, where it can and fills in checksums.
+    pub tso: bool,
     /// The VLAN that the port belongs to, 1..=4094: frames are tagged with it, and others are dropped. `None` for untagged
     /// frames.
     pub vlan: Option<u16>,
@@ -73,6 +75,7 @@ impl DpdkConfig {
             frames: 2048,
             mac: None,
             checksums: Checksums::Verify,
+            tso: true,
             vlan: None,
             interrupts: false,
             memory: Memory::HugePages,

@@ -62,6 +62,11 @@ pub enum DpdkError {
         /// Queue pairs that it gives.
         given: usize,
     },
+    /// The other end would be let to send what cannot be received.
+    #[error(
+        "{0}: `tso=1` lets the other end send segments that are larger than the MTU, and those are not received: leave it out"
+    )]
+    LargeReceive(String),
     /// Another process has the interface.
     #[error("{interface} is in use by another unsocket: AF_XDP lets one program have it, end that first")]
     InterfaceInUse {

@@ -32,22 +32,26 @@ mod packet;
 mod queues;
 mod sleep;
 mod stale;
+mod tso;
 mod vlan;
 
 pub use config::{Checksums, DpdkConfig, Memory};
 pub use error::DpdkError;
 pub use open::{Steering, Summary, open};
+pub use tso::memory_bytes as tso_memory_bytes;
 
 use super::{Frame, Port, PortInfo, PortStats, RxChecksum};
 use crate::time::{Duration, Instant};
-use ::dpdk::{Eal, Mbuf, Mempool, RegisteredThread};
+use ::dpdk::{Eal, Mbuf, Mempool, RegisteredThread, TxOffload};
 use queues::{Queues, Sent};
 use sleep::Sleep;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::num::NonZeroU16;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex, PoisonError};
+use tso::Tso;
 use vlan::Vlan;
 
 const ETHERNET_HEADER_BYTES: usize = 14;
@@ -88,6 +92,14 @@ impl Frame for Mbuf {
     fn rss_hash(&self) -> Option<u32> {
         Mbuf::rss_hash(self)
     }
+
+    fn set_segment_bytes(&mut self, payload_bytes: NonZeroU16) {
+        // The lengths of the headers are told with the burst, as for every frame.
+        self.set_tx_offload(&TxOffload {
+            tso_segment_bytes: Some(payload_bytes.get()),
+            ..TxOffload::default()
+        });
+    }
 }
 
 /// One worker's queues of a DPDK device.
@@ -100,6 +112,8 @@ pub struct DpdkPort {
     is_first: bool,
     /// The device asks for TCP checksums to be filled in.
     tx_tcp_checksum: bool,
+    /// The device cuts large segments.
+    tso: Option<Tso>,
     pool: Mempool,
     /// Empty frames, taken ahead.
     fresh: VecDeque<Mbuf>,
@@ -122,9 +136,9 @@ impl DpdkPort {
         &self.summary
     }
 
-    /// Mbufs of this port's mempool that are not in it: in the device's rings, or held by this port and its worker.
+    /// Mbufs of this port's mempools that are not in them: in the device's rings, or held by this port and its worker.
     pub fn frames_in_use(&self) -> u32 {
-        self.pool.in_use()
+        self.pool.in_use() + self.tso.as_ref().map_or(0, Tso::frames_in_use)
     }
 
     /// Makes the worker's thread known to EAL. Without it (EAL has room for a fixed number of threads) all is right but slower.
@@ -162,6 +176,9 @@ impl DpdkPort {
     fn prepare(&self, frame: &mut Mbuf) {
         let checksum = packet::tcp_checksum_offload(frame.data()).filter(|_| self.tx_tcp_checksum);
         let mut offload = checksum.unwrap_or_default();
+        if let Some(tso) = &self.tso {
+            tso.ask(frame, &mut offload);
+        }
         if let Some(vlan) = self.vlan {
             vlan.tag(frame, &mut offload);
         }
@@ -210,6 +227,10 @@ impl Port for DpdkPort {
         frame
     }
 
+    fn alloc_large(&mut self) -> Option<Mbuf> {
+        self.tso.as_ref()?.alloc()
+    }
+
     fn tx_burst(&mut self, burst: &mut VecDeque<Mbuf>) -> usize {
         if burst.is_empty() {
             return 0;
@@ -219,6 +240,7 @@ impl Port for DpdkPort {
         }
         let before = burst.len();
         let bytes_before: u64 = burst.iter().map(|frame| frame.len() as u64).sum();
+        let cut_before = self.tso.as_ref().map_or(0, |_| tso::count(burst));
         let sent = self.queues.tx_burst(burst);
         let taken = before - burst.len();
         self.count(sent);
@@ -226,6 +248,13 @@ impl Port for DpdkPort {
         self.stats.tx_full += u64::from(!burst.is_empty());
         let bytes_left: u64 = burst.iter().map(|frame| frame.len() as u64).sum();
         self.stats.tx_bytes += bytes_before - bytes_left;
+        if cut_before > 0 {
+            let cut = cut_before - tso::count(burst);
+            self.stats.tx_cut_frames += cut.saturating_sub(sent.refused);
+            if let Some(tso) = self.tso.as_mut().filter(|_| sent.refused > 0) {
+                tso.give_up();
+            }
+        }
         taken
     }
 

@@ -2,6 +2,7 @@
 
 use super::queues::Queues;
 use super::sleep::Sleep;
+use super::tso::{self, Tso};
 use super::vlan::Vlan;
 use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, claim, stale};
 use crate::port::spread::{Hashed, Rss};
@@ -138,7 +139,15 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
         return Err(DpdkError::MtuOfDevice { device, driver, wanted: config.mtu, max: can.mtu_max.into() });
     }
     let pools = mempools(&eal, config, queues, can.numa_node)?;
-    let started = port.start(&port_config(config, queues, &can), &pools);
+    let mut not_given = None;
+    let large_pools = if tso::is_wanted(config, &can) {
+        // Without memory for it, everything goes on without it.
+        let no_memory = |error| not_given = Some(format!("offload tx-tso: {error}"));
+        tso::mempools(&eal, config, &can).map_err(no_memory).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let started = port.start(&port_config(config, queues, &can, !large_pools.is_empty()), &pools);
     let (rx, tx) = started.map_err(|error| not_started(config, error))?;
     let is_virtual = config.device.bus() == Bus::Virtual;
     // At the other end of a vhost queue there may be nobody: the peer may have fewer.
@@ -146,7 +155,9 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     let sleeps: Vec<Sleep> =
         divided.iter_mut().map(|queues| Sleep::new(queues, can_interrupt(config, &can))).collect();
     let interrupts = !sleeps.is_empty() && sleeps.iter().all(Sleep::has_interrupt);
-    let summary = Arc::new(summarize(config, &port, interrupts));
+    let mut summary = summarize(config, &port, interrupts);
+    summary.in_use.refused.extend(not_given);
+    let summary = Arc::new(summary);
     let in_use = &summary.in_use;
     if config.mtu > usize::from(in_use.mtu) {
         let (device, driver) = (port.name().to_owned(), summary.capabilities.driver.clone());
@@ -159,8 +170,11 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
     let trusted = config.checksums == Checksums::Trust;
     let vlan = config.vlan.map(|id| Vlan::new(id, in_use.offloads.tx_vlan_insert));
     let device = Arc::new(Mutex::new(port));
-    let parts = divided.into_iter().zip(sleeps).zip(pools).enumerate();
-    let ports = parts.map(|(worker, ((queues, sleep), pool))| DpdkPort {
+    let mut large_pools = large_pools.into_iter();
+    let mut tso = || Tso::new(large_pools.next()?, &summary.capabilities.driver, in_use, config.mtu);
+    let tsos: Vec<_> = (0..config.workers).map(|_| tso()).collect();
+    let parts = divided.into_iter().zip(sleeps).zip(pools).zip(tsos).enumerate();
+    let ports = parts.map(|(worker, (((queues, sleep), pool), tso))| DpdkPort {
         info: PortInfo {
             name: match config.workers {
                 1 => format!("dpdk:{}", summary.device),
@@ -170,6 +184,7 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
             mtu: config.mtu,
             // What workers can hand to each other; an mbuf has room for tags beside it.
             frame_bytes_max: usize::from(pool.config().data_bytes).min(MTU_MAX + ETHERNET_HEADER_BYTES),
+            tso_frame_bytes_max: tso.as_ref().map(Tso::frame_bytes_max),
             tx_checksum_offload: trusted || in_use.offloads.tx_tcp_checksum,
             rx_checksum_trusted: trusted,
             rss: summary.rss.clone(),
@@ -179,6 +194,7 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
         vlan,
         is_first: worker == 0,
         tx_tcp_checksum: in_use.offloads.tx_tcp_checksum,
+        tso,
         pool,
         fresh: VecDeque::with_capacity(2 * super::BATCH),
         used: VecDeque::with_capacity(2 * super::BATCH),
@@ -243,6 +259,11 @@ fn validate(config: &DpdkConfig) -> Result<(), DpdkError> {
             return Err(DpdkError::Number { what, min, max, given });
         }
     }
+    // A vhost's other end cuts no segments for it, and asks nobody whether it takes large ones.
+    let is_vhost = ["net_vhost", "eth_vhost"].iter().any(|driver| config.device.name().starts_with(driver));
+    if is_vhost && config.device.argument("tso").is_some_and(|tso| tso != "0") {
+        return Err(DpdkError::LargeReceive(config.device.to_string()));
+    }
     match config.queues {
         Some(queues) if queues % config.workers != 0 => {
             Err(DpdkError::UnevenQueues { queues, workers: config.workers })
@@ -302,7 +323,7 @@ fn mempools(
 }
 
 /// What to ask of the port.
-fn port_config(config: &DpdkConfig, queues: usize, can: &Capabilities) -> PortConfig {
+fn port_config(config: &DpdkConfig, queues: usize, can: &Capabilities, tso: bool) -> PortConfig {
     let verify = config.checksums == Checksums::Verify;
     let rss = (queues > 1 && !can.rss_functions.is_empty()).then(|| RssConfig {
         functions: RssFunctions::tcp().or(RssFunctions::IPV4).or(RssFunctions::IPV6).and(can.rss_functions),
@@ -312,6 +333,9 @@ fn port_config(config: &DpdkConfig, queues: usize, can: &Capabilities) -> PortCo
         rx_ipv4_checksum: verify,
         rx_tcp_checksum: verify,
         tx_tcp_checksum: verify,
+        tx_tso: tso,
+        // Of the frames that the device cuts.
+        tx_ipv4_checksum: tso,
         rx_rss_hash: rss.is_some(),
         rx_vlan_strip: config.vlan.is_some(),
         rx_vlan_filter: config.vlan.is_some(),

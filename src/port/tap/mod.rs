@@ -6,13 +6,13 @@
 //! # Offloads
 //!
 //! With [`TapConfig::offload`] every frame carries a `virtio_net_hdr`. The kernel then leaves out the checksums of what
-//! it sends (memory lies between us, no wire) and hands over TCP segments of up to 64 KiB in one frame. docs/ports.md has
-//! what that gains.
+//! it sends (memory lies between us, no wire) and hands over TCP segments of up to 64 KiB in one frame; with
+//! [`TapConfig::tso`] it takes such frames over IPv4, too. docs/ports.md has what that gains.
 //!
 //! # Memory
 //!
 //! One queue owns [`TapConfig::frames`] frames of `mtu + 24` bytes and, with offloads, 128 more of 64 KiB for
-//! receiving; of those, only the pages that were ever filled are resident.
+//! receiving, half of which may also be sent; of those, only the pages that were ever filled are resident.
 
 mod error;
 mod link;
@@ -28,6 +28,7 @@ use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -44,6 +45,10 @@ const ETHERNET_HEADER_BYTES: usize = 14;
 const LARGE_FRAME_BYTES: usize = 65_535 + 40 + ETHERNET_HEADER_BYTES;
 /// Large frames of one queue: what a worker receives in one burst, twice.
 const LARGE_FRAMES: usize = 128;
+/// Large frames that are kept for receiving, a burst's: those above may be filled to send.
+const LARGE_FRAMES_RX: usize = 64;
+/// The largest frame that the kernel cuts: an IPv4 packet is as long as its header can say.
+const TSO_FRAME_BYTES_MAX: usize = 65_535 + ETHERNET_HEADER_BYTES;
 /// A burst of large segments ends early, so that it is still in the cache when the worker reads it.
 const RX_BURST_BYTES: u64 = 256 * 1024;
 
@@ -68,6 +73,8 @@ pub struct TapConfig {
     pub netns: Option<String>,
     /// Let the kernel leave out checksums and hand over large TCP segments.
     pub offload: bool,
+    /// With `offload`: hand large TCP segments over IPv4 to the kernel in one frame.
+    pub tso: bool,
     /// Frames of each queue: 64..=65536.
     pub frames: usize,
 }
@@ -85,6 +92,7 @@ impl TapConfig {
             host_addresses: Vec::new(),
             netns: None,
             offload: true,
+            tso: true,
             frames: 1024,
         }
     }
@@ -133,12 +141,14 @@ pub struct TapFrame {
     /// Bytes of the frame itself, behind the header.
     len: usize,
     checksum: RxChecksum,
+    /// Payload bytes of each segment, where the kernel shall cut this one.
+    segment_bytes: Option<NonZeroU16>,
 }
 
 impl TapFrame {
     fn new(bytes_max: usize) -> Self {
         let buffer = vec![0; VNET_HEADER_BYTES + bytes_max].into_boxed_slice();
-        TapFrame { buffer, len: 0, checksum: RxChecksum::Unknown }
+        TapFrame { buffer, len: 0, checksum: RxChecksum::Unknown, segment_bytes: None }
     }
 }
 
@@ -157,6 +167,10 @@ impl Frame for TapFrame {
         self.len = len;
     }
 
+    fn set_segment_bytes(&mut self, payload_bytes: NonZeroU16) {
+        self.segment_bytes = Some(payload_bytes);
+    }
+
     fn rx_checksum(&self) -> RxChecksum {
         self.checksum
     }
@@ -169,7 +183,7 @@ pub struct TapPort {
     offload: bool,
     /// Frames of `mtu + 14` bytes: all of them without offloads, those to send with them.
     free: Vec<TapFrame>,
-    /// Frames of 64 KiB to receive into; none without offloads.
+    /// Frames of 64 KiB to receive into, and for large segments to send; none without offloads.
     free_large: Vec<TapFrame>,
     alive: bool,
     stats: PortStats,
@@ -192,6 +206,7 @@ impl TapPort {
                 mac,
                 mtu: config.mtu,
                 frame_bytes_max: if config.offload { LARGE_FRAME_BYTES } else { frame_bytes },
+                tso_frame_bytes_max: (config.offload && config.tso).then_some(TSO_FRAME_BYTES_MAX),
                 tx_checksum_offload: config.offload,
                 rx_checksum_trusted: false,
                 rss: None,
@@ -226,7 +241,7 @@ impl TapPort {
     fn write(&self, frame: &mut TapFrame) -> Result<(), Errno> {
         let end = VNET_HEADER_BYTES + frame.len;
         let skipped = if self.offload {
-            vnet::prepare_tx(&mut frame.buffer[..end]);
+            vnet::prepare_tx(&mut frame.buffer[..end], frame.segment_bytes);
             0
         } else {
             VNET_HEADER_BYTES
@@ -288,12 +303,22 @@ impl Port for TapPort {
         frame
     }
 
+    fn alloc_large(&mut self) -> Option<TapFrame> {
+        if self.info.tso_frame_bytes_max.is_none() || self.free_large.len() <= LARGE_FRAMES_RX {
+            return None;
+        }
+        let mut frame = self.free_large.pop()?;
+        frame.segment_bytes = None;
+        Some(frame)
+    }
+
     fn tx_burst(&mut self, burst: &mut VecDeque<TapFrame>) -> usize {
         let mut count = 0;
         while let Some(mut frame) = burst.pop_front() {
             match self.write(&mut frame) {
                 Ok(()) => {
                     self.stats.tx_frames += 1;
+                    self.stats.tx_cut_frames += u64::from(frame.segment_bytes.is_some());
                     self.stats.tx_bytes += frame.len as u64;
                 }
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => {

@@ -2,13 +2,19 @@
 //! (virtio 1.2, section 5.1.6).
 
 use crate::port::RxChecksum;
+use std::num::NonZeroU16;
 
 /// `struct virtio_net_hdr`: flags, GSO type, header length, GSO size, checksum start, checksum offset; in host byte order.
 pub(super) const VNET_HEADER_BYTES: usize = 10;
+const GSO_TYPE: usize = 1;
+const HEADERS_BYTES: usize = 2;
+const GSO_SIZE: usize = 4;
 const CSUM_START: usize = 6;
 const CSUM_OFFSET: usize = 8;
 /// The checksum from `csum_start` on is not filled in yet: its field holds the pseudo-header's sum.
 const F_NEEDS_CSUM: u8 = 1;
+/// A TCP segment over IPv4 that is to be cut (`VIRTIO_NET_HDR_GSO_TCPV4`).
+const GSO_TCPV4: u8 = 1;
 /// The device has verified the checksum.
 const F_DATA_VALID: u8 = 2;
 
@@ -34,14 +40,22 @@ pub(super) fn rx_checksum(buffer: &[u8]) -> RxChecksum {
 
 /// Fills in the header of a frame to send (`buffer` is header and frame), and the checksums that the kernel cannot be left
 /// to fill in: IPv4 headers and ICMP. TCP and UDP get their pseudo-header's sum; the kernel adds the rest when the
-/// segment leaves this machine, and never when it stays.
-pub(super) fn prepare_tx(buffer: &mut [u8]) {
+/// segment leaves this machine, and never when it stays. A large TCP segment over IPv4 is cut into segments of
+/// `segment_bytes` of payload, likewise.
+pub(super) fn prepare_tx(buffer: &mut [u8], segment_bytes: Option<NonZeroU16>) {
     let Some((header, frame)) = buffer.split_at_mut_checked(VNET_HEADER_BYTES) else { return };
     header.fill(0);
     let Some((start, offset)) = leave_checksum(frame) else { return };
     header[0] = F_NEEDS_CSUM;
     header[CSUM_START..CSUM_START + 2].copy_from_slice(&start.to_ne_bytes());
     header[CSUM_OFFSET..CSUM_OFFSET + 2].copy_from_slice(&offset.to_ne_bytes());
+    let Some(segment_bytes) = segment_bytes else { return };
+    // RFC 9293, section 3.1: the data offset says where the payload begins.
+    let Some(data_offset) = frame.get(usize::from(start) + 12) else { return };
+    let headers_bytes = start + u16::from(data_offset >> 4) * 4;
+    header[GSO_TYPE] = GSO_TCPV4;
+    header[HEADERS_BYTES..HEADERS_BYTES + 2].copy_from_slice(&headers_bytes.to_ne_bytes());
+    header[GSO_SIZE..GSO_SIZE + 2].copy_from_slice(&segment_bytes.get().to_ne_bytes());
 }
 
 /// Returns where the kernel shall start to sum, and where (from there) the checksum goes; `None` when nothing is left to it.
@@ -178,7 +192,7 @@ mod tests {
             let protocol = if udp { PROTOCOL_UDP } else { PROTOCOL_TCP };
             let segment = [vec![0x11; 20], payload].concat();
             let mut buffer = if six { ipv6(protocol, &segment) } else { ipv4(protocol, &segment) };
-            prepare_tx(&mut buffer);
+            prepare_tx(&mut buffer, None);
             finish(&mut buffer);
             let length = segment.len() as u64 + u64::from(protocol);
             if six {
@@ -196,20 +210,41 @@ mod tests {
             if let Some(ethertype) = buffer.get_mut(VNET_HEADER_BYTES + 12..VNET_HEADER_BYTES + 14) {
                 ethertype.copy_from_slice(&[ETHERTYPE_IPV4, ETHERTYPE_IPV6, 0x0806][kind as usize].to_be_bytes());
             }
-            prepare_tx(&mut buffer);
+            prepare_tx(&mut buffer.clone(), NonZeroU16::new(1460));
+            prepare_tx(&mut buffer, None);
+        }
+
+        #[test]
+        fn a_large_segment_says_where_it_is_cut(
+            option_words in 0usize..=10,
+            payload_bytes in 1usize..60_000,
+            segment_bytes in 48u16..9_000,
+        ) {
+            let mut segment = vec![0; 20 + 4 * option_words + payload_bytes];
+            segment[12] = ((5 + option_words) as u8) << 4;
+            let mut buffer = ipv4(PROTOCOL_TCP, &segment);
+            prepare_tx(&mut buffer, NonZeroU16::new(segment_bytes));
+            let field = |at: usize| u16::from_ne_bytes([buffer[at], buffer[at + 1]]);
+            let headers = ETHERNET_HEADER_BYTES + IPV4_HEADER_BYTES + 20 + 4 * option_words;
+            assert_eq!((buffer[0], buffer[GSO_TYPE]), (F_NEEDS_CSUM, GSO_TCPV4));
+            assert_eq!((field(HEADERS_BYTES), field(GSO_SIZE)), (headers as u16, segment_bytes));
+            // The checksum's field holds the sum over the pseudo-header with the whole segment's length.
+            finish(&mut buffer);
+            let (header, rest) = packet(&buffer).split_at(IPV4_HEADER_BYTES);
+            assert_right(sum(&header[12..]) + segment.len() as u64 + u64::from(PROTOCOL_TCP), rest);
         }
     }
 
     #[test]
     fn icmp_is_filled_in_here() {
         let mut buffer = ipv4(PROTOCOL_ICMP, &[0, 0, 0xff, 0xff, 1, 2, 3, 4, 5]);
-        prepare_tx(&mut buffer);
+        prepare_tx(&mut buffer, None);
         assert_eq!(buffer[..VNET_HEADER_BYTES], [0; VNET_HEADER_BYTES]);
         assert_right(0, &packet(&buffer)[IPV4_HEADER_BYTES..]);
 
         let echo = [129, 0, 0xff, 0xff, 1, 2, 3, 4];
         let mut buffer = ipv6(PROTOCOL_ICMPV6, &echo);
-        prepare_tx(&mut buffer);
+        prepare_tx(&mut buffer, None);
         let (header, segment) = packet(&buffer).split_at(IPV6_HEADER_BYTES);
         assert_right(sum(&header[8..]) + 8 + 58, segment);
     }
@@ -219,7 +254,7 @@ mod tests {
         let report = [143, 0, 0xff, 0xff, 0, 0, 0, 0];
         let router_alert = [PROTOCOL_ICMPV6, 0, 5, 2, 0, 0, 1, 0];
         let mut buffer = ipv6(PROTOCOL_HOP_BY_HOP, &[router_alert, report].concat());
-        prepare_tx(&mut buffer);
+        prepare_tx(&mut buffer, None);
         let (header, payload) = packet(&buffer).split_at(IPV6_HEADER_BYTES);
         assert_right(sum(&header[8..]) + 8 + 58, &payload[8..]);
     }
@@ -230,7 +265,7 @@ mod tests {
         let mut arp = vec![0x55; 42];
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
         buffer.extend(&arp);
-        prepare_tx(&mut buffer);
+        prepare_tx(&mut buffer, None);
         assert_eq!(buffer[..VNET_HEADER_BYTES], [0; VNET_HEADER_BYTES]);
         assert_eq!(buffer[VNET_HEADER_BYTES..], arp);
     }
@@ -239,7 +274,7 @@ mod tests {
     fn padding_behind_the_packet_does_not_count() {
         let mut padded = ipv4(PROTOCOL_ICMP, &[0, 0, 0, 0]);
         padded.extend([0xaa; 18]);
-        prepare_tx(&mut padded);
+        prepare_tx(&mut padded, None);
         assert_right(0, &packet(&padded)[IPV4_HEADER_BYTES..IPV4_HEADER_BYTES + 4]);
     }
 

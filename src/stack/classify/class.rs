@@ -2,8 +2,13 @@
 
 use super::super::key::FlowKey;
 use super::{ETHERNET_LEN, ipv6_addrs};
-use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, TcpPacket};
+use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, TcpOption, TcpPacket};
 use std::net::Ipv6Addr;
+
+/// A TCP header without options.
+const TCP_HEADER_BYTES: usize = 20;
+/// What may be sent to who does not say how much it takes, bytes of payload (RFC 9293 section 3.7.1).
+const SEGMENT_BYTES_DEFAULT: usize = 536;
 
 /// What a received frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +157,23 @@ impl TcpInfo {
     pub(crate) fn end_seq(&self) -> u32 {
         let len = u32::from(self.payload_len) + u32::from(self.flags.syn()) + u32::from(self.flags.fin());
         self.seq.wrapping_add(len)
+    }
+
+    /// The largest segment that the sender of this SYN takes, in bytes of payload (RFC 9293 section 3.7.1): what the last of
+    /// such options in the frame that this was read from says, as smoltcp reads them, or 536.
+    pub(crate) fn segment_bytes_max(&self, frame: &[u8]) -> usize {
+        let options = usize::from(self.tcp_offset) + TCP_HEADER_BYTES..usize::from(self.payload_offset);
+        let mut options = frame.get(options).unwrap_or_default();
+        let mut bytes = SEGMENT_BYTES_DEFAULT;
+        while let Ok((rest, option)) = TcpOption::parse(options) {
+            match option {
+                TcpOption::EndOfList => break,
+                TcpOption::MaxSegmentSize(told) => bytes = usize::from(told),
+                _ => {}
+            }
+            options = rest;
+        }
+        bytes
     }
 
     /// Whether the IPv4 header's and the TCP checksum of the frame that this was read from are right.

@@ -85,6 +85,24 @@ fn a_syn_yields_its_flow_and_numbers() {
 }
 
 #[test]
+fn the_last_mss_of_a_syn_counts() {
+    let told = |options: &[u8]| {
+        let plain = TcpRepr { control: TcpControl::Syn, ..segment() };
+        let mut bytes = tcp_bytes(peer_v4(), ours_v4(), &plain);
+        bytes[12] = ((20 + options.len() as u8) / 4) << 4;
+        bytes.extend(options);
+        let frame = ip_frame(peer_v4().ip().into(), ours_v4().ip().into(), IpProtocol::Tcp, &bytes);
+        info(&frame).segment_bytes_max(&frame)
+    };
+    assert_eq!(told(&[]), 536);
+    assert_eq!(told(&[2, 4, 0x05, 0xb4]), 1460);
+    assert_eq!(told(&[1, 3, 3, 7, 2, 4, 0x05, 0xb4]), 1460);
+    // Of several, smoltcp keeps the last as well; behind the end of the list there is none.
+    assert_eq!(told(&[2, 4, 0x05, 0xb4, 2, 4, 0, 100]), 100);
+    assert_eq!(told(&[0, 0, 0, 0, 2, 4, 0x05, 0xb4]), 536);
+}
+
+#[test]
 fn ethernet_padding_is_no_payload() {
     let mut frame = tcp_frame(peer_v4(), ours_v4(), &data(b"hello"));
     let before = info(&frame);

@@ -1,6 +1,7 @@
 //! Hosts, a cable between them with a filter on it, and raw segments.
 
-use crate::port::{Port, PortInfo, PortStats, RxChecksum};
+use super::cut::cut;
+use crate::port::{Frame, Port, PortInfo, PortStats, RxChecksum};
 use crate::stack::{Cidr, ConnId, Onward, Stack, StackConfig, Status, TxQueue};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
@@ -10,31 +11,81 @@ use smoltcp::wire::{
 };
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+/// A frame, and the length of the segments that the port shall cut its payload into.
+#[derive(Default)]
+pub(super) struct PlugFrame {
+    bytes: Vec<u8>,
+    segment_bytes: Option<NonZeroU16>,
+    is_large: bool,
+}
+
+impl Frame for PlugFrame {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+    fn set_len(&mut self, len: usize) {
+        self.bytes.resize(len, 0);
+    }
+    fn set_segment_bytes(&mut self, payload_bytes: NonZeroU16) {
+        self.segment_bytes = Some(payload_bytes);
+    }
+}
 
 /// A port whose other end is the test.
 pub(super) struct Plug {
     info: PortInfo,
-    /// What was sent.
+    /// What was sent, cut as the frames asked for.
     out: VecDeque<Vec<u8>>,
+    /// Large frames that it has.
+    large_frames: usize,
+    /// It keeps them once they were sent.
+    pub(super) keeps_large: bool,
+    /// The frames sent that it has cut: their length in bytes, and that of their segments.
+    pub(super) was_cut: Vec<(usize, usize)>,
 }
 
 impl Port for Plug {
-    type Frame = Vec<u8>;
+    type Frame = PlugFrame;
     fn info(&self) -> &PortInfo {
         &self.info
     }
-    fn rx_burst(&mut self, _burst: &mut VecDeque<Vec<u8>>, _max: usize) -> usize {
+    fn rx_burst(&mut self, _burst: &mut VecDeque<PlugFrame>, _max: usize) -> usize {
         0
     }
-    fn alloc(&mut self) -> Option<Vec<u8>> {
-        Some(Vec::new())
+    fn alloc(&mut self) -> Option<PlugFrame> {
+        Some(PlugFrame::default())
     }
-    fn tx_burst(&mut self, burst: &mut VecDeque<Vec<u8>>) -> usize {
+    fn alloc_large(&mut self) -> Option<PlugFrame> {
+        self.info.tso_frame_bytes_max?;
+        self.large_frames = self.large_frames.checked_sub(1)?;
+        Some(PlugFrame { is_large: true, ..PlugFrame::default() })
+    }
+    fn tx_burst(&mut self, burst: &mut VecDeque<PlugFrame>) -> usize {
         let sent = burst.len();
-        self.out.extend(burst.drain(..));
+        for frame in burst.drain(..) {
+            if let Some(segment_bytes) = frame.segment_bytes {
+                assert!(frame.is_large && Some(frame.bytes.len()) <= self.info.tso_frame_bytes_max);
+                self.was_cut.push((frame.bytes.len(), segment_bytes.get().into()));
+            } else {
+                assert!(frame.bytes.len() <= self.info.mtu + 14);
+            }
+            self.large_frames += usize::from(frame.is_large && !self.keeps_large);
+            if self.info.tx_checksum_offload {
+                self.out.extend(cut(&frame.bytes, frame.segment_bytes));
+            } else {
+                self.out.push_back(frame.bytes);
+            }
+        }
         sent
     }
-    fn release(&mut self, _frame: Vec<u8>) {}
+    fn release(&mut self, frame: PlugFrame) {
+        self.large_frames += usize::from(frame.is_large);
+    }
     fn stats(&self) -> PortStats {
         PortStats::default()
     }
@@ -48,31 +99,39 @@ pub(super) struct Host {
     pub(super) ready: Vec<ConnId>,
     /// Frames that the TX queue may hold.
     pub(super) tx_max: usize,
-    tx: TxQueue<Vec<u8>>,
-    plug: Plug,
+    tx: TxQueue<PlugFrame>,
+    pub(super) plug: Plug,
 }
 
 impl Host {
     /// A host with the last byte `id` in its MAC.
     pub(super) fn new(id: u8, config: &StackConfig) -> Host {
-        let mac = [2, 0, 0, 0, 0, id];
-        let info = PortInfo {
-            name: format!("plug{id}"),
-            mac,
-            mtu: 1500,
-            frame_bytes_max: 9014,
-            tx_checksum_offload: false,
-            rx_checksum_trusted: false,
-            rss: None,
-        };
+        Host::on_port(plain_port(id), config)
+    }
+
+    /// A host on a port of this kind.
+    pub(super) fn on_port(info: PortInfo, config: &StackConfig) -> Host {
+        let secret = [info.mac[5]; 32];
         Host {
-            stack: Stack::new(config, &info, [id; 32], Instant::ZERO).expect("a valid configuration"),
+            stack: Stack::new(config, &info, secret, Instant::ZERO).expect("a valid configuration"),
             now: Instant::ZERO,
             ready: Vec::new(),
             tx_max: 256,
             tx: TxQueue::new(256),
-            plug: Plug { info, out: VecDeque::new() },
+            plug: Plug {
+                info,
+                out: VecDeque::new(),
+                large_frames: 100,
+                keeps_large: false,
+                was_cut: Vec::new(),
+            },
         }
+    }
+
+    /// The port has so many large frames from now on.
+    pub(super) fn set_large_frames(&mut self, count: usize) {
+        self.tx.clear(&mut self.plug);
+        self.plug.large_frames = count;
     }
 
     /// One burst: `frames` in, what the stack sends out.
@@ -217,6 +276,20 @@ impl Pair {
         let server = self.b.ready[0];
         assert_eq!(self.b.stack.status(server), Some(Status::Open));
         (client, server)
+    }
+}
+
+/// A port that does nothing on its own, with the last byte `id` in its MAC.
+pub(super) fn plain_port(id: u8) -> PortInfo {
+    PortInfo {
+        name: format!("plug{id}"),
+        mac: [2, 0, 0, 0, 0, id],
+        mtu: 1500,
+        frame_bytes_max: 9014,
+        tso_frame_bytes_max: None,
+        tx_checksum_offload: false,
+        rx_checksum_trusted: false,
+        rss: None,
     }
 }
 

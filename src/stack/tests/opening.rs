@@ -228,6 +228,7 @@ fn configuration_errors_name_the_setting() {
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
         frame_bytes_max: 1514,
+        tso_frame_bytes_max: None,
         tx_checksum_offload: false,
         rx_checksum_trusted: false,
         rss: None,

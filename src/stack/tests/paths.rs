@@ -71,7 +71,7 @@ fn whoever_waits_for_a_neighbor_goes_on_as_soon_as_it_answers() {
 }
 
 /// "Fragmentation needed" from a router on the way, about `sent`.
-fn too_big(sent: &[u8], mtu: u16) -> Vec<u8> {
+pub(super) fn too_big(sent: &[u8], mtu: u16) -> Vec<u8> {
     let packet = Ipv4Packet::new_checked(&sent[14..]).unwrap();
     let header = Ipv4Repr {
         src_addr: packet.src_addr(),
