@@ -195,7 +195,7 @@ impl Offloads {
 
     pub(crate) fn from_bits(rx: u64, tx: u64) -> Self {
         let mut offloads = Self::default();
-        for (rows, bits) in [(&RX, rx), (&TX, tx)] {
+        for (rows, bits) in [(&RX[..], rx), (&TX[..], tx)] {
             for (_, field, bit) in rows {
                 *field(&mut offloads) = bits & bit != 0;
             }
