@@ -36,6 +36,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_macaddr_get",
     "rte_eth_promiscuous_(enable|disable|get)",
     "rte_eth_allmulticast_(enable|disable|get)",
+    "rte_eth_dev_vlan_filter",
     "rte_eth_stats_reset",
     "rte_eth_xstats_get",
     "rte_eth_xstats_get_names",

@@ -130,6 +130,8 @@ pub struct Offloads {
     pub rx_udp_checksum: bool,
     /// RX: VLAN tags are taken out of the frame.
     pub rx_vlan_strip: bool,
+    /// RX: of tagged frames only those of VLANs that [`Port::receive_vlan`](crate::Port::receive_vlan) named come.
+    pub rx_vlan_filter: bool,
     /// RX: frames longer than a buffer come as chains of segments.
     pub rx_scatter: bool,
     /// RX: the RSS hash comes with the frame.
@@ -151,11 +153,12 @@ pub struct Offloads {
 /// One row per offload: its name, its field, and DPDK's bit.
 type Row = (&'static str, fn(&mut Offloads) -> &mut bool, u64);
 
-const RX: [Row; 6] = [
+const RX: [Row; 7] = [
     ("rx-ipv4-checksum", |o| &mut o.rx_ipv4_checksum, sys::SHIM_CAPA_RX_IPV4_CKSUM),
     ("rx-tcp-checksum", |o| &mut o.rx_tcp_checksum, sys::SHIM_CAPA_RX_TCP_CKSUM),
     ("rx-udp-checksum", |o| &mut o.rx_udp_checksum, sys::SHIM_CAPA_RX_UDP_CKSUM),
     ("rx-vlan-strip", |o| &mut o.rx_vlan_strip, sys::SHIM_CAPA_RX_VLAN_STRIP),
+    ("rx-vlan-filter", |o| &mut o.rx_vlan_filter, sys::SHIM_CAPA_RX_VLAN_FILTER),
     ("rx-scatter", |o| &mut o.rx_scatter, sys::SHIM_CAPA_RX_SCATTER),
     ("rx-rss-hash", |o| &mut o.rx_rss_hash, sys::SHIM_CAPA_RX_RSS_HASH),
 ];
@@ -192,7 +195,7 @@ impl Offloads {
 
     pub(crate) fn from_bits(rx: u64, tx: u64) -> Self {
         let mut offloads = Self::default();
-        for (rows, bits) in [(&RX, rx), (&TX, tx)] {
+        for (rows, bits) in [(&RX[..], rx), (&TX[..], tx)] {
             for (_, field, bit) in rows {
                 *field(&mut offloads) = bits & bit != 0;
             }

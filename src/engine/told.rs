@@ -76,6 +76,7 @@ pub(super) fn end(report: &WorkerReport) {
         tx_frames = port.tx_frames,
         tx_cut_frames = port.tx_cut_frames,
         rx_dropped = port.rx_dropped,
+        rx_other_vlan = port.rx_other_vlan,
         accepted = stack.rx_syn_accepted,
         no_flow = stack.rx_no_flow + stack.rx_rst_sent,
         bad_checksum = stack.rx_bad_checksum,

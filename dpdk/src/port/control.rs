@@ -104,6 +104,16 @@ impl Port {
         unsafe { sys::rte_eth_allmulticast_get(self.id()) == 1 }
     }
 
+    /// Lets frames of a VLAN in, on a started port with the offload `rx_vlan_filter`.
+    ///
+    /// # Errors
+    /// When the driver cannot, or the port has no filter.
+    pub fn receive_vlan(&self, id: u16) -> Result<()> {
+        // SAFETY: the port is open.
+        let returned = unsafe { sys::rte_eth_dev_vlan_filter(self.id(), id, 1) };
+        self.call("rte_eth_dev_vlan_filter", returned).map(drop)
+    }
+
     /// The driver's counters.
     ///
     /// # Errors

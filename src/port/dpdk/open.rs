@@ -68,7 +68,8 @@ pub enum Steering {
     Rss,
     /// The device hashes, but does not tell by which key or table: frames are handed over by the flow hash.
     UntoldRss,
-    /// The device has no RSS: who sends to it chooses the queue (memif, vhost, the kernel behind a TAP).
+    /// The device has no RSS: who sends to it chooses the queue (memif, vhost, the kernel behind a TAP), or all comes on
+    /// the first (e1000e).
     Sender,
 }
 
@@ -83,7 +84,7 @@ impl fmt::Display for Steering {
             Self::UntoldRss => f.write_str(
                 "RSS by a key or table that the device does not tell, frames are handed over by flow hash",
             ),
-            Self::Sender => f.write_str("the sender chooses the queue"),
+            Self::Sender => f.write_str("no RSS, the sender or the device chooses the queue"),
         }
     }
 }
@@ -162,6 +163,10 @@ pub fn open(config: &DpdkConfig) -> Result<Vec<DpdkPort>, DpdkError> {
         let (device, driver) = (port.name().to_owned(), summary.capabilities.driver.clone());
         return Err(DpdkError::MtuOfDevice { device, driver, wanted: config.mtu, max: in_use.mtu.into() });
     }
+    // Some devices filter whether told to or not, and let no tagged frame in until they know of its VLAN (virtio).
+    if let Some(id) = config.vlan.filter(|_| in_use.offloads.rx_vlan_filter) {
+        port.receive_vlan(id)?;
+    }
     let trusted = config.checksums == Checksums::Trust;
     let vlan = config.vlan.map(|id| Vlan::new(id, in_use.offloads.tx_vlan_insert));
     let device = Arc::new(Mutex::new(port));
@@ -233,9 +238,10 @@ fn is_memif(config: &DpdkConfig) -> bool {
     config.device.name().starts_with("net_memif")
 }
 
-/// Whether to try RX interrupts. Those of vhost and memif come and go with the other end.
+/// Whether to try RX interrupts. Those of vhost and memif come and go with the other end; that of e1000e is switched on
+/// without complaint and never comes (seen with DPDK 22.11).
 fn can_interrupt(config: &DpdkConfig, can: &Capabilities) -> bool {
-    config.interrupts && !["net_vhost", "net_memif"].contains(&can.driver.as_str())
+    config.interrupts && !["net_vhost", "net_memif", "net_e1000_em"].contains(&can.driver.as_str())
 }
 
 fn validate(config: &DpdkConfig) -> Result<(), DpdkError> {
@@ -332,6 +338,7 @@ fn port_config(config: &DpdkConfig, queues: usize, can: &Capabilities, tso: bool
         tx_ipv4_checksum: tso,
         rx_rss_hash: rss.is_some(),
         rx_vlan_strip: config.vlan.is_some(),
+        rx_vlan_filter: config.vlan.is_some(),
         tx_vlan_insert: config.vlan.is_some(),
         ..Offloads::default()
     };
