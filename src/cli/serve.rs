@@ -130,11 +130,10 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
         return start(&config, tls, each.into_iter().zip(opened), ready);
     }
     #[cfg(feature = "dpdk")]
-    {
+    if each.iter().all(|config| config.dpdk().is_some()) {
         let opened = open_dpdk(&each)?;
-        start(&config, tls, each.into_iter().zip(opened), ready)
+        return start(&config, tls, each.into_iter().zip(opened), ready);
     }
-    #[cfg(not(feature = "dpdk"))]
     Err(CliError::Unreachable)
 }
 

@@ -272,8 +272,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
         must_look.then(|| self.port.poll_interval())
     }
 
-    /// Announces that the owner is about to wait on [`Worker::wait_fds`] and the worker's [`Wake`]; `false` when it
-    /// must not, because something is waiting already. [`Worker::poll`] must follow every wait.
+    /// Announces that the owner is about to wait on [`Worker::wait_fds`] and the worker's
+    /// [`Wake`](crate::engine::Wake); `false` when it must not, because something is waiting already.
+    /// [`Worker::poll`] must follow every wait.
     pub fn prepare_sleep(&mut self) -> bool {
         let Some(mailbox) = self.local.mailbox() else { return false };
         mailbox.announce_sleep();
