@@ -205,6 +205,7 @@ impl Config {
         let port = &self.port;
         let defaults = DpdkConfig::new(device.clone());
         let mut dpdk = DpdkConfig {
+            whole_checksums: port.exception_path.is_some(),
             workers: self.workers.count,
             mtu: port.mtu.unwrap_or(defaults.mtu),
             // Range-checked long before: at most 65,536.

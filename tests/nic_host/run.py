@@ -102,7 +102,7 @@ def stages(text):
 
 
 def events(text, message):
-    """What the server has said in these words, or from `target`."""
+    """What the server has said that begins with these words."""
     lines = (json.loads(line) for line in text.splitlines() if line.startswith('{"timestamp"'))
     return [event for event in lines if event.get("message", "").startswith(message)]
 
@@ -144,7 +144,9 @@ def check(model, text, options):
     expect(has_interrupts == (model in INTERRUPTING), f"asleep: {summaries['asleep']}")
     interrupts, idle = map(int, re.search(r"^asleep: (\d+) interrupts, (\d+) %", found["asleep"], re.MULTILINE).groups())
     expect((interrupts > 0) == has_interrupts, f"asleep: {interrupts} interrupts came")
-    expect(idle < 50, f"asleep: idle workers used {idle} % of a CPU")
+    # Two that spin use 200; looking every 50 us costs an emulated CPU much.
+    idle_max = 50 if has_interrupts else 150
+    expect(idle < idle_max, f"asleep: idle workers used {idle} % of a CPU")
     for offload in ("rx-vlan-strip", "tx-vlan-insert"):
         expect(offload in summaries["vlan"], f"vlan: no {offload}: {summaries['vlan']}")
     others = sum(report["rx_other_vlan"] for report in reports["vlan"])

@@ -46,6 +46,9 @@ pub struct DpdkConfig {
     pub mac: Option<[u8; 6]>,
     /// Who sees to checksums.
     pub checksums: Checksums,
+    /// Received frames must have their checksums, as somebody else gets some of them: the kernel, by the exception path. A
+    /// virtio NIC that is asked to see to checksums lets its peer leave them out.
+    pub whole_checksums: bool,
     /// Have the device cut large TCP segments over IPv4, where it can and fills in checksums.
     pub tso: bool,
     /// The VLAN that the port belongs to, 1..=4094: frames are tagged with it, and others are dropped. `None` for untagged
@@ -75,6 +78,7 @@ impl DpdkConfig {
             frames: 2048,
             mac: None,
             checksums: Checksums::Verify,
+            whole_checksums: false,
             tso: true,
             vlan: None,
             interrupts: false,

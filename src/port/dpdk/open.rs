@@ -331,7 +331,7 @@ fn port_config(config: &DpdkConfig, queues: usize, can: &Capabilities, tso: bool
     });
     let offloads = Offloads {
         rx_ipv4_checksum: verify,
-        rx_tcp_checksum: verify,
+        rx_tcp_checksum: verify && !(config.whole_checksums && can.driver.starts_with("net_virtio")),
         tx_tcp_checksum: verify,
         tx_tso: tso,
         // Of the frames that the device cuts.
