@@ -260,7 +260,7 @@ impl<H: Handler> Context<'_, H> {
         })
     }
 
-    /// Opens a connection on this worker. It fails, if it does, through [`Handler::on_close`].
+    /// Opens a connection on this worker. It fails, if it does, through [`Handler::on_connect_failed`].
     pub fn connect(&mut self, connect: Connect) {
         self.local.connects.push_back(connect);
     }

@@ -371,7 +371,7 @@ pub enum ConnectFailure {
     #[error(transparent)]
     Refused(#[from] ResponseError),
     /// No answer within [`Deadlines::handshake`](super::Deadlines::handshake).
-    #[error("no answer in time (`deadlines.handshake`)")]
+    #[error("no answer in time (`websocket.handshake_timeout_ms`)")]
     NoAnswer,
     /// This worker is drained.
     #[error("this worker is shutting down")]

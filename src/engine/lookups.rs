@@ -112,11 +112,12 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Begins what look-ups it may, and opens the connections whose address was found.
     pub(super) fn look_up_names(&mut self) {
-        if self.local.lookups.waiting.is_empty() {
-            return;
-        }
+        // Also those that nobody waits for any more.
         while let Some((name, result)) = self.stack.next_lookup() {
             self.looked_up(&name, result);
+        }
+        if self.local.lookups.waiting.is_empty() {
+            return;
         }
         while let Some(name) = self.local.lookups.queue.front() {
             match self.stack.look_up(name) {

@@ -8,6 +8,7 @@
 
 use super::conn::Phase;
 use super::device::{Listener, OneFrame, TxQueue};
+use super::net::is_host_address;
 use super::secret::derive_key;
 use super::{Cidr, CloseCause, Stack};
 use crate::port::Frame;
@@ -20,7 +21,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Least time between two attempts to send.
-const RETRY: Duration = Duration::from_millis(10);
+pub(super) const RETRY: Duration = Duration::from_millis(10);
 /// How long the first answer may take before the message is sent again; real time, as all of the client's.
 const FIRST_TIMEOUT: StackDuration = StackDuration::from_secs(4);
 
@@ -44,6 +45,8 @@ pub(super) struct Dhcp {
     lease: Option<Lease>,
     /// When it next has something to send.
     next_at: Instant,
+    /// When it was last let send: frames that come meanwhile do not put off what is due.
+    tried_at: Instant,
 }
 
 impl Dhcp {
@@ -66,7 +69,7 @@ impl Dhcp {
         retries.initial_request_timeout = FIRST_TIMEOUT;
         socket.set_retry_config(retries);
         let handle = set.add(socket);
-        Dhcp { iface, caps, set, handle, lease: None, next_at: now }
+        Dhcp { iface, caps, set, handle, lease: None, next_at: now, tried_at: Instant::ZERO }
     }
 
     fn learn(&mut self, frame: &[u8], now: Instant) {
@@ -76,10 +79,7 @@ impl Dhcp {
 
     /// Looks up when it next has something to send.
     fn rest(&mut self, now: Instant) {
-        let at = self.iface.poll_at(real(now), &self.set);
-        let micros = at.map_or(u64::MAX, |at| u64::try_from(at.total_micros()).unwrap_or(0));
-        // Never at once again: with a full TX queue or an unknown server it would spin.
-        self.next_at = Instant::from_nanos(micros.saturating_mul(1_000)).max(now + RETRY);
+        self.next_at = next_try(self.iface.poll_at(real(now), &self.set), self.tried_at);
     }
 
     /// `Some(lease)` when the configuration changed.
@@ -91,7 +91,8 @@ impl Dhcp {
                     addr: IpAddr::V4(config.address.address()),
                     prefix: config.address.prefix_len(),
                 },
-                router: config.router.map(IpAddr::V4),
+                // Some servers mean "none" by 0.0.0.0; smoltcp takes nothing that is no host's for a next hop.
+                router: config.router.map(IpAddr::V4).filter(|&router| is_host_address(router)),
                 dns: [0, 1, 2].map(|at| config.dns_servers.get(at).copied()),
             }),
         };
@@ -107,6 +108,13 @@ impl Dhcp {
         });
         Some(lease)
     }
+}
+
+/// When a client that smoltcp wants to poll `at` is let send: never at once again, as with a full TX queue or an unknown
+/// neighbour it would spin.
+pub(super) fn next_try(at: Option<StackInstant>, tried_at: Instant) -> Instant {
+    let micros = at.map_or(u64::MAX, |at| u64::try_from(at.total_micros()).unwrap_or(0));
+    Instant::from_nanos(micros.saturating_mul(1_000)).max(tried_at + RETRY)
 }
 
 impl Stack {
@@ -149,6 +157,7 @@ impl Stack {
         }
         let mut device = OneFrame { rx: None, tx, caps: &dhcp.caps, wanted: false };
         dhcp.iface.poll_egress(real(now), &mut device, &mut dhcp.set);
+        dhcp.tried_at = now;
         dhcp.rest(now);
         if let Some(lease) = dhcp.changed() {
             self.adopt_lease(lease);

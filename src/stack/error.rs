@@ -65,8 +65,8 @@ pub enum StackError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// All connection slots are in use (`limits.connections`).
-    #[error("all connection slots are in use (`limits.connections`)")]
+    /// All connection slots are in use (`limits.connections_max`).
+    #[error("all connection slots are in use (`limits.connections_max`)")]
     Full,
     /// Every ephemeral port towards that address is in use.
     #[error("no local port is free towards that address")]

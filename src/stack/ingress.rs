@@ -135,7 +135,14 @@ impl Stack {
     /// A segment of a connection, checksums right.
     fn ingress_known<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
         let slot = self.slab.slot(index);
-        if !segment.flags.is_opening() || slot.phase != Phase::Live {
+        if slot.phase == Phase::HalfOpen
+            && segment.flags.ack()
+            && !segment.flags.rst()
+            && segment.ack != slot.unacknowledged
+        {
+            // RFC 9293 section 3.10.7.4: it acknowledges what was never sent. As many RSTs as to nobody's segments.
+            self.refuse(frame, segment, tx);
+        } else if !segment.flags.is_opening() || slot.phase != Phase::Live {
             if segment.flags.rst() && slot.socket().state() == State::TimeWait {
                 // The record of TIME-WAIT must hear of it, too; what it says of a reset is not to be answered.
                 let _ = self.time_wait.on_segment(self.now, segment);
@@ -323,6 +330,9 @@ impl Stack {
 
     /// Makes a connection of a SYN. A table full of connections that are open drops it: the client tries again.
     fn accept(&mut self, frame: &[u8], segment: &TcpInfo, isn_floor: Option<u32>) {
+        if self.slab.is_full() && self.slab.half_open() == 0 {
+            self.drop_oldest_orphan();
+        }
         let no_room = self.slab.half_open() >= self.tcp.half_open_max || self.slab.is_full();
         if no_room && let Some(oldest) = self.slab.oldest_half_open() {
             // Clients complete within a round trip; what has waited longest is most likely a flood's.

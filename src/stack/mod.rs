@@ -89,6 +89,8 @@ pub struct Stack {
     dirty: VecDeque<u32>,
     /// Quiet connections whose rings' pages go back, a few in each burst.
     reclaims: VecDeque<u32>,
+    /// Connections that close without an owner, the oldest at the front: (slot, generation). Some are gone.
+    orphans: VecDeque<(u32, u32)>,
     rx_checksum_trusted: bool,
     stats: StackStats,
     // Per connection.
@@ -109,6 +111,9 @@ pub struct Stack {
     resolver: Option<Resolver>,
     rst_rate: TokenBucket,
 }
+
+/// Orphans that may be remembered beyond the connections there are: those that have gone are forgotten in one go.
+const ORPHANS_REMEMBERED_MAX: usize = 1_024;
 
 impl Stack {
     /// A stack on a port. `secret` keys sequence numbers, hashes and port choice: random, per worker.
@@ -137,6 +142,7 @@ impl Stack {
             ready: VecDeque::new(),
             dirty: VecDeque::new(),
             reclaims: VecDeque::new(),
+            orphans: VecDeque::new(),
             rx_checksum_trusted: info.rx_checksum_trusted,
             stats: StackStats::default(),
             clock,
@@ -347,6 +353,7 @@ impl Stack {
         slot.owned = false;
         slot.owner_deadline = Instant::FAR_FUTURE;
         slot.generation = slot.generation.wrapping_add(1);
+        self.orphans.push_back((id.index, slot.generation));
         if slot.phase == Phase::Connecting {
             self.fail(id.index, CloseCause::Aborted);
         } else if slot.closing_deadline == Instant::FAR_FUTURE {
@@ -354,6 +361,21 @@ impl Stack {
         }
         self.discard_received(id.index);
         self.mark_dirty(id.index);
+        if self.orphans.len() > ORPHANS_REMEMBERED_MAX.max(2 * self.slab.in_use()) {
+            let slab = &self.slab;
+            self.orphans.retain(|&orphan| is_orphan(slab, orphan));
+        }
+    }
+
+    /// Makes room in a full table: whoever has closed and says nothing more would hold its slot until the user timeout.
+    fn drop_oldest_orphan(&mut self) {
+        while let Some(orphan) = self.orphans.pop_front() {
+            if is_orphan(&self.slab, orphan) {
+                self.stats.orphans_dropped += 1;
+                self.remove(orphan.0);
+                return;
+            }
+        }
     }
 
     /// Connections in the slab: open, half-open and closing (TIME-WAIT records apart).
@@ -483,4 +505,10 @@ impl Drop for Stack {
             self.remove(index);
         }
     }
+}
+
+/// Whether this is still the connection that was released, on its way out.
+fn is_orphan(slab: &Slab, (index, generation): (u32, u32)) -> bool {
+    let slot = slab.slot(index);
+    slot.generation == generation && slot.phase != Phase::Free && !slot.owned
 }

@@ -81,6 +81,9 @@ impl Nets {
         if let Some(bad) = addrs.iter().find(|cidr| !is_host_address(cidr.addr)) {
             return Err(StackError::Address { addr: bad.addr });
         }
+        if let Some(bad) = config.routes.iter().find(|route| !is_host_address(route.via)) {
+            return Err(StackError::Address { addr: bad.via });
+        }
         if let Some(bad) = config.routes.iter().find(|route| route.to.addr.is_ipv4() != route.via.is_ipv4()) {
             return Err(StackError::RouteFamilies { to: bad.to, via: bad.via });
         }
@@ -331,7 +334,7 @@ fn with_link_local(addrs: &[Cidr], mac: [u8; 6]) -> Vec<Cidr> {
 }
 
 /// Whether an address can be a host's own.
-fn is_host_address(addr: IpAddr) -> bool {
+pub(super) fn is_host_address(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => !(addr.is_unspecified() || addr.is_broadcast() || addr.is_multicast()),
         IpAddr::V6(addr) => !(addr.is_unspecified() || addr.is_multicast()),

@@ -7,7 +7,7 @@
 //! of which are keyed random. What it holds has a bound; a name gives at most [`ADDRS_PER_NAME_MAX`] addresses.
 
 use super::device::{Listener, OneFrame, TxQueue};
-use super::dhcp::real;
+use super::dhcp::{RETRY, next_try, real};
 use super::net::Nets;
 use super::secret::derive_key;
 use super::{Lease, Stack};
@@ -30,8 +30,6 @@ pub const ADDRS_PER_NAME_MAX: usize = 2 * 8;
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one server is waited for, before the next one is asked. Within it smoltcp asks at once, and again after a second.
 const SERVER_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// Least time between two attempts to send.
-const RETRY: Duration = Duration::from_millis(10);
 
 /// Why a name has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +67,8 @@ pub(super) struct Resolver {
     done: VecDeque<(String, Result<Vec<IpAddr>, LookupError>)>,
     /// When there is next something to do; `None` while no name is looked up.
     next_at: Option<Instant>,
+    /// When it was last let send: frames that come meanwhile do not put off what is due.
+    tried_at: Instant,
 }
 
 /// A name that is looked up.
@@ -106,6 +106,7 @@ impl Resolver {
             lookups: Vec::new(),
             done: VecDeque::new(),
             next_at: None,
+            tried_at: Instant::ZERO,
         };
         resolver.configure(nets, None);
         resolver
@@ -204,9 +205,7 @@ impl Resolver {
         let deadlines = self.lookups.iter().map(|lookup| lookup.server_until.min(lookup.until));
         self.next_at = deadlines.min().map(|deadline| {
             let at = self.iface.poll_at(real(now), &self.set);
-            let micros = at.map_or(u64::MAX, |at| u64::try_from(at.total_micros()).unwrap_or(0));
-            // Never at once again: with a full TX queue or an unknown neighbour it would spin.
-            Instant::from_nanos(micros.saturating_mul(1_000)).min(deadline).max(now + RETRY)
+            next_try(at, self.tried_at).min(deadline.max(self.tried_at + RETRY))
         });
     }
 
@@ -341,6 +340,7 @@ impl Stack {
                 break;
             }
         }
+        resolver.tried_at = now;
         resolver.advance(now);
         resolver.rest(now);
     }

@@ -41,7 +41,7 @@ pub(crate) struct RingPair {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot reserve {} of address space for the rings of {connections_max} connections, {recv_bytes} bytes to receive \
-     and {send_bytes} to send each: {cause}; lower `limits.connections`, `tcp.recv_buffer_bytes` or \
+     and {send_bytes} to send each: {cause}; lower `limits.connections_max`, `tcp.recv_buffer_bytes` or \
      `tcp.send_buffer_bytes`, or raise the limit of the process (`ulimit -v`) or of the system \
      (`vm.overcommit_memory`)",
     .bytes.map_or("more than 2^64 bytes".into(), |bytes| format!("{bytes} bytes"))
@@ -372,7 +372,8 @@ mod tests {
     #[test]
     fn too_much_memory_is_refused_with_advice() {
         let error = RingPool::new(1 << 20, 1 << 40, 1 << 40).err().unwrap().to_string();
-        for part in ["2305843017803628544 bytes", "1048576 connections", "`limits.connections`", "ulimit"] {
+        for part in ["2305843017803628544 bytes", "1048576 connections", "`limits.connections_max`", "ulimit"]
+        {
             assert!(error.contains(part), "{error}");
         }
         let overflow = RingPool::new(usize::MAX, 65_535, 65_536).err().unwrap().to_string();

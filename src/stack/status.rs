@@ -90,6 +90,8 @@ pub struct StackStats {
     pub closed: u64,
     /// Half-open connections dropped: their deadline, or to make room for newer ones.
     pub half_open_dropped: u64,
+    /// Connections dropped that were closing without an owner, to make room for new ones.
+    pub orphans_dropped: u64,
     /// Frames handed to the TX queue.
     pub tx_frames: u64,
     /// Immediate answers that found no room in the TX queue.

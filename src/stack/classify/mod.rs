@@ -102,6 +102,10 @@ fn ipv4(packet: &[u8], to_group: bool) -> Class {
             tcp(payload, offset, |local_port, remote_port| FlowKey::ipv4(dst, src, local_port, remote_port))
         }
         PROTOCOL_ICMP => icmpv4(payload, offset, to_group),
+        // A server has an address: smoltcp would try to answer to none.
+        PROTOCOL_UDP if src == [0; 4] && matches!(udp(payload), Class::Dhcp | Class::Dns) => {
+            Malformed::SourceAddress.into()
+        }
         PROTOCOL_UDP => udp(payload),
         _ => Unsupported::Protocol.into(),
     }

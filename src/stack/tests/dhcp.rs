@@ -2,6 +2,7 @@
 
 use super::host::{Host, Raw, config, segments};
 use crate::port::RxChecksum;
+use crate::stack::frames::ip_frame;
 use crate::stack::{CloseCause, Onward, StackConfig, Status};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
@@ -188,4 +189,76 @@ fn another_worker_takes_the_lease_over() {
     other.burst(now, &[super::host::arp_of_raw()]);
     let answers = segments(&other.burst(now, &[Raw::syn(5000, 99).frame()]));
     assert!(answers[0].syn);
+}
+
+/// What the host has asked for by DHCP is answered, each answer changed by `change`, until it has a lease or a second is over.
+fn answered(host: &mut Host, addr: Ipv4Address, change: impl Fn(&mut [u8])) -> Instant {
+    let mut replies: Vec<Vec<u8>> = Vec::new();
+    let mut now = Instant::from_millis(1);
+    for _ in 0..50 {
+        let sent = host.burst(now, &core::mem::take(&mut replies));
+        for (kind, transaction) in requests(&sent) {
+            let reply = match kind {
+                DhcpMessageType::Discover => DhcpMessageType::Offer,
+                _ => DhcpMessageType::Ack,
+            };
+            let mut frame = answer(reply, transaction, addr);
+            change(&mut frame);
+            // No UDP checksum (RFC 768).
+            frame[40..42].fill(0);
+            replies.push(frame);
+        }
+        now += Duration::from_millis(20);
+    }
+    now
+}
+
+#[test]
+fn a_router_that_is_no_host_is_none() {
+    for router in [Ipv4Address::UNSPECIFIED, Ipv4Address::BROADCAST, Ipv4Address::new(224, 0, 0, 1)] {
+        let mut host = Host::new(2, &StackConfig { dhcp: true, ..config(&[]) });
+        host.stack.listen(80);
+        let now = answered(&mut host, Ipv4Address::new(10, 0, 0, 2), |frame| {
+            let option = frame.windows(6).position(|six| six == [3, 4, 10, 0, 0, 254]).expect("a router");
+            frame[option + 2..option + 6].copy_from_slice(&router.octets());
+        });
+        assert_eq!(host.stack.lease().expect("a lease").router, None);
+        // Somebody beyond the network, who cannot be answered.
+        let syn = Raw { from: "192.0.2.1:5000".parse().unwrap(), ..Raw::syn(5000, 7) };
+        host.burst(now, &[syn.frame()]);
+        for millis in 1..2_000 {
+            host.burst(now + Duration::from_millis(millis), &[]);
+        }
+    }
+}
+
+#[test]
+fn a_server_without_an_address_is_not_heard() {
+    let mut host = Host::new(2, &StackConfig { dhcp: true, ..config(&[]) });
+    answered(&mut host, Ipv4Address::new(10, 0, 0, 2), |frame| {
+        frame[26..30].fill(0);
+        frame[24..26].fill(0);
+        let mut packet = Ipv4Packet::new_unchecked(&mut frame[14..]);
+        packet.fill_checksum();
+    });
+    assert_eq!(host.stack.lease(), None);
+    assert!(host.stack.stats().rx_malformed > 0);
+}
+
+#[test]
+fn strangers_do_not_put_off_a_renewal() {
+    let addr = Ipv4Address::new(10, 0, 0, 2);
+    let (mut host, start) = leased(addr);
+    let junk = ip_frame(
+        IpAddress::v4(192, 0, 2, 77),
+        IpAddress::Ipv4(addr),
+        IpProtocol::Udp,
+        &[0, 67, 0, 68, 0, 12, 0, 0, 1, 2, 3, 4],
+    );
+    let renewals = (0..u64::from(LEASE_SECS) * 200)
+        .map(|step| requests(&host.burst(start + Duration::from_millis(5 * step), &[junk.clone()])).len())
+        .sum::<usize>();
+    assert!(renewals > 0, "it asks for the lease to be renewed");
+    host.burst(start + Duration::from_secs(u64::from(LEASE_SECS) + 1), &[]);
+    assert_eq!(host.stack.lease(), None, "and gives it up when nobody answers");
 }

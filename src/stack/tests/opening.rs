@@ -268,3 +268,36 @@ fn a_client_comes_from_the_address_it_is_told() {
         assert_eq!(pair.b.stack.peer(server).unwrap().ip(), source.parse::<std::net::IpAddr>().unwrap());
     }
 }
+
+#[test]
+fn acknowledgements_of_what_was_never_sent_get_as_many_resets_as_strangers() {
+    let mut host = listener();
+    host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()]);
+    let wrong = Raw { control: TcpControl::None, seq: 8, ack: Some(12_345), ..Raw::syn(5000, 7) };
+    let frames: Vec<_> = (0..5_000).map(|_| wrong.frame()).collect();
+    let answers = segments(&host.burst(Instant::from_millis(2), &frames));
+    let resets = answers.iter().filter(|answer| answer.rst).count() as u64;
+    assert_eq!(resets, host.stack.stats().rx_rst_sent);
+    assert!((1..=1_000).contains(&resets), "{resets}");
+    assert_eq!(host.stack.half_open(), 1);
+}
+
+#[test]
+fn connections_that_close_and_fall_silent_make_room_for_others() {
+    let mut host = listener();
+    for port in 5_000..5_256 {
+        let now = Instant::from_millis(u64::from(port) - 4_990);
+        let answer = segments(&host.burst(now, &[Raw::syn(port, 7).frame()]))[0].clone();
+        let fin = Raw { control: TcpControl::Fin, seq: 8, ack: Some(answer.seq + 1), ..Raw::syn(port, 7) };
+        host.ready.clear();
+        host.burst(now, &[fin.frame()]);
+        host.stack.release(host.ready[0]);
+        host.burst(now, &[]);
+    }
+    let in_use = host.stack.connections();
+    let other = Raw { from: "10.0.0.77:1234".parse().unwrap(), ..Raw::syn(1, 1) };
+    let accepted = host.stack.stats().rx_syn_accepted;
+    host.burst(Instant::from_millis(1_000), &[other.frame()]);
+    assert_eq!(host.stack.stats().rx_syn_accepted, accepted + 1, "of {in_use} in use");
+    assert_eq!((host.stack.connections(), host.stack.stats().orphans_dropped), (in_use, 1));
+}

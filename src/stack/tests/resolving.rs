@@ -291,3 +291,24 @@ fn a_damaged_answer_does_not_count() {
     assert_eq!(host.onward(&frame), Onward::Done);
     assert_eq!(host.stack.stats().rx_bad_checksum, 1);
 }
+
+#[test]
+fn a_question_goes_out_however_much_else_comes() {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.dns = vec![IpAddr::V4(SERVERS[0])];
+    let mut host = Host::new(2, &config);
+    host.burst(Instant::from_millis(1), &[]);
+    host.stack.look_up("feed.example").unwrap();
+    let mut replies = Vec::new();
+    for millis in 2..500 {
+        let mut frames = core::mem::take(&mut replies);
+        frames.push(super::host::arp_of_raw());
+        for frame in host.burst(Instant::from_millis(millis), &frames) {
+            replies.extend(arp_reply(&frame));
+            if let Some(question) = Question::parse(&frame) {
+                replies.push(question.frame(&question.answer(0, &[address(A, 1)])));
+            }
+        }
+    }
+    assert!(matches!(host.stack.next_lookup(), Some((_, Ok(_)))), "found within half a second");
+}
