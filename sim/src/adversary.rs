@@ -345,6 +345,8 @@ impl Attack {
     /// What the server said, to the end: the echoes, byte for byte, and the close frame that the violation asks for.
     fn judge(&self) -> Option<String> {
         let talk = self.talk.as_ref().filter(|_| self.plan.kind == AdversaryKind::Overlapping)?;
+        // A head that took too long is answered with 408.
+        let talk = Some(talk).filter(|talk| talk.heard.starts_with(b"HTTP/1.1 101"))?;
         let head = talk.heard.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
         let mut rest = &talk.heard[head..];
         let mut frames = 0;

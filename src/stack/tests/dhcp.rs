@@ -256,7 +256,9 @@ fn strangers_do_not_put_off_a_renewal() {
         &[0, 67, 0, 68, 0, 12, 0, 0, 1, 2, 3, 4],
     );
     let renewals = (0..u64::from(LEASE_SECS) * 200)
-        .map(|step| requests(&host.burst(start + Duration::from_millis(5 * step), &[junk.clone()])).len())
+        .map(|step| {
+            requests(&host.burst(start + Duration::from_millis(5 * step), std::slice::from_ref(&junk))).len()
+        })
         .sum::<usize>();
     assert!(renewals > 0, "it asks for the lease to be renewed");
     host.burst(start + Duration::from_secs(u64::from(LEASE_SECS) + 1), &[]);
