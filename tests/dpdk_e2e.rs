@@ -62,6 +62,9 @@ impl Meeting {
     /// Starts `unsocket serve` and waits until it is ready.
     fn serve(&self, options: &str) -> Server {
         let mut child = unsocket("serve", &self.serve, "10.73.0.2/24,fd73::2/64", options)
+            // One that spins is most likely in the middle of a burst when net_memif takes the memory of a client that
+            // has gone away from under it, see docs/dpdk.md.
+            .args(["--poll", "adaptive"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -170,7 +173,7 @@ fn all_loads(meeting: &Meeting) {
         meeting.echoes(host, load, "");
     }
     let log = server.terminate();
-    assert!(log.contains("steering: one queue") && log.contains("idle=Spin"), "{log}");
+    assert!(log.contains("steering: one queue"), "{log}");
 }
 
 #[test]
