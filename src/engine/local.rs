@@ -111,11 +111,13 @@ impl<S> Local<S> {
     }
 
     /// The session in a slot.
+    #[inline]
     pub(super) fn at(&mut self, index: u32) -> Option<&mut Session<S>> {
         self.sessions.get_mut(index as usize)?.as_mut()
     }
 
     /// The session of exactly this connection.
+    #[inline]
     pub(super) fn session(&mut self, id: ConnId) -> Option<&mut Session<S>> {
         self.at(id.index).filter(|session| session.id == id)
     }
@@ -426,6 +428,7 @@ impl<S> Local<S> {
     }
 
     /// A fresh masking key for a client, none for a server; `None` altogether when the session is not open.
+    #[inline]
     #[allow(clippy::option_option)] // The outer one is "not open", the inner one "not masked".
     fn mask_if_open(&mut self, index: u32) -> Option<Option<[u8; 4]>> {
         let Local { sessions, rng, .. } = self;
@@ -436,12 +439,26 @@ impl<S> Local<S> {
     }
 
     /// The one way of a data frame: accepted whole under the rule of `overflow_bytes_max`, or dropped and counted.
+    #[inline]
     pub(super) fn push_message(
         &mut self,
         index: u32,
         half: &mut SendHalf<'_>,
         frame: &OutFrame<'_>,
     ) -> SendOutcome {
+        let Local { sessions, stats, .. } = self;
+        let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
+        if session.outbound.push_at_once(half, frame) {
+            stats.messages_out += 1;
+            stats.message_bytes_out += frame.payload_bytes() as u64;
+            return SendOutcome::Sent;
+        }
+        self.queue_message(index, half, frame)
+    }
+
+    /// A data frame that the ring does not take as it is.
+    #[inline(never)]
+    fn queue_message(&mut self, index: u32, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> SendOutcome {
         let Local { sessions, stats, limits, .. } = self;
         let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
         let hold = session.outbound.mid_message;

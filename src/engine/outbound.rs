@@ -59,7 +59,13 @@ impl<'a> OutFrame<'a> {
 
     /// Writes as much as fits into the ring; returns how many bytes.
     fn write(&self, half: &mut SendHalf<'_>) -> usize {
-        let whole = half.write_in_place(self.len(), |place| {
+        if self.write_whole(half) { self.len() } else { self.write_in_pieces(half) }
+    }
+
+    /// Writes all of it into the ring, if there is one place for it.
+    #[inline]
+    fn write_whole(&self, half: &mut SendHalf<'_>) -> bool {
+        half.write_in_place(self.len(), |place| {
             match place.first_chunk_mut() {
                 // One fixed copy; the payload goes over what is no header.
                 Some(front) => *front = self.head,
@@ -70,8 +76,7 @@ impl<'a> OutFrame<'a> {
             if let Some(key) = self.mask {
                 mask::apply(payload, key, 0);
             }
-        });
-        if whole { self.len() } else { self.write_in_pieces(half) }
+        })
     }
 
     /// For a frame that meets the ring's end, or finds less room than it needs.
@@ -187,6 +192,13 @@ impl Outbound {
         self.secure.as_ref().is_some_and(|secure| secure.is_closed_by_peer())
     }
 
+    /// The connection's turn begins: with TLS, what is sent on it from now on is gathered, in `spare` memory. Returns whether.
+    pub(super) fn begin_turn(&mut self, spare: &mut Vec<u8>) -> bool {
+        let Some(secure) = &mut self.secure else { return false };
+        secure.begin_turn(std::mem::take(spare));
+        true
+    }
+
     /// Bytes that go into the ring now.
     pub(super) fn room(&self, half: &SendHalf<'_>) -> usize {
         self.secure.as_ref().map_or_else(|| half.free_bytes(), |secure| secure.room(half))
@@ -204,9 +216,14 @@ impl Outbound {
         })
     }
 
+    /// Takes a frame if the ring does, whole, as it is and at once.
+    #[inline]
+    pub(super) fn push_at_once(&self, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> bool {
+        self.overflow.is_none() && self.secure.is_none() && !self.mid_message && frame.write_whole(half)
+    }
+
     /// Takes a frame: into the ring as far as it fits and nothing waits before it, the rest into the queue.
     /// Returns whether all of it went into the ring.
-    #[inline]
     pub(super) fn push(&mut self, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> bool {
         let waits = self.waiting_bytes() > 0;
         let written = match &mut self.secure {

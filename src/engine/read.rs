@@ -55,21 +55,25 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let mut more = self.has_input(id);
         while more && !share.is_used_up() && self.local.may_read(id.index) {
             let (bytes, read) = (share.bytes(), share.read);
+            let mut frames = false;
             match self.inbound.get(id.index as usize) {
+                Some(Inbound::Frames { .. }) => {
+                    frames = true;
+                    self.read_frames(id, &mut share);
+                }
                 Some(Inbound::Head { .. }) => self.read_head(id, &mut share),
                 Some(Inbound::Response(_)) => self.read_response(id, &mut share),
-                Some(Inbound::Frames { .. }) => {
-                    self.read_frames(id, &mut share);
-                    self.police(id, share.read - read);
-                }
                 Some(Inbound::Proxy(_)) => share.read += self.read_proxy(id),
                 Some(Inbound::Idle) | None => self.discard(id, &mut share),
             }
             self.bytes_left = self.bytes_left.saturating_sub(share.bytes() - bytes);
-            self.hear(id);
+            let counted = self.hear(id);
+            if frames && counted {
+                self.police(id, share.read - read);
+            }
             more = self.has_input(id);
         }
-        if share.bytes() > 0 || self.local.secure(id.index).is_some() {
+        if self.must_settle_memory(id, share.bytes() > 0) {
             self.settle_memory(id);
         }
         more && self.local.may_read(id.index)
@@ -85,12 +89,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
             let mut conn = Conn { id, half: half.reborrow(), local };
             let mut used = 0;
             let mut ended = None;
-            while used < bytes.len() && !share.is_used_up() && conn.local.may_read(id.index) {
+            // The first step needs no question: the caller has asked.
+            loop {
                 match decoder.decode(&mut bytes[used..]) {
                     Ok(decoded) => {
                         used += decoded.consumed;
                         share.read += decoded.consumed;
-                        let Some(mut event) = decoded.event else { continue };
+                        // Without one, all of the input was used.
+                        let Some(mut event) = decoded.event else { break };
                         share.messages_left -= 1;
                         let mut sent_bytes = None;
                         if let Event::Compressed(compressed) = event {
@@ -115,6 +121,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
                         ended = Some(Err(error));
                         break;
                     }
+                }
+                if used >= bytes.len() || share.is_used_up() || !conn.local.may_read(id.index) {
+                    break;
                 }
             }
             // Nothing that follows a close frame or a violation is looked at (RFC 6455 sections 5.5.1 and 7.1.7).
@@ -142,7 +151,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.fail(id, error.close_code(), &error.to_string(), Cause::Protocol(error));
     }
 
+    /// Whether what the receiving side holds may have changed with this turn; the common turn leaves nothing on the heap.
+    fn must_settle_memory(&mut self, id: ConnId, was_read: bool) -> bool {
+        let Some(session) = self.local.at(id.index) else { return false };
+        let held = || self.inbound.get(id.index as usize).map_or(0, Inbound::heap_bytes);
+        session.outbound.secure.is_some() || was_read && (session.heap_in > 0 || held() > 0)
+    }
+
     /// Counts the heap that the receiving side holds; whoever brings it over the worker's bound must go.
+    #[inline(never)]
     fn settle_memory(&mut self, id: ConnId) {
         let Some(inbound) = self.inbound.get_mut(id.index as usize) else { return };
         if let Inbound::Frames { decoder, .. } = inbound {
@@ -337,19 +354,14 @@ fn deliver<H: Handler>(
 ) -> bool {
     let Some(session) = conn.local.session(conn.id) else { return true };
     let open = session.phase == Phase::Open;
+    let counted = session.terms.is_some();
     if open && matches!(event, Event::Ping(_) | Event::Pong(_)) && conn.police_control() {
         return false;
     }
     match event {
         Event::Message(message) if open => {
-            let sent_bytes = sent_bytes.unwrap_or(message.as_bytes().len());
-            match conn.local.police_message(conn.id.index, sent_bytes) {
-                Verdict::Deliver => {}
-                Verdict::Drop => return false,
-                Verdict::Close => {
-                    conn.close_for_rate();
-                    return false;
-                }
+            if counted && !conn.police_message(sent_bytes.unwrap_or(message.as_bytes().len())) {
+                return false;
             }
             let stats = &mut conn.local.stats;
             stats.messages_in += 1;
@@ -391,6 +403,15 @@ impl<H: Handler> Conn<'_, H> {
     fn close_for_rate(&mut self) {
         let (code, reason) = (CloseCode::POLICY, "too fast");
         self.local.start_close(self.id.index, &mut self.half, code, reason, Cause::RateLimit);
+    }
+
+    /// Counts a message of the peer's that came in `bytes`; whether it is delivered.
+    fn police_message(&mut self, bytes: usize) -> bool {
+        let verdict = self.local.police_message(self.id.index, bytes);
+        if verdict == Verdict::Close {
+            self.close_for_rate();
+        }
+        verdict == Verdict::Deliver
     }
 
     /// Counts a control frame of the peer's; `true` when it was one too many, and the connection closes.

@@ -196,7 +196,7 @@ impl Secure {
     }
 
     /// Its turn has begun: `spare` is memory to gather in.
-    fn begin_turn(&mut self, spare: Vec<u8>) {
+    pub(super) fn begin_turn(&mut self, spare: Vec<u8>) {
         if self.gathered.capacity() == 0 {
             self.gathered = spare;
         }
@@ -308,14 +308,7 @@ impl<S> Local<S> {
 }
 
 impl<P: Port, H: Handler> Worker<P, H> {
-    /// A connection's turn begins: what is sent on it from now on is gathered, if it is one with TLS. Returns whether.
-    pub(super) fn begin_secure_turn(&mut self, id: ConnId) -> bool {
-        let Some(secure) = self.local.secure(id.index) else { return false };
-        secure.begin_turn(std::mem::take(&mut self.gather_spare));
-        true
-    }
-
-    /// Its turn is over: what was gathered is sealed.
+    /// The turn of a connection with TLS is over: what was gathered is sealed.
     pub(super) fn end_secure_turn(&mut self, id: ConnId) {
         let Worker { stack, local, gather_spare, .. } = self;
         if let Some(secure) = local.session(id).and_then(|session| session.outbound.secure.as_deref_mut()) {

@@ -16,19 +16,36 @@ use rand_core::RngCore;
 /// What a turn costs of the burst's bytes even when it reads none: bounds how many turns one burst has.
 const TURN_BYTES_MIN: usize = 256;
 
+/// How a connection's turn begins.
+struct Turn {
+    /// It is open on both ends with nothing but messages to see to.
+    quiet: bool,
+    /// What is sent on it is gathered until the turn ends.
+    gathers: bool,
+}
+
 impl<P: Port, H: Handler> Worker<P, H> {
     /// Gives a ready connection its turn.
     pub(super) fn serve(&mut self, id: ConnId) {
-        let gathers = self.begin_secure_turn(id);
-        self.serve_turn(id);
+        self.bytes_left = self.bytes_left.saturating_sub(TURN_BYTES_MIN);
+        let Turn { quiet, gathers } = self.begin_turn(id);
+        self.serve_turn(id, quiet);
         if gathers {
             self.end_secure_turn(id);
         }
     }
 
-    fn serve_turn(&mut self, id: ConnId) {
-        self.bytes_left = self.bytes_left.saturating_sub(TURN_BYTES_MIN);
-        let quiet = self.is_quietly_open(id);
+    /// Looks at the session once, for what the turn has to know from the beginning. With TLS, what is sent from now on is
+    /// gathered.
+    fn begin_turn(&mut self, id: ConnId) -> Turn {
+        let now = self.local.now;
+        let Some(session) = self.local.session(id) else { return Turn { quiet: false, gathers: false } };
+        let gathers = session.outbound.begin_turn(&mut self.gather_spare);
+        let quiet = session.is_quiet(now) && matches!(self.stack.status(id), Some(Status::Open));
+        Turn { quiet, gathers }
+    }
+
+    fn serve_turn(&mut self, id: ConnId, quiet: bool) {
         if !quiet {
             if self.stack.status(id).is_none() {
                 return;
@@ -55,13 +72,6 @@ impl<P: Port, H: Handler> Worker<P, H> {
             self.check_ends(id);
         }
         self.arm(id);
-    }
-
-    /// Whether a connection is open on both ends with nothing but messages to see to.
-    fn is_quietly_open(&mut self, id: ConnId) -> bool {
-        let now = self.local.now;
-        let session = self.local.session(id);
-        session.is_some_and(|session| session.is_quiet(now)) && self.stack.status(id) == Some(Status::Open)
     }
 
     /// Opens a connection as a client.
@@ -207,13 +217,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.local.session(id).map_or(0, |session| session.outbound.waiting_bytes())
     }
 
-    /// The peer has shown that it lives.
-    pub(super) fn hear(&mut self, id: ConnId) {
+    /// The peer has shown that it lives; returns whether what it sends is counted.
+    pub(super) fn hear(&mut self, id: ConnId) -> bool {
         let now = self.local.now;
-        if let Some(session) = self.local.session(id) {
-            session.received_at = now;
-            session.pinged = false;
-        }
+        let Some(session) = self.local.session(id) else { return false };
+        session.received_at = now;
+        session.pinged = false;
+        session.terms.is_some()
     }
 
     /// A peer that still takes what it was sent gets more time to take the rest.

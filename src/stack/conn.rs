@@ -2,6 +2,7 @@
 
 use super::classify::TcpInfo;
 use super::key::FlowKey;
+use super::late_ack::is_just_outside;
 use super::rings::RingPair;
 use super::{CloseCause, ConnId, Status};
 use crate::time::Instant;
@@ -183,17 +184,42 @@ impl Slot {
         }
     }
 
+    /// Whether the handshake is done and the connection not over.
+    #[inline]
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
     /// The sequence number expected next from the peer: RFC 9293's RCV.NXT.
     pub(super) fn expected_next(&self) -> u32 {
-        let state = self.socket().state();
+        self.expected_next_in(self.socket().state())
+    }
+
+    /// The same, of a socket in this state.
+    #[inline]
+    fn expected_next_in(&self, state: State) -> u32 {
         let fin_came = matches!(state, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
         self.received.next().wrapping_add(u32::from(fin_came))
+    }
+
+    /// Whether a segment brings an acknowledgement that `socket`, this slot's, would drop with it (see
+    /// [`late_ack`](super::late_ack)).
+    #[inline]
+    pub(super) fn is_late_ack(&self, socket: &Socket<'_>, segment: &TcpInfo) -> bool {
+        // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
+        let is_news = (segment.ack.wrapping_sub(self.unacknowledged) as i32) > 0;
+        if !is_news || socket.send_queue() == 0 || !self.is_live() {
+            return false;
+        }
+        let capacity = socket.recv_capacity();
+        let free = capacity - socket.recv_queue();
+        is_just_outside(segment, self.expected_next_in(socket.state()), capacity, free)
     }
 
     /// Whether smoltcp forgot to retransmit: bytes are unacknowledged and, as `wake_at` says, no timer runs.
     /// A fast retransmission may overrun a small window; when a zero window opens after that, it stops its timer.
     pub(super) fn retransmission_is_forgotten(&self, wake_at: Option<StackInstant>) -> bool {
-        wake_at.is_none() && self.phase == Phase::Live && self.socket().send_queue() > 0
+        wake_at.is_none() && self.is_live() && self.socket().send_queue() > 0
     }
 
     /// Makes smoltcp send one keep-alive probe in the connection's next turn. Its own interval stays off: its probe
@@ -312,6 +338,7 @@ impl Slab {
     }
 
     /// The slot that an id names, mutable.
+    #[inline]
     pub(super) fn find_mut(&mut self, id: ConnId) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(id.index as usize)?;
         (slot.generation == id.generation && slot.owned).then_some(slot)
@@ -326,10 +353,12 @@ impl Slab {
         Some((slot, OtherSlots { before, after }))
     }
 
+    #[inline]
     pub(super) fn slot(&self, index: u32) -> &Slot {
         &self.slots[index as usize]
     }
 
+    #[inline]
     pub(super) fn slot_mut(&mut self, index: u32) -> &mut Slot {
         &mut self.slots[index as usize]
     }

@@ -22,6 +22,7 @@ pub struct TxQueue<F> {
     /// Large frames are among those that wait for the port.
     has_pending_large: bool,
     pending_max: usize,
+    last_frame_bytes: usize,
     pushed: u64,
     /// Segments that the port makes of the frames queued, beyond one of each.
     cut: u64,
@@ -37,6 +38,7 @@ impl<F: Frame> TxQueue<F> {
             spare_large: Vec::new(),
             has_pending_large: false,
             pending_max,
+            last_frame_bytes: 0,
             pushed: 0,
             cut: 0,
             lost: 0,
@@ -100,6 +102,7 @@ impl<F: Frame> TxQueue<F> {
         frame.set_len(len);
         let result = fill(frame.bytes_mut());
         self.pending.push_back(frame);
+        self.last_frame_bytes = len;
         self.pushed += 1;
         result
     }
@@ -123,6 +126,7 @@ impl<F: Frame> TxQueue<F> {
         let result = fill(frame.bytes_mut());
         frame.set_segment_bytes(segment_bytes);
         self.pending.push_back(frame);
+        self.last_frame_bytes = len;
         self.has_pending_large = true;
         self.pushed += 1;
         let segments = len.saturating_sub(HEADERS_BYTES).div_ceil(usize::from(segment_bytes.get()));
@@ -136,8 +140,9 @@ impl<F: Frame> TxQueue<F> {
     }
 
     /// Length of the frame queued last, bytes.
-    pub(super) fn last_frame_bytes(&self) -> Option<usize> {
-        self.pending.back().map(|frame| frame.bytes().len())
+    #[inline]
+    pub(super) fn last_frame_bytes(&self) -> usize {
+        self.last_frame_bytes
     }
 
     /// Frames queued since the queue was made.

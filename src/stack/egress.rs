@@ -87,14 +87,15 @@ impl Stack {
         }
         let segments_before = tx.segments();
         let mut reminded = false;
-        for _ in 0..SEGMENTS_PER_PASS {
-            if !tx.has_room() || large && !tx.has_large() {
-                return Turn::Unfinished;
-            }
-            // Counted as they leave the device, so that large ones give nobody more than its share.
-            let segments = (tx.segments() - segments_before) as usize;
-            if segments + net.segments_max > SEGMENTS_PER_PASS {
-                return Turn::Unfinished;
+        for round in 0..SEGMENTS_PER_PASS {
+            // Whoever gives it its turn has seen that the first segment has room.
+            if round > 0 {
+                // Counted as they leave the device, so that large ones give nobody more than its share.
+                let segments = (tx.segments() - segments_before) as usize;
+                let is_used_up = segments + net.segments_max > SEGMENTS_PER_PASS;
+                if is_used_up || !tx.has_room() || large && !tx.has_large() {
+                    return Turn::Unfinished;
+                }
             }
             let frames_before = tx.pushed();
             let mut device = OneFrame { rx: None, tx: &mut *tx, caps: &net.caps, wanted: false };
@@ -106,9 +107,8 @@ impl Stack {
                 // retransmission, a keep-alive) comes after the timer's entry, which will look it up.
                 let headers = if slot.key.is_ipv4() { IPV4_HEADERS_BYTES } else { IPV6_HEADERS_BYTES };
                 let socket = slot.socket();
-                let all_sent = tx.last_frame_bytes() == Some(headers + socket.send_queue());
-                let open = slot.phase == Phase::Live && socket.state() == State::Established;
-                if all_sent && open {
+                let all_sent = tx.last_frame_bytes() == headers + socket.send_queue();
+                if all_sent && slot.is_live() && socket.state() == State::Established {
                     return Turn::Armed;
                 }
             }
@@ -145,7 +145,7 @@ impl Stack {
         let now = self.now;
         let slot = self.slab.slot_mut(index);
         let state = slot.socket().state();
-        if slot.phase == Phase::Live && state == State::Closed {
+        if slot.is_live() && state == State::Closed {
             // smoltcp closed it without a segment: the address went away, or its own TIME-WAIT is over.
             let cause = if self.nets.owns(slot.key.local().ip()) {
                 CloseCause::Finished
@@ -156,7 +156,7 @@ impl Stack {
             return;
         }
         let over =
-            matches!(slot.phase, Phase::Closed(_)) || (slot.phase == Phase::Live && state == State::TimeWait);
+            matches!(slot.phase, Phase::Closed(_)) || (slot.is_live() && state == State::TimeWait);
         if over && !slot.owned {
             if !waiting {
                 self.remove(index);

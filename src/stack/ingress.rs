@@ -3,7 +3,7 @@
 use super::classify::{Class, PathMtu, TcpInfo, Unsupported, udp_checksum_is_good};
 use super::conn::{Phase, Received, Slot};
 use super::device::{Listener, OneFrame, TxQueue};
-use super::late_ack::{self, BareAck};
+use super::late_ack::BareAck;
 use super::net::Net;
 use super::reply::Reply;
 use super::time_wait::Verdict;
@@ -135,14 +135,14 @@ impl Stack {
     /// A segment of a connection, checksums right.
     fn ingress_known<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
         let slot = self.slab.slot(index);
-        if slot.phase == Phase::HalfOpen
+        if matches!(slot.phase, Phase::HalfOpen)
             && segment.flags.ack()
             && !segment.flags.rst()
             && segment.ack != slot.unacknowledged
         {
             // RFC 9293 section 3.10.7.4: it acknowledges what was never sent. As many RSTs as to nobody's segments.
             self.refuse(frame, segment, tx);
-        } else if !segment.flags.is_opening() || slot.phase != Phase::Live {
+        } else if !segment.flags.is_opening() || !slot.is_live() {
             if segment.flags.rst() && slot.socket().state() == State::TimeWait {
                 // The record of TIME-WAIT must hear of it, too; what it says of a reset is not to be answered.
                 let _ = self.time_wait.on_segment(self.now, segment);
@@ -216,12 +216,12 @@ impl Stack {
         let slot = self.slab.slot_mut(index);
         let mac = self.nets.mac();
         let net = self.nets.get(slot.net);
-        let unacknowledged_before = slot.socket().send_queue();
-        if unacknowledged_before > 0 && slot.phase == Phase::Live && is_late_ack(slot, segment) {
+        let socket = slot.socket();
+        let (queued_before, unacknowledged_before) = (socket.recv_queue(), socket.send_queue());
+        if slot.is_late_ack(socket, segment) {
             show_late_ack(net, slot, segment, mac, self.stack_now, tx);
         }
         let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
-        let queued_before = slot.socket().recv_queue();
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
 
         let socket = slot.socket();
@@ -243,7 +243,7 @@ impl Stack {
             slot.write_blocked = false;
         }
         let (phase, owned) = (slot.phase, slot.owned);
-        if phase == Phase::Live && state == State::Established {
+        if slot.is_live() && state == State::Established {
             // The common case first: data or an acknowledgement on an open connection.
             if !core::mem::replace(&mut slot.dirty, true) {
                 self.dirty.push_back(index);
@@ -419,17 +419,6 @@ impl Stack {
             }
         }
     }
-}
-
-/// Whether a segment brings an acknowledgement that smoltcp would drop with it (see [`late_ack`]).
-#[inline]
-fn is_late_ack(slot: &Slot, segment: &TcpInfo) -> bool {
-    // RFC 9293 section 3.4: sequence numbers are compared modulo 2^32.
-    let is_news = (segment.ack.wrapping_sub(slot.unacknowledged) as i32) > 0;
-    let socket = slot.socket();
-    let capacity = socket.recv_capacity();
-    let free = capacity - socket.recv_queue();
-    is_news && late_ack::is_just_outside(segment, slot.expected_next(), capacity, free)
 }
 
 /// Shows smoltcp an acknowledgement on its own, at the number that it expects.

@@ -328,7 +328,7 @@ impl Stack {
     /// Sends FIN after what is queued. The peer may go on sending.
     pub fn finish(&mut self, id: ConnId) {
         if let Some(slot) = self.slab.find_mut(id)
-            && slot.phase == Phase::Live
+            && slot.is_live()
         {
             if !slot.awaits_acknowledgement() {
                 slot.progress_at = self.now;
@@ -446,7 +446,7 @@ impl Stack {
     /// turn, which sends the RST that may be due.
     fn close(&mut self, index: u32, cause: CloseCause) {
         let slot = self.slab.slot_mut(index);
-        if slot.phase == Phase::Live {
+        if slot.is_live() {
             self.stats.closed += 1;
         }
         slot.phase = Phase::Closed(cause);

@@ -58,7 +58,7 @@ impl Stack {
             deadline = deadline.min(slot.progress_at + IDLE_RECLAIM_AFTER);
         }
         if let Some(interval) = self.tcp.keep_alive
-            && slot.phase == Phase::Live
+            && slot.is_live()
         {
             deadline =
                 deadline.min(slot.progress_at + interval.saturating_mul(slot.probes.saturating_add(1)));
@@ -96,7 +96,7 @@ impl Stack {
             }
             return;
         }
-        if slot.phase == Phase::Live && self.peer_is_lost(index) {
+        if slot.is_live() && self.peer_is_lost(index) {
             self.fail(index, CloseCause::TimedOut);
             return;
         }
@@ -125,7 +125,7 @@ impl Stack {
     fn probe_if_idle(&mut self, index: u32) {
         let Some(interval) = self.tcp.keep_alive else { return };
         let slot = self.slab.slot_mut(index);
-        if slot.phase != Phase::Live {
+        if !slot.is_live() {
             return;
         }
         // An answer moves `progress_at`, and this is looked at once more before the next interval is over: the count
