@@ -155,8 +155,7 @@ impl Stack {
             self.close(index, cause);
             return;
         }
-        let over =
-            matches!(slot.phase, Phase::Closed(_)) || (slot.is_live() && state == State::TimeWait);
+        let over = matches!(slot.phase, Phase::Closed(_)) || (slot.is_live() && state == State::TimeWait);
         if over && !slot.owned {
             if !waiting {
                 self.remove(index);
