@@ -324,6 +324,7 @@ impl Generator {
     }
 
     /// Whether a message is due on this connection.
+    #[inline]
     pub fn may_send(&mut self, load: &Load) -> bool {
         if !self.has_started() {
             return false;
@@ -359,6 +360,7 @@ impl Generator {
     }
 
     /// Whether the load is over for this connection: nothing to send, nothing to wait for.
+    #[inline]
     pub fn is_done(&mut self, load: &Load) -> bool {
         if !self.is_over() {
             return false;
@@ -386,11 +388,13 @@ impl Generator {
     }
 
     /// Appends the payload of the message that is due.
+    #[inline]
     pub fn write(&self, load: &Load, out: &mut Vec<u8>) {
         self.pattern.write(self.share.first + load.row, load.sent, out);
     }
 
     /// The message that was due is on its way.
+    #[inline]
     pub fn sent(&mut self, load: &mut Load) {
         let begun_at = match &mut self.pace {
             Pace::Closed => {
@@ -433,6 +437,7 @@ impl Generator {
     ///
     /// # Errors
     /// When the loop has lost step: the connection must be given up with [`Generator::failed`].
+    #[inline]
     pub fn reply(&mut self, load: &mut Load, message: Message<'_>) -> Result<(), Failure> {
         if matches!(self.pace, Pace::Broadcast(..)) {
             return self.delivery(load, message);
@@ -473,6 +478,7 @@ impl Generator {
     }
 
     /// When message `sequence`, which is on its way, was sent, or was to be sent.
+    #[inline]
     fn begun_at(&self, load: &Load, sequence: u64) -> Instant {
         match (&self.pace, self.senders.index(load.row)) {
             (Pace::Closed, _) => self.sent_at[slot(self.slots, load, sequence)],
@@ -483,6 +489,7 @@ impl Generator {
     }
 
     /// Counts what was begun at `begun_at` and is complete now; `measured` says whether it began within the measured time.
+    #[inline]
     fn count(&mut self, begun_at: Instant, measured: bool) {
         let measured = match &self.pace {
             // However late it is: to leave out those that took longer would flatter the server.
@@ -506,6 +513,7 @@ impl Generator {
     ///
     /// # Errors
     /// When the loop has lost step: the connection must be given up with [`Generator::failed`].
+    #[inline]
     pub fn verify(&mut self, load: &mut Load, message: Message<'_>) -> Result<bool, Failure> {
         if !load.is_waiting() {
             return Err(Failure::new(Cause::Unsolicited, "a message came while none was awaited"));
@@ -516,6 +524,7 @@ impl Generator {
     }
 
     /// Whether `message` is message `sequence` of `connection`.
+    #[inline]
     fn compare(&mut self, connection: u32, sequence: u64, message: Message<'_>) -> Result<bool, Failure> {
         let (payload, is_text) = match message {
             Message::Text(text) => (text.as_bytes(), true),

@@ -94,6 +94,7 @@ impl Pattern {
     }
 
     /// Appends the payload of message `sequence` of `connection`.
+    #[inline]
     pub fn write(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
         let tag = self.tag(connection, sequence);
         let hash = mixed(connection, sequence);
@@ -110,6 +111,7 @@ impl Pattern {
     ///
     /// # Errors
     /// How they differ.
+    #[inline]
     pub fn verify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Result<(), Mismatch> {
         let due = self.tag(connection, sequence);
         let hash = mixed(connection, sequence);
