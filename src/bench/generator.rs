@@ -47,7 +47,8 @@ pub struct Generator {
     measuring_since: Instant,
     /// Measured messages that may still be sent.
     quota: u64,
-    /// In a closed loop, when each message on its way was sent: `in_flight` slots per connection.
+    /// In a closed loop, when each message on its way was sent: so many slots per connection, a power of two.
+    slots: u32,
     sent_at: Vec<Instant>,
     over: bool,
     opened: u32,
@@ -82,8 +83,9 @@ impl Generator {
             let all = plan.shares().iter().map(|share| Senders::new(every, share.connections).count()).sum();
             Schedule::new(plan, share, senders.count(), all).map_or(Pace::Closed, Pace::Open)
         };
-        let slots = match pace {
-            Pace::Closed => share.connections as usize * plan.in_flight as usize,
+        let slots = plan.in_flight.next_power_of_two();
+        let times = match pace {
+            Pace::Closed => share.connections as usize * slots as usize,
             Pace::Open(_) | Pace::Broadcast(..) => 0,
         };
         Generator {
@@ -106,7 +108,8 @@ impl Generator {
             bounds: Bounds::UNKNOWN,
             measuring_since: Instant::FAR_FUTURE,
             quota: share.messages,
-            sent_at: vec![Instant::ZERO; slots],
+            slots,
+            sent_at: vec![Instant::ZERO; times],
             over: false,
             opened: 0,
             settled: 0,
@@ -321,6 +324,7 @@ impl Generator {
     }
 
     /// Whether a message is due on this connection.
+    #[inline]
     pub fn may_send(&mut self, load: &Load) -> bool {
         if !self.has_started() {
             return false;
@@ -356,6 +360,7 @@ impl Generator {
     }
 
     /// Whether the load is over for this connection: nothing to send, nothing to wait for.
+    #[inline]
     pub fn is_done(&mut self, load: &Load) -> bool {
         if !self.is_over() {
             return false;
@@ -383,15 +388,17 @@ impl Generator {
     }
 
     /// Appends the payload of the message that is due.
+    #[inline]
     pub fn write(&self, load: &Load, out: &mut Vec<u8>) {
         self.pattern.write(self.share.first + load.row, load.sent, out);
     }
 
     /// The message that was due is on its way.
+    #[inline]
     pub fn sent(&mut self, load: &mut Load) {
         let begun_at = match &mut self.pace {
             Pace::Closed => {
-                let slot = slot(self.in_flight, load, load.sent);
+                let slot = slot(self.slots, load, load.sent);
                 self.sent_at[slot] = self.now;
                 self.now
             }
@@ -421,7 +428,7 @@ impl Generator {
 
     /// A message is on its way that is not what the load counts.
     pub fn sent_beside(&mut self, load: &mut Load) {
-        let slot = slot(self.in_flight, load, load.sent);
+        let slot = slot(self.slots, load, load.sent);
         self.sent_at[slot] = self.now;
         load.sent += 1;
     }
@@ -430,6 +437,7 @@ impl Generator {
     ///
     /// # Errors
     /// When the loop has lost step: the connection must be given up with [`Generator::failed`].
+    #[inline]
     pub fn reply(&mut self, load: &mut Load, message: Message<'_>) -> Result<(), Failure> {
         if matches!(self.pace, Pace::Broadcast(..)) {
             return self.delivery(load, message);
@@ -470,9 +478,10 @@ impl Generator {
     }
 
     /// When message `sequence`, which is on its way, was sent, or was to be sent.
+    #[inline]
     fn begun_at(&self, load: &Load, sequence: u64) -> Instant {
         match (&self.pace, self.senders.index(load.row)) {
-            (Pace::Closed, _) => self.sent_at[slot(self.in_flight, load, sequence)],
+            (Pace::Closed, _) => self.sent_at[slot(self.slots, load, sequence)],
             (Pace::Open(schedule), Some(index)) => self.bounds.start + schedule.due(index, sequence),
             // The proof of a connection that was idle.
             (Pace::Open(_) | Pace::Broadcast(..), _) => self.now,
@@ -480,6 +489,7 @@ impl Generator {
     }
 
     /// Counts what was begun at `begun_at` and is complete now; `measured` says whether it began within the measured time.
+    #[inline]
     fn count(&mut self, begun_at: Instant, measured: bool) {
         let measured = match &self.pace {
             // However late it is: to leave out those that took longer would flatter the server.
@@ -503,6 +513,7 @@ impl Generator {
     ///
     /// # Errors
     /// When the loop has lost step: the connection must be given up with [`Generator::failed`].
+    #[inline]
     pub fn verify(&mut self, load: &mut Load, message: Message<'_>) -> Result<bool, Failure> {
         if !load.is_waiting() {
             return Err(Failure::new(Cause::Unsolicited, "a message came while none was awaited"));
@@ -513,6 +524,7 @@ impl Generator {
     }
 
     /// Whether `message` is message `sequence` of `connection`.
+    #[inline]
     fn compare(&mut self, connection: u32, sequence: u64, message: Message<'_>) -> Result<bool, Failure> {
         let (payload, is_text) = match message {
             Message::Text(text) => (text.as_bytes(), true),
@@ -588,10 +600,11 @@ impl Generator {
     }
 }
 
-/// Where the time is kept at which a message was sent.
-fn slot(in_flight: u32, load: &Load, sequence: u64) -> usize {
-    let in_flight = u64::from(in_flight);
-    (u64::from(load.row) * in_flight + sequence % in_flight) as usize
+/// Where the time is kept at which a message was sent, with so many places for each connection.
+#[inline]
+fn slot(slots: u32, load: &Load, sequence: u64) -> usize {
+    // A power of two for each connection: a remainder would be a division.
+    load.row as usize * slots as usize + (sequence as u32 & (slots - 1)) as usize
 }
 
 #[cfg(test)]

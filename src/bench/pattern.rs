@@ -94,6 +94,7 @@ impl Pattern {
     }
 
     /// Appends the payload of message `sequence` of `connection`.
+    #[inline]
     pub fn write(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
         let tag = self.tag(connection, sequence);
         let hash = mixed(connection, sequence);
@@ -110,6 +111,7 @@ impl Pattern {
     ///
     /// # Errors
     /// How they differ.
+    #[inline]
     pub fn verify(&self, connection: u32, sequence: u64, reply: &[u8]) -> Result<(), Mismatch> {
         let due = self.tag(connection, sequence);
         let hash = mixed(connection, sequence);
@@ -148,16 +150,16 @@ impl Pattern {
     }
 
     /// The tag: little-endian bytes, or six-bit digits in text (then 48 bits of sequence, 24 of connection).
+    #[inline]
     fn tag(&self, connection: u32, sequence: u64) -> [u8; TAG_BYTES] {
-        let mut tag = [0; TAG_BYTES];
-        let (front, back) = tag.split_at_mut(8);
-        if self.text {
-            write_digits(front, sequence);
-            write_digits(back, u64::from(connection));
+        let (front, back) = if self.text {
+            (digits(sequence), digits(connection.into()))
         } else {
-            front.copy_from_slice(&sequence.to_le_bytes());
-            back.copy_from_slice(&connection.to_le_bytes());
-        }
+            (sequence.to_le_bytes(), connection.to_le_bytes())
+        };
+        let mut tag = [0; TAG_BYTES];
+        tag[..8].copy_from_slice(&front);
+        tag[8..].copy_from_slice(&back);
         tag
     }
 
@@ -224,15 +226,12 @@ fn digit(value: u64) -> u8 {
     ALPHABET[(value & 63) as usize]
 }
 
-/// Writes `value` as characters of six bits, the lowest first.
-fn write_digits(out: &mut [u8], mut value: u64) {
-    for byte in out {
-        *byte = digit(value);
-        value >>= 6;
-    }
+/// `value` as characters of six bits, the lowest first.
+fn digits<const N: usize>(value: u64) -> [u8; N] {
+    std::array::from_fn(|place| digit(value >> (6 * place)))
 }
 
-/// Reads what [`write_digits`] wrote; `None` when a character is not one of its own.
+/// Reads what [`digits`] wrote; `None` when a character is not one of its own.
 fn read_digits(digits: &[u8]) -> Option<u64> {
     digits.iter().rev().try_fold(0, |value: u64, byte| {
         let digit = ALPHABET.iter().position(|character| character == byte)?;

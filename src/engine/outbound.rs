@@ -181,6 +181,13 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
+    /// Whether nothing waits, and whoever has TLS may go on with it.
+    #[inline]
+    pub(super) fn is_quiet(&self) -> bool {
+        let is_plain = self.secure.is_none() && self.overflow.is_none();
+        is_plain || self.waiting_bytes() == 0 && !self.is_closed_by_peer()
+    }
+
     /// Bytes that wait for room in the ring.
     pub(super) fn waiting_bytes(&self) -> usize {
         let sealed = self.secure.as_ref().map_or(0, |secure| secure.waiting_bytes());

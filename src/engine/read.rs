@@ -4,6 +4,7 @@ use super::conn::Conn;
 use super::handler::{Cause, Closed, Handler};
 use super::opening::{self, Answered, Asked, Response, ends_head};
 use super::rates::Verdict;
+use super::secure::Input;
 use super::serve::{conclude, lend};
 use super::session::{Inbound, Phase};
 use super::worker::Worker;
@@ -45,21 +46,21 @@ enum HeadStep<S> {
 
 impl<P: Port, H: Handler> Worker<P, H> {
     /// Reads what came, up to the connection's share; returns whether more is there and may be read.
-    pub(super) fn read(&mut self, id: ConnId) -> bool {
+    pub(super) fn read(&mut self, id: ConnId, has_tls: bool) -> bool {
         let mut share = Share {
             read: 0,
             inflated: 0,
             bytes_max: self.burst.connection_bytes,
             messages_left: self.burst.connection_messages,
         };
-        let mut more = self.has_input(id);
+        let mut more = self.has_input(id, has_tls);
         while more && !share.is_used_up() && self.local.may_read(id.index) {
             let (bytes, read) = (share.bytes(), share.read);
             let mut frames = false;
             match self.inbound.get(id.index as usize) {
                 Some(Inbound::Frames { .. }) => {
                     frames = true;
-                    self.read_frames(id, &mut share);
+                    self.read_frames(id, has_tls, &mut share);
                 }
                 Some(Inbound::Head { .. }) => self.read_head(id, &mut share),
                 Some(Inbound::Response(_)) => self.read_response(id, &mut share),
@@ -71,20 +72,20 @@ impl<P: Port, H: Handler> Worker<P, H> {
             if frames && counted {
                 self.police(id, share.read - read);
             }
-            more = self.has_input(id);
+            more = self.has_input(id, has_tls);
         }
-        if self.must_settle_memory(id, share.bytes() > 0) {
+        if has_tls || share.bytes() > 0 && self.may_hold_memory(id) {
             self.settle_memory(id);
         }
         more && self.local.may_read(id.index)
     }
 
     /// Frames: decoded where they lie, and lent to the handler from there.
-    fn read_frames(&mut self, id: ConnId, share: &mut Share) {
+    fn read_frames(&mut self, id: ConnId, has_tls: bool, share: &mut Share) {
         let Worker { stack, inbound, inflater, local, handler, .. } = self;
         let Some(Inbound::Frames { decoder, history }) = inbound.get_mut(id.index as usize) else { return };
         let message_bytes_max = local.limits.message.message_bytes_max;
-        let mut input = local.take_input(id.index);
+        let mut input = if has_tls { local.take_input(id.index) } else { Input::Plain };
         let ended = input.lend(stack, id, |bytes, half| {
             let mut conn = Conn { id, half: half.reborrow(), local };
             let mut used = 0;
@@ -151,11 +152,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.fail(id, error.close_code(), &error.to_string(), Cause::Protocol(error));
     }
 
-    /// Whether what the receiving side holds may have changed with this turn; the common turn leaves nothing on the heap.
-    fn must_settle_memory(&mut self, id: ConnId, was_read: bool) -> bool {
-        let Some(session) = self.local.at(id.index) else { return false };
-        let held = || self.inbound.get(id.index as usize).map_or(0, Inbound::heap_bytes);
-        session.outbound.secure.is_some() || was_read && (session.heap_in > 0 || held() > 0)
+    /// Whether the receiving side holds heap, or is counted as if it did; the common turn leaves nothing there.
+    fn may_hold_memory(&mut self, id: ConnId) -> bool {
+        let is_counted = self.local.at(id.index).is_some_and(|session| session.heap_in > 0);
+        is_counted || self.inbound.get(id.index as usize).is_some_and(|inbound| inbound.heap_bytes() > 0)
     }
 
     /// Counts the heap that the receiving side holds; whoever brings it over the worker's bound must go.

@@ -323,13 +323,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         Some(tls.accept().map(Secure::new))
     }
 
-    /// Whether there is something to read. For TLS that means: opens records until there is.
+    /// Whether there is something to read. With TLS that means: opens records until there is.
     #[inline]
-    pub(super) fn has_input(&mut self, id: ConnId) -> bool {
-        if self.local.secure(id.index).is_none() {
-            return self.stack.received_bytes(id) > 0;
-        }
-        self.has_secure_input(id)
+    pub(super) fn has_input(&mut self, id: ConnId, has_tls: bool) -> bool {
+        if has_tls { self.has_secure_input(id) } else { self.stack.received_bytes(id) > 0 }
     }
 
     /// Apart, so that the question costs a plain connection no call.

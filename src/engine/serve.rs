@@ -17,20 +17,21 @@ use rand_core::RngCore;
 const TURN_BYTES_MIN: usize = 256;
 
 /// How a connection's turn begins.
+#[derive(Clone, Copy)]
 struct Turn {
     /// It is open on both ends with nothing but messages to see to.
     quiet: bool,
-    /// What is sent on it is gathered until the turn ends.
-    gathers: bool,
+    /// It has TLS, and gathers what is sent on it until the turn ends.
+    has_tls: bool,
 }
 
 impl<P: Port, H: Handler> Worker<P, H> {
     /// Gives a ready connection its turn.
     pub(super) fn serve(&mut self, id: ConnId) {
         self.bytes_left = self.bytes_left.saturating_sub(TURN_BYTES_MIN);
-        let Turn { quiet, gathers } = self.begin_turn(id);
-        self.serve_turn(id, quiet);
-        if gathers {
+        let turn = self.begin_turn(id);
+        self.serve_turn(id, turn);
+        if turn.has_tls {
             self.end_secure_turn(id);
         }
     }
@@ -39,25 +40,26 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// gathered.
     fn begin_turn(&mut self, id: ConnId) -> Turn {
         let now = self.local.now;
-        let Some(session) = self.local.session(id) else { return Turn { quiet: false, gathers: false } };
-        let gathers = session.outbound.begin_turn(&mut self.gather_spare);
+        let Some(session) = self.local.session(id) else { return Turn { quiet: false, has_tls: false } };
+        let has_tls = session.outbound.begin_turn(&mut self.gather_spare);
         let quiet = session.is_quiet(now) && matches!(self.stack.status(id), Some(Status::Open));
-        Turn { quiet, gathers }
+        Turn { quiet, has_tls }
     }
 
-    fn serve_turn(&mut self, id: ConnId, quiet: bool) {
+    fn serve_turn(&mut self, id: ConnId, Turn { quiet, mut has_tls }: Turn) {
         if !quiet {
             if self.stack.status(id).is_none() {
                 return;
             }
             if self.local.session(id).is_none() {
                 self.admit(id);
+                has_tls = self.local.secure(id.index).is_some();
             }
             self.local.resume(id.index);
             self.send_request_if_connected(id);
             self.flush(id);
         }
-        let more = self.read(id);
+        let more = self.read(id, has_tls);
         if more {
             self.unfinished.push(id);
         }

@@ -116,11 +116,7 @@ impl<S> Session<S> {
     /// Whether it is open with nothing due and nothing waiting.
     #[inline]
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
-        self.phase == Phase::Open
-            && self.outbound.waiting_bytes() == 0
-            && !self.paused
-            && !self.outbound.is_closed_by_peer()
-            && now < self.armed
+        self.phase == Phase::Open && self.outbound.is_quiet() && !self.paused && now < self.armed
     }
 }
 

@@ -161,15 +161,6 @@ impl Slot {
         self.set.get_mut(self.handle)
     }
 
-    /// The flow, the socket, and the fields that a write changes: `write_blocked`, `rings_touched`, `progress_at`.
-    #[inline]
-    pub(super) fn for_sending(
-        &mut self,
-    ) -> (&FlowKey, &mut Socket<'static>, &mut bool, &mut bool, &mut Instant) {
-        let socket = self.set.get_mut(self.handle);
-        (&self.key, socket, &mut self.write_blocked, &mut self.rings_touched, &mut self.progress_at)
-    }
-
     /// What the owner is told.
     #[inline]
     pub(super) fn status(&self) -> Status {
@@ -344,15 +335,6 @@ impl Slab {
         (slot.generation == id.generation && slot.owned).then_some(slot)
     }
 
-    /// The slot that an id names, as long as its owner has not released it, and all others.
-    #[inline]
-    pub(super) fn split(&mut self, id: ConnId) -> Option<(&mut Slot, OtherSlots<'_>)> {
-        self.find(id)?;
-        let (before, rest) = self.slots.split_at_mut(id.index as usize);
-        let (slot, after) = rest.split_first_mut()?;
-        Some((slot, OtherSlots { before, after }))
-    }
-
     #[inline]
     pub(super) fn slot(&self, index: u32) -> &Slot {
         &self.slots[index as usize]
@@ -402,27 +384,5 @@ impl Slab {
         }
         self.half_open_newest = index;
         self.half_open += 1;
-    }
-}
-
-/// All slots but one.
-pub(super) struct OtherSlots<'a> {
-    before: &'a mut [Slot],
-    after: &'a mut [Slot],
-}
-
-impl OtherSlots<'_> {
-    /// The slot that an id names, as long as its owner has not released it and it is not the one left out.
-    pub(super) fn find_mut(&mut self, id: ConnId) -> Option<&mut Slot> {
-        let index = id.index as usize;
-        let slot = match index.checked_sub(self.before.len()) {
-            None => self.before.get_mut(index)?,
-            Some(beyond) => self.after.get_mut(beyond.checked_sub(1)?)?,
-        };
-        (slot.generation == id.generation && slot.owned).then_some(slot)
-    }
-
-    pub(super) fn reborrow(&mut self) -> OtherSlots<'_> {
-        OtherSlots { before: self.before, after: self.after }
     }
 }

@@ -26,6 +26,7 @@ const BEYOND_MAX: u32 = 1 << 14;
 
 /// Whether a segment lies just outside the window, when `next` is the number expected next in a receive ring of
 /// `capacity` bytes of which `free` are. Its acknowledgement counts, its bytes do not.
+#[inline]
 pub(super) fn is_just_outside(segment: &TcpInfo, next: u32, capacity: usize, free: usize) -> bool {
     let flags = segment.flags;
     if !flags.ack() || flags.syn() || flags.rst() {
@@ -33,6 +34,10 @@ pub(super) fn is_just_outside(segment: &TcpInfo, next: u32, capacity: usize, fre
     }
     let len = u32::from(segment.payload_len) + u32::from(flags.fin());
     let behind = next.wrapping_sub(segment.seq);
+    if behind == 0 && (len + BEYOND_MAX) as usize <= free {
+        // The common case: what was expected, and far from the window's end.
+        return false;
+    }
     if behind != 0 && behind < BEHIND_MAX {
         return len <= behind;
     }

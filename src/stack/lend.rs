@@ -7,46 +7,21 @@
 #![allow(unsafe_code)] // The rings under a socket: lent apart from it, emptied, given back.
 
 use super::ConnId;
-use super::conn::{OtherSlots, Slab, Slot};
-use super::key::FlowKey;
+use super::conn::{Slab, Slot};
 use super::rings::RingPool;
 use crate::time::Instant;
-use smoltcp::socket::tcp::Socket;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 /// The sending half of one connection: its send ring. Through it the other connections' sending halves can be
 /// reached, so that what one connection receives can be sent to others while it is lent.
 pub struct SendHalf<'a> {
+    /// Names a connection that its owner has not released: looked up when the half is made, and nothing is released
+    /// as long as it lives.
     id: ConnId,
-    key: &'a FlowKey,
-    socket: &'a mut Socket<'static>,
-    flags: SlotFlags<'a>,
-    now: Instant,
-    others: Option<Others<'a>>,
-}
-
-/// The rest of the stack, as far as sending concerns it.
-struct Others<'a> {
-    slots: OtherSlots<'a>,
+    slab: &'a mut Slab,
     dirty: &'a mut VecDeque<u32>,
-}
-
-/// What a write changes in the slot beside the socket.
-struct SlotFlags<'a> {
-    write_blocked: &'a mut bool,
-    rings_touched: &'a mut bool,
-    progress_at: &'a mut Instant,
-}
-
-impl SlotFlags<'_> {
-    fn reborrow(&mut self) -> SlotFlags<'_> {
-        SlotFlags {
-            write_blocked: self.write_blocked,
-            rings_touched: self.rings_touched,
-            progress_at: self.progress_at,
-        }
-    }
+    now: Instant,
 }
 
 impl<'a> SendHalf<'a> {
@@ -58,74 +33,56 @@ impl<'a> SendHalf<'a> {
         id: ConnId,
         now: Instant,
     ) -> Option<Self> {
-        let (slot, slots) = slab.split(id)?;
+        let slot = slab.find_mut(id)?;
         if !core::mem::replace(&mut slot.dirty, true) {
             dirty.push_back(id.index);
         }
-        Some(SendHalf::of_slot(slot, id, now, Some(Others { slots, dirty })))
-    }
-
-    fn of_slot(slot: &'a mut Slot, id: ConnId, now: Instant, others: Option<Others<'a>>) -> Self {
-        let (key, socket, flags) = split(slot);
-        SendHalf { id, key, socket, flags, now, others }
+        Some(SendHalf { id, slab, dirty, now })
     }
 
     /// The same half, lent for less long.
+    #[inline]
     pub fn reborrow(&mut self) -> SendHalf<'_> {
-        let others = self.others.as_mut();
-        SendHalf {
-            id: self.id,
-            key: self.key,
-            socket: self.socket,
-            flags: self.flags.reborrow(),
-            now: self.now,
-            others: others.map(|others| Others { slots: others.slots.reborrow(), dirty: others.dirty }),
-        }
+        SendHalf { id: self.id, slab: self.slab, dirty: self.dirty, now: self.now }
     }
 
-    /// The sending half of another connection (or of this one); `None` for an id that was released. From a half
-    /// that came from here only itself can be reached.
+    /// The sending half of another connection (or of this one); `None` for an id that was released.
     pub fn other(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
-        if id == self.id {
-            return Some(self.reborrow());
-        }
-        let Others { slots, dirty } = self.others.as_mut()?;
-        let slot = slots.find_mut(id)?;
-        if !core::mem::replace(&mut slot.dirty, true) {
-            dirty.push_back(id.index);
-        }
-        Some(SendHalf::of_slot(slot, id, self.now, None))
+        SendHalf::of(self.slab, self.dirty, id, self.now)
     }
 
     /// The peer's address.
     pub fn peer(&self) -> SocketAddr {
-        self.key.remote()
+        self.slot().key.remote()
     }
 
     /// Our address.
     pub fn local(&self) -> SocketAddr {
-        self.key.local()
+        self.slot().key.local()
     }
 
     /// Free bytes in the send ring; 0 when the connection cannot send (any more).
     #[inline]
     pub fn free_bytes(&self) -> usize {
-        if self.socket.may_send() { self.socket.send_capacity() - self.socket.send_queue() } else { 0 }
+        let socket = self.slot().socket();
+        if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 }
     }
 
     /// Bytes queued or in flight, not yet acknowledged.
     pub fn queued_bytes(&self) -> usize {
-        self.socket.send_queue()
+        self.slot().socket().send_queue()
     }
 
     /// Queues as much of `bytes` as fits; returns how much. Whoever got less than it asked for is made ready
     /// when at least half of the ring is free again.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let was_empty = self.socket.send_queue() == 0;
+        let slot = self.slot_mut();
+        let socket = slot.socket_mut();
+        let was_empty = socket.send_queue() == 0;
         // The only error is a connection that cannot send (any more): nothing was queued.
-        let queued = self.socket.send_slice(bytes).unwrap_or(0);
+        let queued = socket.send_slice(bytes).unwrap_or(0);
         if queued < bytes.len() {
-            *self.flags.write_blocked = true;
+            slot.write_blocked = true;
         }
         self.note_queued(queued, was_empty);
         queued
@@ -135,8 +92,9 @@ impl<'a> SendHalf<'a> {
     /// the ring has no contiguous run of that length just now. Then [`SendHalf::write`] takes what fits.
     #[inline]
     pub fn write_in_place(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
-        let was_empty = self.socket.send_queue() == 0;
-        let filled = self.socket.send(|ring| match ring.get_mut(..len) {
+        let socket = self.slot_mut().socket_mut();
+        let was_empty = socket.send_queue() == 0;
+        let filled = socket.send(|ring| match ring.get_mut(..len) {
             Some(place) => {
                 fill(place);
                 (len, true)
@@ -150,17 +108,30 @@ impl<'a> SendHalf<'a> {
 
     /// Asks to be made ready when at least half of the ring is free again, like a write that did not fit.
     pub fn want_room(&mut self) {
-        *self.flags.write_blocked = true;
+        self.slot_mut().write_blocked = true;
     }
 
+    #[inline]
     fn note_queued(&mut self, bytes: usize, was_empty: bool) {
         if bytes > 0 {
-            *self.flags.rings_touched = true;
+            let now = self.now;
+            let slot = self.slot_mut();
+            slot.rings_touched = true;
             if was_empty {
                 // From now on we wait for an acknowledgement: the user timeout counts from here.
-                *self.flags.progress_at = self.now;
+                slot.progress_at = now;
             }
         }
+    }
+
+    #[inline]
+    fn slot(&self) -> &Slot {
+        self.slab.slot(self.id.index)
+    }
+
+    #[inline]
+    fn slot_mut(&mut self) -> &mut Slot {
+        self.slab.slot_mut(self.id.index)
     }
 }
 
@@ -175,22 +146,23 @@ pub(super) fn lend<R>(
     f: impl FnOnce(&mut [u8], &mut SendHalf<'_>) -> (usize, R),
 ) -> Option<R> {
     let mut half = SendHalf::of(slab, dirty, id, now)?;
-    if !half.socket.can_recv() {
+    let slot = half.slot_mut();
+    if !slot.socket().can_recv() {
         return None;
     }
-    *half.flags.rings_touched = true;
-    let (start, len) = half.socket.recv(|ring| (0, (ring.as_mut_ptr(), ring.len()))).ok()?;
+    slot.rings_touched = true;
+    let (start, len) = slot.socket_mut().recv(|ring| (0, (ring.as_mut_ptr(), ring.len()))).ok()?;
     // SAFETY: `start` and `len` describe a slice that smoltcp has just lent us from the receive ring, whose memory
-    // outlives the slot's connection (`RingPair`). While `bytes` lives, the socket is reached only through
-    // `SendHalf`, whose methods call `send`, `send_slice`, `may_send`, `send_queue` and `send_capacity`: these touch the
-    // send ring and the socket's own fields, never the receive ring's memory. No frame is fed to the socket
-    // meanwhile, as both borrows come from one `&mut Slab`; `SendHalf::other` reaches the slots beside this one, whose
-    // rings are other memory. `f` cannot keep either: their lifetimes are its call's.
+    // outlives the slot's connection (`RingPair`). While `bytes` lives, the sockets are reached only through
+    // `SendHalf`, whose methods call `send`, `send_slice`, `may_send`, `send_queue` and `send_capacity`, of this slot's
+    // or, by `SendHalf::other`, of another's: these touch a send ring and the socket's own fields, never a receive ring's
+    // memory. No frame is fed to a socket and no slot freed meanwhile, as the half holds the one `&mut Slab`. `f` cannot
+    // keep either: their lifetimes are its call's.
     let bytes = unsafe { core::slice::from_raw_parts_mut(start, len) };
     let (used, result) = f(bytes, &mut half);
     let used = used.min(len);
     // The same bytes are still in front, so this cannot fail nor give less.
-    let _ = half.socket.recv(|_| (used, ()));
+    let _ = half.slot_mut().socket_mut().recv(|_| (used, ()));
     Some(result)
 }
 
@@ -215,11 +187,4 @@ pub(super) fn close(slab: &mut Slab, pool: &mut RingPool, index: u32) {
         // both buffers that were lent with the rings.
         unsafe { pool.give_back(rings) };
     }
-}
-
-/// A slot's flow, its socket and the fields that writing changes.
-#[inline]
-fn split(slot: &mut Slot) -> (&FlowKey, &mut Socket<'static>, SlotFlags<'_>) {
-    let (key, socket, write_blocked, rings_touched, progress_at) = slot.for_sending();
-    (key, socket, SlotFlags { write_blocked, rings_touched, progress_at })
 }

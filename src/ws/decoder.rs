@@ -133,18 +133,19 @@ impl Decoder {
     #[inline]
     pub fn decode<'a>(&'a mut self, input: &'a mut [u8]) -> Result<Decoded<'a>, ProtocolError> {
         self.reclaim();
+        match self.small_message(input) {
+            Some((header, start, end)) => self.whole(input, &header, start, end),
+            None => self.decode_any(input),
+        }
+    }
+
+    /// [`Decoder::decode`] for whatever comes. Apart, so that the common case becomes part of its caller.
+    #[inline(never)]
+    fn decode_any<'a>(&'a mut self, input: &'a mut [u8]) -> Result<Decoded<'a>, ProtocolError> {
         let mut at = 0;
         loop {
             if let Some((header, start, end)) = self.whole_frame(input, at) {
-                let payload = &mut input[start..end];
-                if let Some(key) = header.mask {
-                    mask::apply(payload, key, 0);
-                }
-                let event = Event::of_frame(header.opcode, header.rsv1, payload);
-                if let Some(state) = State::after(&event) {
-                    self.end(state);
-                }
-                return Ok(Decoded { consumed: end, event: Some(event?) });
+                return self.whole(input, &header, start, end);
             }
             match self.part(&mut input[at..]) {
                 Ok((used, Part::Frame)) => at += used,
@@ -193,21 +194,47 @@ impl Decoder {
         frame_begun || !self.assembly.is_empty() && self.lent != Lent::Message
     }
 
+    /// The event that a frame is by itself, whose payload lies whole in the input from `start` to `end`.
+    #[inline]
+    fn whole<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        header: &FrameHeader,
+        start: usize,
+        end: usize,
+    ) -> Result<Decoded<'a>, ProtocolError> {
+        let payload = &mut input[start..end];
+        if let Some(key) = header.mask {
+            mask::apply(payload, key, 0);
+        }
+        let event = Event::of_frame(header.opcode, header.rsv1, payload);
+        if let Some(state) = State::after(&event) {
+            self.end(state);
+        }
+        Ok(Decoded { consumed: end, event: Some(event?) })
+    }
+
+    /// The commonest frame, when one is in front: its header, and where in the input its payload starts and ends.
+    #[inline]
+    fn small_message(&self, input: &[u8]) -> Option<(FrameHeader, usize, usize)> {
+        let (header, start) = FrameHeader::decode_small(input, self.role)?;
+        let is_event = self.is_between_frames()
+            && self.assembly.is_empty()
+            && header.payload_bytes <= self.limits.frame_bytes_max.min(self.limits.message_bytes_max) as u64;
+        is_event.then(|| (header, start, start + header.payload_bytes as usize))
+    }
+
+    fn is_between_frames(&self) -> bool {
+        matches!(self.state, State::Header(HeaderPart { len: 0, .. }))
+    }
+
     /// The frame at `at` when it lies whole in the input and is an event by itself: its header, and where in the input
     /// its payload starts and ends. Anything else, wrong frames too, goes through [`Decoder::part`].
-    #[inline]
     fn whole_frame(&self, input: &[u8], at: usize) -> Option<(FrameHeader, usize, usize)> {
-        if !matches!(self.state, State::Header(HeaderPart { len: 0, .. })) {
+        if !self.is_between_frames() {
             return None;
         }
         let rest = input.get(at..)?;
-        if let Some((header, header_bytes)) = FrameHeader::decode_small(rest, self.role)
-            && self.assembly.is_empty()
-            && header.payload_bytes <= self.limits.frame_bytes_max.min(self.limits.message_bytes_max) as u64
-        {
-            let start = at + header_bytes;
-            return Some((header, start, start + header.payload_bytes as usize));
-        }
         let (header, header_bytes) = FrameHeader::decode(rest, self.role, self.compression).ok()??;
         let is_event = header.opcode.is_control()
             || header.fin

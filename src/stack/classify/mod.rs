@@ -191,7 +191,8 @@ fn hop_by_hop(payload: &[u8]) -> Result<(u8, &[u8]), Class> {
     Ok((header[0], &payload[header_len..]))
 }
 
-#[inline]
+/// Part of its caller whatever the compiler thinks of it: what it returns would be copied twice.
+#[inline(always)]
 fn tcp(segment: &[u8], tcp_offset: usize, key: impl FnOnce(u16, u16) -> FlowKey) -> Class {
     let Some(header) = segment.first_chunk::<20>() else { return Malformed::TcpHeader.into() };
     let header_len = usize::from(header[12] >> 4) * 4;
