@@ -15,6 +15,7 @@ mod time;
 #[path = "../src/port"]
 #[allow(dead_code)] // As above.
 mod port {
+    pub(crate) const ETHERNET_HEADER_BYTES: usize = 14;
     pub(crate) mod spread;
 }
 

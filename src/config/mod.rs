@@ -214,7 +214,7 @@ pub struct TcpSettings {
     pub time_wait_max: usize,
     /// Most half-open connections.
     pub half_open_max: usize,
-    /// Most RSTs a second to segments of no connection.
+    /// Most RSTs a second to segments of no connection, and most acknowledgements to those of connections in TIME-WAIT.
     pub rst_per_second_max: u32,
 }
 

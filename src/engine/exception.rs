@@ -7,7 +7,7 @@
 //! Each worker has an exit of its own, so nothing is shared; a burst moves a bounded number of frames each way, and
 //! what is over that is dropped and counted.
 
-use crate::port::{Frame, Port};
+use crate::port::{ETHERNET_HEADER_BYTES, Frame, Port};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
@@ -54,7 +54,7 @@ where
 {
     fn give(&mut self, bytes: &[u8]) -> bool {
         let info = self.port.info();
-        if self.given >= FRAMES_PER_BURST || bytes.len() > info.mtu + ETHERNET_BYTES {
+        if self.given >= FRAMES_PER_BURST || bytes.len() > info.mtu + ETHERNET_HEADER_BYTES {
             return false;
         }
         let Some(mut frame) = self.port.alloc() else { return false };
@@ -92,9 +92,6 @@ where
         self.port.prepare_sleep()
     }
 }
-
-/// Bytes of an Ethernet header.
-const ETHERNET_BYTES: usize = 14;
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use super::session::Inbound;
 use super::stats::{WorkerReport, WorkerStats};
 use super::steering::Links;
 use crate::port::wire::WireError;
-use crate::port::{Frame, MTU_MAX, Port, PortInfo};
+use crate::port::{ETHERNET_HEADER_BYTES, Frame, MTU_MAX, Port, PortInfo};
 use crate::stack::{Cidr, ConnId, Lease, Onward, Share, Stack, StackError, TxQueue};
 use crate::time::{Duration, Instant};
 use crate::tls::ServerTls;
@@ -30,8 +30,7 @@ use std::sync::Arc;
 const REFUSALS_MIN: usize = 64;
 
 /// The largest frame of any MTU: a port with larger ones receives what was not cut into segments yet.
-const FRAME_BYTES_MAX: usize = MTU_MAX + ETHERNET_BYTES;
-const ETHERNET_BYTES: usize = 14;
+const FRAME_BYTES_MAX: usize = MTU_MAX + ETHERNET_HEADER_BYTES;
 
 /// One worker. It knows no thread, no clock and no descriptor: whoever owns it calls [`Worker::poll`] with the time.
 pub struct Worker<P: Port, H: Handler> {
@@ -329,7 +328,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 }
                 self.hand_over(owner as usize, frame);
             }
-            Onward::First => self.hand_over(0, frame),
+            Onward::Worker(worker) => self.hand_over(worker as usize, frame),
             Onward::Everyone => {
                 let (given, dropped) = self.links.give_all(frame);
                 self.local.stats.handed_over += given;
@@ -342,7 +341,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Sends what the kernel wants sent. It gets half of the room at most.
     fn send_for_kernel(&mut self) -> usize {
-        let frame_bytes_max = self.port.info().mtu + ETHERNET_BYTES;
+        let frame_bytes_max = self.port.info().mtu + ETHERNET_HEADER_BYTES;
         let Worker { kernel: Some(kernel), tx, local, burst, .. } = self else { return 0 };
         let room = tx.room().saturating_sub(burst.tx_frames / 2);
         let taken = kernel.take(room, &mut |frame| {

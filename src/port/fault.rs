@@ -11,6 +11,7 @@
 //! to be overtaken; those frames are the inner port's. When it would have to hold more, it drops, as a full router does.
 
 use super::{Frame, Port, PortInfo, PortStats};
+use crate::port::ETHERNET_HEADER_BYTES;
 use crate::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -20,7 +21,6 @@ use std::os::fd::BorrowedFd;
 
 /// Frames that wait to be overtaken, in one direction; further ones go straight on.
 const OVERTAKEN_MAX: usize = 16;
-const ETHERNET_HEADER_BYTES: usize = 14;
 
 /// The faults of one direction. Rates are probabilities per frame, 0 to 1. The default is a perfect medium.
 #[derive(Clone, Debug, PartialEq)]

@@ -29,6 +29,9 @@ pub const MTU_MIN: usize = 576;
 /// Largest MTU in bytes: a jumbo frame's.
 pub const MTU_MAX: usize = 9000;
 
+/// Bytes of a frame before its IP packet.
+pub(crate) const ETHERNET_HEADER_BYTES: usize = 14;
+
 /// One frame buffer, owned by whoever holds it.
 pub trait Frame {
     /// The frame's bytes, from the destination MAC to the end of the payload.

@@ -32,6 +32,7 @@
 //! rings the doorbell (an eventfd). While nobody sleeps there is no system call.
 
 use super::{Frame, MTU_MAX, MTU_MIN, Port, PortInfo, PortStats, RxChecksum};
+use crate::port::ETHERNET_HEADER_BYTES;
 use crossbeam_utils::CachePadded;
 use rtrb::{Consumer, Producer, RingBuffer};
 use rustix::event::{EventfdFlags, eventfd};
@@ -40,7 +41,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-const ETHERNET_HEADER_BYTES: usize = 14;
 /// Surplus frames go back to the peer this many at a time (`T` above).
 const RETURN_BATCH: usize = 64;
 

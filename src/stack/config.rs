@@ -98,7 +98,7 @@ pub struct TcpConfig {
     pub half_open_max: usize,
     /// Most connections, half-open and closing ones included.
     pub connections_max: usize,
-    /// Most RSTs a second in answer to segments of no flow.
+    /// Most RSTs a second in answer to segments of no flow, and most acknowledgements to those of flows in TIME-WAIT.
     pub rst_per_second_max: u32,
 }
 

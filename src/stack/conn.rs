@@ -2,7 +2,7 @@
 
 use super::classify::TcpInfo;
 use super::key::FlowKey;
-use super::late_ack::is_just_outside;
+use super::late_ack::{BEHIND_MAX, is_just_outside};
 use super::rings::RingPair;
 use super::{CloseCause, ConnId, Status};
 use crate::time::Instant;
@@ -44,6 +44,11 @@ impl Received {
     pub(super) fn after_syn(seq: u32) -> Self {
         let next = seq.wrapping_add(1);
         Received { contiguous: next, farthest: next }
+    }
+
+    /// Whether the peer's SYN has come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.contiguous | self.farthest != 0
     }
 
     /// The number expected next, before a FIN is counted.
@@ -193,6 +198,22 @@ impl Slot {
         self.received.next().wrapping_add(u32::from(fin_came))
     }
 
+    /// Whether a segment may be the peer's: its number is near those that `socket`, this slot's, awaits or has had, and it
+    /// acknowledges nothing that was never sent (RFC 5961 section 5.2). Whoever cannot see the connection has to hit both.
+    #[inline]
+    pub(super) fn is_plausible(&self, socket: &Socket<'_>, segment: &TcpInfo) -> bool {
+        let ring_bytes = socket.recv_capacity() as u32;
+        let unacknowledged_max = socket.send_capacity() as u32;
+        // RFC 9293 section 3.4: numbers are compared modulo 2^32. What is sent again may be a window behind.
+        let oldest = self.received.next().wrapping_sub(ring_bytes + BEHIND_MAX);
+        let is_near = segment.seq.wrapping_sub(oldest) <= 2 * ring_bytes + 2 * BEHIND_MAX;
+        let oldest_ack = self.unacknowledged.wrapping_sub(unacknowledged_max + BEHIND_MAX);
+        let ack_max = unacknowledged_max + BEHIND_MAX + socket.send_queue() as u32 + 1;
+        let acknowledges = segment.ack.wrapping_sub(oldest_ack) <= ack_max;
+        // A handshake has a deadline of its own, and its numbers are not known yet.
+        is_near && acknowledges || !self.is_live()
+    }
+
     /// Whether a segment brings an acknowledgement that `socket`, this slot's, would drop with it (see
     /// [`late_ack`](super::late_ack)).
     #[inline]
@@ -307,6 +328,7 @@ impl Slab {
         slot.write_blocked = false;
         slot.rings_touched = false;
         slot.large_segments = false;
+        slot.received = Received::default();
         slot.net = 0;
         slot.probes = 0;
         slot.owner_deadline = Instant::FAR_FUTURE;

@@ -11,7 +11,7 @@ use super::device::{Listener, OneFrame, TxQueue};
 use super::net::is_host_address;
 use super::secret::derive_key;
 use super::{Cidr, CloseCause, Stack};
-use crate::port::Frame;
+use crate::port::{ETHERNET_HEADER_BYTES, Frame};
 use crate::time::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, DeviceCapabilities, Medium};
@@ -53,7 +53,7 @@ impl Dhcp {
     pub(super) fn new(mac: [u8; 6], mtu: usize, secret: &[u8; 32], now: Instant) -> Self {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ethernet;
-        caps.max_transmission_unit = mtu + super::net::ETHERNET_BYTES;
+        caps.max_transmission_unit = mtu + ETHERNET_HEADER_BYTES;
         // Received ones are verified (or believed: a kernel's own server leaves them to its device) before smoltcp sees the frame.
         caps.checksum.udp = Checksum::Tx;
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));

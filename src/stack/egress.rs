@@ -3,9 +3,9 @@
 use super::conn::{Phase, Slot};
 use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::BareAck;
-use super::net::{ETHERNET_BYTES, Net};
+use super::net::Net;
 use super::{CloseCause, Stack};
-use crate::port::Frame;
+use crate::port::{ETHERNET_HEADER_BYTES, Frame};
 use crate::time::Duration;
 use smoltcp::iface::PollResult;
 use smoltcp::socket::tcp::State;
@@ -26,9 +26,9 @@ const REMIND_INTERVAL: StackDuration = StackDuration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Headers of a TCP segment without options over IPv4, bytes.
-const IPV4_HEADERS_BYTES: usize = ETHERNET_BYTES + 20 + 20;
+const IPV4_HEADERS_BYTES: usize = ETHERNET_HEADER_BYTES + 20 + 20;
 /// Headers of a TCP segment without options over IPv6, bytes.
-const IPV6_HEADERS_BYTES: usize = ETHERNET_BYTES + 40 + 20;
+const IPV6_HEADERS_BYTES: usize = ETHERNET_HEADER_BYTES + 40 + 20;
 
 /// How a connection left its turn.
 enum Turn {

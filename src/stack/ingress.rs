@@ -37,12 +37,10 @@ impl Stack {
                     self.stats.rx_bad_checksum += 1;
                     return Onward::Done;
                 }
-                self.stats.rx_control += 1;
-                self.narrow_path(&too_big);
-                return Onward::Everyone;
+                return self.ingress_path_report(&too_big);
             }
             Class::Dhcp if self.share.as_ref().is_some_and(|share| share.worker != 0) => {
-                return Onward::First;
+                return Onward::Worker(0);
             }
             Class::Dhcp if self.dhcp.is_none() && self.has_exception_path => return self.leave_to_kernel(),
             Class::Dhcp => {
@@ -53,7 +51,7 @@ impl Stack {
                 self.stats.rx_control += 1;
                 self.ingress_dhcp(frame);
             }
-            Class::Dns if self.resolves() => {
+            Class::Dns if self.asks_server_of(frame) => {
                 if verify && !udp_checksum_is_good(frame) {
                     self.stats.rx_bad_checksum += 1;
                     return Onward::Done;
@@ -85,12 +83,6 @@ impl Stack {
                 let now = self.stack_now;
                 self.nets.main().learn(frame, now);
                 self.learn_neighbors(frame);
-            }
-            Class::PathMtu(too_big) => {
-                let is_sound = self.rx_checksum_trusted || checksum == RxChecksum::Good;
-                if is_sound || too_big.checksum_is_good(frame) {
-                    self.narrow_path(&too_big);
-                }
             }
             Class::Dns => {
                 let is_sound = self.rx_checksum_trusted || checksum == RxChecksum::Good;
@@ -189,7 +181,7 @@ impl Stack {
             }
             Some(Verdict::Acknowledge(reply)) => {
                 self.stats.rx_time_wait += 1;
-                if self.rst_rate.take(self.now) {
+                if self.time_wait_rate.take(self.now) {
                     tx.push(reply.frame_bytes(), |out| reply.emit(frame, out));
                 }
                 return Onward::Done;
@@ -218,6 +210,7 @@ impl Stack {
         let net = self.nets.get(slot.net);
         let socket = slot.socket();
         let (queued_before, unacknowledged_before) = (socket.recv_queue(), socket.send_queue());
+        let is_plausible = slot.is_plausible(socket, segment);
         if slot.is_late_ack(socket, segment) {
             show_late_ack(net, slot, segment, mac, self.stack_now, tx);
         }
@@ -229,9 +222,11 @@ impl Stack {
         let queued = socket.recv_queue();
         let unacknowledged = socket.send_queue();
         let (ring_bytes, send_bytes) = (socket.recv_capacity(), socket.send_capacity());
-        slot.progress_at = self.now;
+        if is_plausible {
+            slot.progress_at = self.now;
+            slot.window = segment.window;
+        }
         slot.rings_touched = true;
-        slot.window = segment.window;
         let acknowledged = unacknowledged_before.saturating_sub(unacknowledged);
         slot.unacknowledged = slot.unacknowledged.wrapping_add(acknowledged as u32);
         if segment.payload_len > 0 {
@@ -256,8 +251,15 @@ impl Stack {
             }
             return;
         }
-        if phase == Phase::Connecting {
-            self.slab.slot_mut(index).large_segments = self.sends_large(frame, segment);
+        if phase == Phase::Connecting && segment.flags.syn() {
+            let is_large = self.sends_large(frame, segment);
+            let slot = self.slab.slot_mut(index);
+            // Two SYNs may meet (RFC 9293 section 3.5): the peer's numbers are known from its SYN on, not from what ends the
+            // handshake. Those of a later one do not count.
+            if state != State::SynSent && !slot.received.has_begun() {
+                slot.received = Received::after_syn(segment.seq);
+                slot.large_segments = is_large;
+            }
         }
         self.on_state(index, phase, state, segment);
     }
@@ -294,9 +296,6 @@ impl Stack {
                 slot.phase = Phase::Live;
                 slot.owned = true;
                 slot.closing_deadline = Instant::FAR_FUTURE;
-                if phase == Phase::Connecting {
-                    slot.received = Received::after_syn(segment.seq);
-                }
                 self.stats.opened += 1;
                 self.mark_dirty(index);
                 self.mark_ready_index(index);
@@ -393,10 +392,29 @@ impl Stack {
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut nobody);
     }
 
+    /// A report on the path of one flow: its owner's, or, of none of ours, the kernel's.
+    fn ingress_path_report(&mut self, too_big: &PathMtu) -> Onward {
+        let flow = self.flows.get(&too_big.key);
+        if flow.is_none()
+            && let Some(share) = &self.share
+            && let owner = share.owner(&too_big.key)
+            && owner != share.worker
+        {
+            return Onward::Worker(owner);
+        }
+        if flow.is_none() && self.has_exception_path {
+            return self.leave_to_kernel();
+        }
+        self.stats.rx_control += 1;
+        if let Some(index) = flow {
+            self.narrow_path(index, too_big);
+        }
+        Onward::Done
+    }
+
     /// A router says that a path carries less (RFC 1191, RFC 8201). smoltcp sends in smaller segments from its next
     /// transmission on; what was lost comes again with the retransmission timer.
-    fn narrow_path(&mut self, too_big: &PathMtu) {
-        let Some(index) = self.flows.get(&too_big.key) else { return };
+    fn narrow_path(&mut self, index: u32, too_big: &PathMtu) {
         let slot = self.slab.slot_mut(index);
         // RFC 5927 section 4.1: a report about what is not in flight was made up.
         let ahead = too_big.seq.wrapping_sub(slot.unacknowledged) as usize;

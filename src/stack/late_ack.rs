@@ -10,17 +10,17 @@
 
 use super::classify::TcpInfo;
 use super::key::FlowKey;
+use crate::port::ETHERNET_HEADER_BYTES;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, IpRepr,
     TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
-const ETHERNET_LEN: usize = 14;
-const FRAME_LEN_MAX: usize = ETHERNET_LEN + 40 + 20;
+const FRAME_LEN_MAX: usize = ETHERNET_HEADER_BYTES + 40 + 20;
 /// How far behind the expected number a segment may lie: a window without scaling, or what an attacker off the path
 /// has to hit anyhow.
-const BEHIND_MAX: u32 = 1 << 16;
+pub(super) const BEHIND_MAX: u32 = 1 << 16;
 /// How far beyond the window one may lie: as far as a scaled window can shrink (RFC 7323 section 2.3: a shift of 14).
 const BEYOND_MAX: u32 = 1 << 14;
 
@@ -75,14 +75,14 @@ impl BareAck {
         let (from, to) = (IpAddress::from(key.remote().ip()), IpAddress::from(key.local().ip()));
         let ip = IpRepr::new(from, to, IpProtocol::Tcp, tcp.buffer_len(), 64);
         let mut bytes = [0; FRAME_LEN_MAX];
-        let tcp_at = ETHERNET_LEN + ip.header_len();
+        let tcp_at = ETHERNET_HEADER_BYTES + ip.header_len();
         let len = tcp_at + tcp.buffer_len();
         let ethertype = if key.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
         let mac = EthernetAddress(mac);
         EthernetRepr { src_addr: mac, dst_addr: mac, ethertype }
             .emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
         let checksums = ChecksumCapabilities::default();
-        ip.emit(&mut bytes[ETHERNET_LEN..tcp_at], &checksums);
+        ip.emit(&mut bytes[ETHERNET_HEADER_BYTES..tcp_at], &checksums);
         tcp.emit(&mut TcpPacket::new_unchecked(&mut bytes[tcp_at..len]), &from, &to, &checksums);
         BareAck { bytes, len }
     }

@@ -110,6 +110,7 @@ pub struct Stack {
     dhcp: Option<Dhcp>,
     resolver: Option<Resolver>,
     rst_rate: TokenBucket,
+    time_wait_rate: TokenBucket,
 }
 
 /// Orphans that may be remembered beyond the connections there are: those that have gone are forgotten in one go.
@@ -158,6 +159,7 @@ impl Stack {
             dhcp: config.dhcp.then(|| Dhcp::new(info.mac, info.mtu, &secret, now)),
             resolver,
             rst_rate: TokenBucket::new(tcp.rst_per_second_max, now),
+            time_wait_rate: TokenBucket::new(tcp.rst_per_second_max, now),
             tcp,
         })
     }

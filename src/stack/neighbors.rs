@@ -7,9 +7,8 @@
 
 use super::conn::Phase;
 use super::device::TxQueue;
-use super::net::ETHERNET_BYTES;
 use super::{Stack, StackClock};
-use crate::port::Frame;
+use crate::port::{ETHERNET_HEADER_BYTES, Frame};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::time::Duration as StackDuration;
@@ -139,7 +138,7 @@ fn push_arp_request<F: Frame>(tx: &mut TxQueue<F>, mac: EthernetAddress, source:
         target_hardware_addr: EthernetAddress::BROADCAST,
         target_protocol_addr: target,
     };
-    tx.push(ETHERNET_BYTES + arp.buffer_len(), |out| {
+    tx.push(ETHERNET_HEADER_BYTES + arp.buffer_len(), |out| {
         let mut frame = EthernetFrame::new_unchecked(out);
         let header = EthernetRepr {
             src_addr: mac,
@@ -170,7 +169,7 @@ fn push_solicitation<F: Frame>(
         payload_len: icmp.buffer_len(),
         hop_limit: 255,
     };
-    tx.push(ETHERNET_BYTES + ip.buffer_len() + icmp.buffer_len(), |out| {
+    tx.push(ETHERNET_HEADER_BYTES + ip.buffer_len() + icmp.buffer_len(), |out| {
         let mut frame = EthernetFrame::new_unchecked(out);
         let header = EthernetRepr {
             src_addr: mac,

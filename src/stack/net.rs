@@ -12,7 +12,7 @@ use super::config::{Cidr, Route, StackConfig};
 use super::device::Listener;
 use super::egress::SEGMENTS_PER_PASS;
 use super::{StackError, isn};
-use crate::port::PortInfo;
+use crate::port::{ETHERNET_HEADER_BYTES, PortInfo};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{Checksum, DeviceCapabilities, Medium};
 use smoltcp::time::Instant as StackInstant;
@@ -24,8 +24,6 @@ use std::num::NonZeroUsize;
 pub(super) const ADDRS_MAX: usize = 8;
 /// Most routes of one interface: smoltcp's build-time limit (feature `iface-max-route-count-128`).
 pub(super) const ROUTES_MAX: usize = 128;
-/// Bytes of an Ethernet header.
-pub(super) const ETHERNET_BYTES: usize = 14;
 /// Bytes of the headers of IPv4 and TCP, without options.
 const IPV4_TCP_BYTES: usize = 40;
 
@@ -246,7 +244,7 @@ impl Nets {
     fn add(&mut self, mtu: usize, now: StackInstant) {
         self.add_one(mtu, 1, now);
         if let Some(bytes) = self.cut_frame_bytes_max {
-            let payload_max = bytes.saturating_sub(ETHERNET_BYTES + IPV4_TCP_BYTES);
+            let payload_max = bytes.saturating_sub(ETHERNET_HEADER_BYTES + IPV4_TCP_BYTES);
             // Whole segments: a shorter one at the end of each frame would cost as much as a long one.
             let segments = (payload_max / (mtu - IPV4_TCP_BYTES)).clamp(1, CUT_SEGMENTS_MAX);
             self.add_one(mtu, segments, now);
@@ -256,13 +254,13 @@ impl Nets {
     fn add_one(&mut self, mtu: usize, segments_max: usize, now: StackInstant) {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ethernet;
-        caps.max_transmission_unit = mtu + ETHERNET_BYTES;
+        caps.max_transmission_unit = mtu + ETHERNET_HEADER_BYTES;
         // Received checksums are verified (or believed) and counted before smoltcp sees the frame.
         caps.checksum.ipv4 = if self.checksums_unread { Checksum::None } else { Checksum::Tx };
         caps.checksum.tcp = if self.checksums_by_device { Checksum::None } else { Checksum::Tx };
         if segments_max > 1 {
             // Of IPv4 alone: smoltcp 0.14 drops large packets of IPv6 and says Ok.
-            let bytes = ETHERNET_BYTES + IPV4_TCP_BYTES + segments_max * (mtu - IPV4_TCP_BYTES);
+            let bytes = ETHERNET_HEADER_BYTES + IPV4_TCP_BYTES + segments_max * (mtu - IPV4_TCP_BYTES);
             caps.segmentation.tcpv4 = NonZeroUsize::new(bytes);
         }
         let config = Config::new(HardwareAddress::Ethernet(EthernetAddress(self.mac)));

@@ -5,13 +5,13 @@
 
 use super::classify::TcpInfo;
 use super::key::FlowKey;
+use crate::port::ETHERNET_HEADER_BYTES;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket,
     TcpRepr, TcpSeqNumber,
 };
 
-const ETHERNET_LEN: usize = 14;
 const TCP_LEN: usize = 20;
 /// Time to live and hop limit, as smoltcp's sockets have it (RFC 1700).
 const HOP_LIMIT: u8 = 64;
@@ -42,7 +42,7 @@ impl Reply {
 
     /// Length of the frame, bytes.
     pub(crate) fn frame_bytes(&self) -> usize {
-        ETHERNET_LEN + self.ip().header_len() + TCP_LEN
+        ETHERNET_HEADER_BYTES + self.ip().header_len() + TCP_LEN
     }
 
     /// Writes the frame. `received` is the frame that it answers.
@@ -59,7 +59,7 @@ impl Reply {
         debug_assert!(matches!(ethernet.ethertype(), EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6));
 
         let ip = self.ip();
-        let (header, segment) = out[ETHERNET_LEN..].split_at_mut(ip.header_len());
+        let (header, segment) = out[ETHERNET_HEADER_BYTES..].split_at_mut(ip.header_len());
         ip.emit(header, &ChecksumCapabilities::default());
         self.tcp().emit(
             &mut TcpPacket::new_unchecked(segment),

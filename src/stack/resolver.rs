@@ -6,12 +6,13 @@
 //! An answer counts when it comes from the server that was asked, to the port and with the number that the question had, both
 //! of which are keyed random. What it holds has a bound; a name gives at most [`ADDRS_PER_NAME_MAX`] addresses.
 
+use super::classify::udp_source;
 use super::device::{Listener, OneFrame, TxQueue};
 use super::dhcp::{RETRY, next_try, real};
 use super::net::Nets;
 use super::secret::derive_key;
 use super::{Lease, Stack};
-use crate::port::Frame;
+use crate::port::{ETHERNET_HEADER_BYTES, Frame};
 use crate::time::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, DeviceCapabilities, Medium};
@@ -61,6 +62,8 @@ pub(super) struct Resolver {
     set: SocketSet<'static>,
     /// Configured; those of a lease count when there are none.
     configured: Vec<IpAddr>,
+    /// Those that are asked.
+    servers: Vec<IpAddr>,
     /// A socket for each server, in their order.
     sockets: Vec<SocketHandle>,
     lookups: Vec<Lookup>,
@@ -89,7 +92,7 @@ impl Resolver {
     pub(super) fn new(servers: &[IpAddr], nets: &Nets, mtu: usize, secret: &[u8; 32], now: Instant) -> Self {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ethernet;
-        caps.max_transmission_unit = mtu + super::net::ETHERNET_BYTES;
+        caps.max_transmission_unit = mtu + ETHERNET_HEADER_BYTES;
         // Received ones are verified (or believed) and counted before smoltcp sees the frame.
         caps.checksum.udp = Checksum::Tx;
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(nets.mac())));
@@ -102,6 +105,7 @@ impl Resolver {
             caps,
             set: SocketSet::new(Vec::new()),
             configured: servers.to_vec(),
+            servers: Vec::new(),
             sockets: Vec::new(),
             lookups: Vec::new(),
             done: VecDeque::new(),
@@ -119,10 +123,10 @@ impl Resolver {
             self.set.remove(handle);
         }
         let leased = || lease.into_iter().flat_map(|lease| lease.dns.into_iter().flatten()).map(IpAddr::V4);
-        let servers: Vec<IpAddr> =
-            if self.configured.is_empty() { leased().collect() } else { self.configured.clone() };
-        for server in servers.into_iter().take(DNS_SERVERS_MAX) {
-            self.sockets.push(self.set.add(Socket::new(&[server.into()], Vec::new())));
+        self.servers = if self.configured.is_empty() { leased().collect() } else { self.configured.clone() };
+        self.servers.truncate(DNS_SERVERS_MAX);
+        for server in &self.servers {
+            self.sockets.push(self.set.add(Socket::new(&[(*server).into()], Vec::new())));
         }
         let Resolver { iface, set, sockets, lookups, done, .. } = self;
         lookups.retain_mut(|lookup| {
@@ -293,9 +297,12 @@ impl Stack {
         self.resolver.as_mut()?.done.pop_front()
     }
 
-    /// Whether names can be looked up, so that answers may be for us.
-    pub(super) fn resolves(&self) -> bool {
-        self.resolver.is_some()
+    /// Whether a frame comes from a server that may be asked for names, so that it may be an answer for one of the workers.
+    pub(super) fn asks_server_of(&self, frame: &[u8]) -> bool {
+        let from = udp_source(frame);
+        self.resolver
+            .as_ref()
+            .is_some_and(|resolver| resolver.servers.iter().any(|server| Some(*server) == from))
     }
 
     /// Feeds an answer.

@@ -47,9 +47,10 @@ pub enum Onward {
     Done,
     /// To the worker that owns its flow; it was neither taken nor counted here.
     Owner(u32),
-    /// To the first worker, which alone runs DHCP; it was neither taken nor counted here.
-    First,
-    /// It was taken, and all other workers must learn from it (ARP, NDP, reports about a path); the kernel, too, where there is
+    /// To a worker that no device would have chosen: the first for DHCP, which it alone runs, a flow's owner for a report about its
+    /// path. It was neither taken nor counted here.
+    Worker(u32),
+    /// It was taken, and all other workers must learn from it (ARP, NDP, answers of DNS); the kernel, too, where there is
     /// an exception path.
     Everyone,
     /// To the kernel, by the exception path: it is for nobody here. It was counted and not answered.
@@ -61,7 +62,7 @@ pub enum Onward {
 pub struct StackStats {
     /// Segments handed to the connection that owns them.
     pub rx_segments: u64,
-    /// ARP, NDP, ICMP, DHCP frames handed to the interface.
+    /// ARP, NDP, ICMP, DHCP and DNS frames that were looked at, reports about paths among them.
     pub rx_control: u64,
     /// SYNs that made a connection.
     pub rx_syn_accepted: u64,

@@ -43,6 +43,7 @@ FULL = [
 # What the server may hold of unfinished messages: the largest of those, of all connections at once.
 MEMORY_BYTES_MAX = 4 << 30
 # Connections, messages on their way each, payload bytes.
+WORKERS_TABLE = [(1_000, 1), (100, 16)]  # connections a worker, messages on their way each
 TABLE = [(1, 1, 20), (100, 16, 20), (1_000, 1, 20), (16, 16, 1_024), (16, 16, 16_384)]
 
 
@@ -243,7 +244,45 @@ def measure(options):
     table = markdown(report, options)
     print(json.dumps(report, indent=1) if options.json else table)
     if options.write:
-        write(table)
+        write(table, "dpdk.md", "scripts/measure-dpdk")
+
+
+def workers(options):
+    """What a second worker brings: twice the connections over two queues, between two generator threads and two workers."""
+    server, client = options.cores[:2], options.cores[2:]
+    runs = {}
+    for round_ in range(options.rounds):
+        for count in (1, 2):
+            cores = [",".join(map(str, cores[:count])) for cores in (server, client)]
+            shared = ["--checksum", "trust", "--workers", str(count), "--queues", str(count)]
+            with Pair(options.binary, "memif", *shared, cores=cores) as pair:
+                pair.serve()
+                for connections, in_flight in WORKERS_TABLE:
+                    load = ["--connections", count * connections, "--in-flight", in_flight, "--size", 20]
+                    result = pair.bench(*load, "--duration", options.seconds)
+                    if result["errors"]:
+                        raise Failure(f"{count} workers, {load}: {result}")
+                    runs.setdefault((connections, in_flight, count), []).append(result["messages_per_second"])
+                pair.stop()
+            print(f"  round {round_ + 1} of {options.rounds}: {count} workers", file=sys.stderr, flush=True)
+    machine = result["machine"]
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}; medians of {options.rounds} interleaved runs of "
+        f"{options.seconds} s; least and greatest in brackets",
+        "",
+        "| connections a worker x in flight x payload | one worker, messages/s | two workers | ratio, by round |",
+        "|---|---|---|---|",
+    ]
+    for connections, in_flight in WORKERS_TABLE:
+        one, two = (runs[connections, in_flight, count] for count in (1, 2))
+        ratios = [both / alone for alone, both in zip(one, two)]
+        cells = [f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})" for rates in (one, two)]
+        cells.append(f"{statistics.median(two) / statistics.median(one):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        lines.append(f"| {connections:,} x {in_flight} x 20 B | {' | '.join(cells)} |")
+    table = "\n".join(lines)
+    print(table)
+    if options.write:
+        write(table, "performance.md", "scripts/compare-workers")
 
 
 def markdown(report, options):
@@ -343,10 +382,10 @@ def testpmd(kind, options):
                 end.end()
 
 
-def write(table):
-    """Replaces what stands between the markers of docs/dpdk.md."""
-    page = ROOT / "docs" / "dpdk.md"
-    begin, end = "<!-- scripts/measure-dpdk writes this -->\n", "<!-- to here -->"
+def write(table, page, script):
+    """Replaces what stands between the script's markers in a page of docs/."""
+    page = ROOT / "docs" / page
+    begin, end = f"<!-- {script} writes this -->\n", "<!-- to here"
     head, found, rest = page.read_text().partition(begin)
     _, closed, tail = rest.partition(end)
     if not found or not closed:
@@ -368,9 +407,15 @@ def main():
                        metavar="SERVER,CLIENT", help="cores of the two processes [default: 1,2]")
     table.add_argument("--json", action="store_true", help="JSON instead of a table")
     table.add_argument("--write", action="store_true", help="put the table into docs/dpdk.md as well")
+    scaling = commands.add_parser("workers", help=workers.__doc__)
+    scaling.add_argument("--rounds", type=int, default=7, help="runs of each, in turn [default: 7]")
+    scaling.add_argument("--seconds", type=float, default=1.5, help="of each run [default: 1.5]")
+    scaling.add_argument("--cores", type=lambda text: [int(core) for core in text.split(",")], default=[0, 1, 2, 3],
+                         metavar="S1,S2,C1,C2", help="of the two workers and the two generators [default: 0,1,2,3]")
+    scaling.add_argument("--write", action="store_true", help="put the table into docs/performance.md as well")
     options = parser.parse_args()
     try:
-        {"echo": echo, "churn": churn, "measure": measure}[options.command](options)
+        {"echo": echo, "churn": churn, "measure": measure, "workers": workers}[options.command](options)
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1

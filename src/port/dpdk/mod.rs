@@ -41,6 +41,7 @@ pub use open::{Steering, Summary, open};
 pub use tso::memory_bytes as tso_memory_bytes;
 
 use super::{Frame, Port, PortInfo, PortStats, RxChecksum};
+use crate::port::ETHERNET_HEADER_BYTES;
 use crate::time::{Duration, Instant};
 use ::dpdk::{Eal, Mbuf, Mempool, RegisteredThread, TxOffload};
 use queues::{Queues, Sent};
@@ -54,7 +55,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tso::Tso;
 use vlan::Vlan;
 
-const ETHERNET_HEADER_BYTES: usize = 14;
 /// How long an idle worker sleeps at a time where no interrupt can wake it.
 const IDLE_INTERVAL: Duration = Duration::from_micros(50);
 /// Mbufs that are taken from the mempool, and given back, at once.

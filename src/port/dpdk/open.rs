@@ -4,9 +4,9 @@ use super::queues::Queues;
 use super::sleep::Sleep;
 use super::tso::{self, Tso};
 use super::vlan::Vlan;
-use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, ETHERNET_HEADER_BYTES, Memory, claim, stale};
+use super::{Checksums, DpdkConfig, DpdkError, DpdkPort, Memory, claim, stale};
 use crate::port::spread::{Hashed, Rss};
-use crate::port::{MTU_MAX, MTU_MIN, PortInfo, PortStats};
+use crate::port::{ETHERNET_HEADER_BYTES, MTU_MAX, MTU_MIN, PortInfo, PortStats};
 use ::dpdk::{
     Bus, Capabilities, Device, Eal, EalArgs, InUse, Link, Mempool, MempoolConfig, Offloads, PortConfig,
 };

@@ -1,8 +1,7 @@
 //! The little that must be known of packets to leave checksums to a device.
 
-use super::ETHERNET_HEADER_BYTES;
-use crate::port::RxChecksum;
 use crate::port::spread::{self, End};
+use crate::port::{ETHERNET_HEADER_BYTES, RxChecksum};
 use ::dpdk::{IpVersion, L4Checksum, RxChecksum as Found, TxOffload};
 use std::net::Ipv4Addr;
 

@@ -23,6 +23,7 @@ mod vnet;
 pub use error::TapError;
 
 use super::{Frame, Port, PortInfo, PortStats, RxChecksum};
+use crate::port::ETHERNET_HEADER_BYTES;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -40,7 +41,6 @@ const QUEUES_MAX: usize = 256;
 const FRAMES_MIN: usize = 64;
 /// Most frames of a queue.
 const FRAMES_MAX: usize = 65_536;
-const ETHERNET_HEADER_BYTES: usize = 14;
 /// What a large frame holds: an IP packet of 65,535 bytes, and with IPv6 its header beside that.
 const LARGE_FRAME_BYTES: usize = 65_535 + 40 + ETHERNET_HEADER_BYTES;
 /// Large frames of one queue: what a worker receives in one burst, twice.

@@ -1,7 +1,7 @@
 //! The `virtio_net_hdr` in front of every frame, and the checksums that are left to the other side of it
 //! (virtio 1.2, section 5.1.6).
 
-use crate::port::RxChecksum;
+use crate::port::{ETHERNET_HEADER_BYTES, RxChecksum};
 use std::num::NonZeroU16;
 
 /// `struct virtio_net_hdr`: flags, GSO type, header length, GSO size, checksum start, checksum offset; in host byte order.
@@ -18,7 +18,6 @@ const GSO_TCPV4: u8 = 1;
 /// The device has verified the checksum.
 const F_DATA_VALID: u8 = 2;
 
-const ETHERNET_HEADER_BYTES: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const IPV4_HEADER_BYTES: usize = 20;

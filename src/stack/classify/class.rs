@@ -1,7 +1,8 @@
 //! What a frame can be, and what was read of it.
 
 use super::super::key::FlowKey;
-use super::{ETHERNET_LEN, ipv6_addrs};
+use super::ipv6_addrs;
+use crate::port::ETHERNET_HEADER_BYTES;
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, TcpOption, TcpPacket};
 use std::net::Ipv6Addr;
 
@@ -211,7 +212,7 @@ impl PathMtu {
         if self.key.is_ipv4() {
             ipv4_header_is_good(frame, &self.key) && Icmpv4Packet::new_unchecked(message).verify_checksum()
         } else {
-            let Some((_, header)) = frame.split_first_chunk::<ETHERNET_LEN>() else { return false };
+            let Some((_, header)) = frame.split_first_chunk::<ETHERNET_HEADER_BYTES>() else { return false };
             let Some(header) = header.first_chunk::<40>() else { return false };
             let (src, dst) = ipv6_addrs(header);
             Icmpv6Packet::new_unchecked(message).verify_checksum(&Ipv6Addr::from(src), &Ipv6Addr::from(dst))
@@ -222,7 +223,7 @@ impl PathMtu {
 fn ipv4_header_is_good(frame: &[u8], key: &FlowKey) -> bool {
     !key.is_ipv4()
         || frame
-            .get(ETHERNET_LEN..)
+            .get(ETHERNET_HEADER_BYTES..)
             .and_then(|packet| Ipv4Packet::new_checked(packet).ok())
             .is_some_and(|packet| packet.verify_checksum())
 }

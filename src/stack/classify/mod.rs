@@ -18,11 +18,11 @@ mod udp;
 pub(crate) use class::{Class, Malformed, PathMtu, TcpFlags, TcpInfo, Unsupported};
 
 use super::key::FlowKey;
+use crate::port::ETHERNET_HEADER_BYTES;
 use icmp::{icmpv4, icmpv6};
 use udp::udp;
-pub(crate) use udp::udp_checksum_is_good;
+pub(crate) use udp::{udp_checksum_is_good, udp_source};
 
-const ETHERNET_LEN: usize = 14;
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
@@ -32,7 +32,7 @@ const HOP_BY_HOP: u8 = 0;
 /// Says what a frame is. Reads headers only, never past the frame's end, and never panics.
 #[inline]
 pub(crate) fn classify(frame: &[u8], our_mac: [u8; 6]) -> Class {
-    let Some((header, packet)) = frame.split_first_chunk::<ETHERNET_LEN>() else {
+    let Some((header, packet)) = frame.split_first_chunk::<ETHERNET_HEADER_BYTES>() else {
         return Malformed::EthernetHeader.into();
     };
     let to_group = header[0] & 1 != 0;
@@ -94,7 +94,7 @@ fn ipv4(packet: &[u8], to_group: bool) -> Class {
     if src[0] >> 4 == 0xe || src == [255; 4] || src == dst {
         return Malformed::SourceAddress.into();
     }
-    let offset = ETHERNET_LEN + header_len;
+    let offset = ETHERNET_HEADER_BYTES + header_len;
     match header[9] {
         PROTOCOL_TCP if to_group => Class::NotOurs,
         PROTOCOL_TCP if src == [0; 4] => Malformed::SourceAddress.into(),
@@ -149,7 +149,7 @@ fn ipv6(packet: &[u8], to_group: bool) -> Class {
             Err(dropped) => return dropped,
         };
     }
-    let offset = ETHERNET_LEN + header.len() + (payload_len - payload.len());
+    let offset = ETHERNET_HEADER_BYTES + header.len() + (payload_len - payload.len());
     match next {
         PROTOCOL_TCP if to_group => Class::NotOurs,
         PROTOCOL_TCP => {

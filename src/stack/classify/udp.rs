@@ -1,7 +1,9 @@
 //! Datagrams: what a DHCP or a DNS server sends.
 
 use super::{Class, Malformed, Unsupported};
+use crate::port::ETHERNET_HEADER_BYTES;
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpAddress, Ipv4Packet, Ipv6Packet, UdpPacket};
+use std::net::IpAddr;
 
 pub(super) fn udp(datagram: &[u8]) -> Class {
     let Some(header) = datagram.first_chunk::<8>() else { return Malformed::UdpHeader.into() };
@@ -19,15 +21,29 @@ pub(super) fn udp(datagram: &[u8]) -> Class {
 /// Whether a UDP datagram in an Ethernet frame came as it was sent. Behind IPv6 extension headers it is not looked for, and no
 /// DNS server uses them.
 pub(crate) fn udp_checksum_is_good(frame: &[u8]) -> bool {
-    let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return false };
-    let is_good = |udp: &[u8], from: IpAddress, to: IpAddress| {
+    packet(frame).is_some_and(|(from, to, udp)| {
         UdpPacket::new_checked(udp).is_ok_and(|packet| packet.verify_checksum(&from, &to))
-    };
-    match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => Ipv4Packet::new_checked(ethernet.payload())
-            .is_ok_and(|ip| is_good(ip.payload(), ip.src_addr().into(), ip.dst_addr().into())),
-        EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(ethernet.payload())
-            .is_ok_and(|ip| is_good(ip.payload(), ip.src_addr().into(), ip.dst_addr().into())),
-        _ => false,
+    })
+}
+
+/// Who sent the IP packet in an Ethernet frame.
+pub(crate) fn udp_source(frame: &[u8]) -> Option<IpAddr> {
+    packet(frame).map(|(from, _, _)| from.into())
+}
+
+/// Source, destination and what is in the IP packet of an Ethernet frame.
+fn packet(frame: &[u8]) -> Option<(IpAddress, IpAddress, &[u8])> {
+    let ethertype = EthernetFrame::new_checked(frame).ok()?.ethertype();
+    let ip = frame.get(ETHERNET_HEADER_BYTES..)?;
+    match ethertype {
+        EthernetProtocol::Ipv4 => {
+            let ip = Ipv4Packet::new_checked(ip).ok()?;
+            Some((ip.src_addr().into(), ip.dst_addr().into(), ip.payload()))
+        }
+        EthernetProtocol::Ipv6 => {
+            let ip = Ipv6Packet::new_checked(ip).ok()?;
+            Some((ip.src_addr().into(), ip.dst_addr().into(), ip.payload()))
+        }
+        _ => None,
     }
 }

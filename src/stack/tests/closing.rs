@@ -319,3 +319,20 @@ fn an_owner_deadline_makes_ready_once() {
     pair.run(Duration::from_secs(10));
     assert_eq!(pair.a.ready, [client]);
 }
+
+#[test]
+fn acknowledgements_in_time_wait_take_nothing_from_the_resets() {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.rst_per_second_max = 10;
+    let mut host = Host::new(2, &config);
+    host.burst(Instant::ZERO, &[arp_of_raw()]);
+    let old = Raw::syn(5000, 7);
+    host.stack.time_wait.insert(Instant::ZERO, crate::stack::key::FlowKey::new(old.to, old.from), 77, 900);
+    // Each could be an old SYN, and is answered so.
+    let old_syns: Vec<_> = (0..20).map(|_| old.frame()).collect();
+    let strangers: Vec<_> = (1..=20).map(|port| Raw::syn(port, 1).frame()).collect();
+    let answers = segments(&host.burst(Instant::from_millis(1), &[old_syns, strangers].concat()));
+    let resets = answers.iter().filter(|answer| answer.rst).count();
+    assert!(resets > 0 && answers.len() > resets, "{resets} of {}", answers.len());
+    assert!(answers.len() <= 20);
+}

@@ -1,11 +1,10 @@
 //! What a device does that cuts large TCP segments, and fills in TCP checksums.
 
+use crate::port::ETHERNET_HEADER_BYTES;
 use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber,
 };
 use std::num::NonZeroU16;
-
-const ETHERNET_BYTES: usize = 14;
 
 /// The frames that leave the device for one that it was given.
 pub(super) fn cut(frame: &[u8], segment_bytes: Option<NonZeroU16>) -> Vec<Vec<u8>> {
@@ -14,10 +13,14 @@ pub(super) fn cut(frame: &[u8], segment_bytes: Option<NonZeroU16>) -> Vec<Vec<u8
         fill_in(&mut frame);
         return vec![frame];
     };
-    let packet = Ipv4Packet::new_checked(&frame[ETHERNET_BYTES..]).expect("IPv4 alone is cut");
+    let packet = Ipv4Packet::new_checked(&frame[ETHERNET_HEADER_BYTES..]).expect("IPv4 alone is cut");
     assert!(packet.verify_checksum() && packet.dont_frag());
     assert_eq!(packet.next_header(), IpProtocol::Tcp);
-    assert_eq!(usize::from(packet.total_len()), frame.len() - ETHERNET_BYTES, "the length can be said");
+    assert_eq!(
+        usize::from(packet.total_len()),
+        frame.len() - ETHERNET_HEADER_BYTES,
+        "the length can be said"
+    );
     let segment = TcpPacket::new_checked(packet.payload()).expect("a whole segment");
     let (seq, ident, payload) = (segment.seq_number(), packet.ident(), segment.payload());
     assert!(payload.len() > segment_bytes, "nothing to cut");
@@ -28,8 +31,8 @@ pub(super) fn cut(frame: &[u8], segment_bytes: Option<NonZeroU16>) -> Vec<Vec<u8
     parts
         .map(|(index, part)| {
             let mut frame = [&frame[..headers_bytes], part].concat();
-            let total = (frame.len() - ETHERNET_BYTES) as u16;
-            let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET_BYTES..]);
+            let total = (frame.len() - ETHERNET_HEADER_BYTES) as u16;
+            let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET_HEADER_BYTES..]);
             packet.set_total_len(total);
             packet.set_ident(ident.wrapping_add(index as u16));
             packet.fill_checksum();

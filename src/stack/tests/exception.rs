@@ -1,6 +1,6 @@
 //! What is left to the kernel where there is an exception path, and what is not.
 
-use super::host::{Host, Raw, arp_of_raw, config};
+use super::host::{Host, Raw, arp_of_raw, config, fragmentation_needed};
 use crate::stack::{Onward, StackConfig};
 use crate::time::Instant;
 use smoltcp::wire::TcpControl;
@@ -47,6 +47,7 @@ fn what_is_for_nobody_is_the_kernels() {
         packet(UDP, FIRST_FRAGMENT),
         lldp,
         to_other_addr,
+        fragmentation_needed(to(22), "10.0.0.9:5000".parse().unwrap(), 1_000),
     ] {
         let mut host = host();
         assert_eq!(host.onward(&frame), Onward::Kernel, "{frame:02x?}");

@@ -2,12 +2,13 @@
 
 use super::cut::cut;
 use crate::port::{Frame, Port, PortInfo, PortStats, RxChecksum};
+use crate::stack::frames::ip_frame;
 use crate::stack::{Cidr, ConnId, Onward, Stack, StackConfig, Status, TxQueue};
 use crate::time::{Duration, Instant};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, IpRepr,
-    Ipv4Packet, Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv4Packet, IpAddress, IpProtocol,
+    IpRepr, Ipv4Packet, Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -358,6 +359,19 @@ impl Raw<'_> {
         tcp.emit(&mut TcpPacket::new_unchecked(&mut frame[start..]), &src, &dst, &checksums);
         frame
     }
+}
+
+/// A router's word to the host with MAC ..:02 that what it sent from `local` to `remote`, both IPv4, was longer than `mtu`.
+pub(super) fn fragmentation_needed(local: SocketAddr, remote: SocketAddr, mtu: u16) -> Vec<u8> {
+    let sent = Raw { from: local, to: remote, ..Raw::syn(0, 7) }.frame();
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend(&sent[14..14 + 28]);
+    Icmpv4Packet::new_unchecked(&mut message[..]).fill_checksum();
+    let router = IpAddress::v4(10, 0, 0, 254);
+    let mut frame = ip_frame(router, IpAddress::from(local.ip()), IpProtocol::Icmp, &message);
+    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+    frame
 }
 
 /// What a sent TCP segment says.

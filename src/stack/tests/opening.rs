@@ -301,3 +301,72 @@ fn connections_that_close_and_fall_silent_make_room_for_others() {
     assert_eq!(host.stack.stats().rx_syn_accepted, accepted + 1, "of {in_use} in use");
     assert_eq!((host.stack.connections(), host.stack.stats().orphans_dropped), (in_use, 1));
 }
+
+#[test]
+fn numbers_are_the_peers_after_two_syns_have_met() {
+    for simultaneous in [false, true] {
+        let mut host = listener();
+        let peer = "10.0.0.9:80".parse().unwrap();
+        let id = host.stack.connect(peer).unwrap();
+        let syn = segments(&host.burst(Instant::from_millis(1), &[])).remove(0);
+        let ours = host.stack.local(id).unwrap();
+        let ack = Some(syn.seq.wrapping_add(1));
+        let raw =
+            |control, seq, ack| Raw { from: peer, to: ours, control, seq, ack, ..Raw::syn(80, 0) }.frame();
+        if simultaneous {
+            host.burst(Instant::from_millis(2), &[raw(TcpControl::Syn, 700, None)]);
+            // Somebody else's does not count any more.
+            host.burst(Instant::from_millis(2), &[raw(TcpControl::Syn, 9_000, None)]);
+            host.burst(Instant::from_millis(3), &[raw(TcpControl::None, 701, ack)]);
+        } else {
+            host.burst(Instant::from_millis(2), &[raw(TcpControl::Syn, 700, ack)]);
+        }
+        assert_eq!(host.stack.status(id), Some(Status::Open));
+        assert_eq!(host.stack.slab.slot(id.index).expected_next(), 701, "simultaneous: {simultaneous}");
+    }
+}
+
+#[test]
+fn made_up_segments_do_not_keep_a_dead_connection() {
+    let mut host = listener();
+    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()])).remove(0);
+    let ours = answer.seq.wrapping_add(1);
+    let ack =
+        |seq: u32, ack: u32| Raw { control: TcpControl::None, seq, ack: Some(ack), ..Raw::syn(5000, 0) };
+    host.burst(Instant::from_millis(2), &[ack(8, ours).frame()]);
+    let id = host.ready[0];
+    let window = host.stack.slab.slot(id.index).window;
+    host.send(id, b"hello");
+    let far = 1 << 30;
+    // A right number with an acknowledgement of what was never sent, and the other way round.
+    let made_up = [ack(8, ours.wrapping_add(far)), ack(8 + far, ours), ack(8_u32.wrapping_sub(far), ours)];
+    let made_up = made_up.map(|raw| Raw { window: 1, ..raw }.frame());
+    let until = config(&[]).tcp.user_timeout + Duration::from_secs(2);
+    let mut now = Instant::from_millis(3);
+    while now < Instant::ZERO + until {
+        host.burst(now, &made_up);
+        host.burst(now, &[arp_of_raw()]);
+        now += Duration::from_millis(500);
+    }
+    assert_eq!(host.stack.status(id), Some(Status::Closed(CloseCause::TimedOut)));
+    assert_eq!(host.stack.slab.slot(id.index).window, window);
+}
+
+#[test]
+fn what_a_peer_repeats_keeps_its_connection() {
+    let mut host = listener();
+    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()])).remove(0);
+    let ours = answer.seq.wrapping_add(1);
+    let data =
+        Raw { control: TcpControl::Psh, seq: 8, ack: Some(ours), payload: b"again", ..Raw::syn(5000, 0) };
+    host.burst(Instant::from_millis(2), &[Raw { control: TcpControl::None, payload: b"", ..data }.frame()]);
+    let id = host.ready[0];
+    host.send(id, b"hello");
+    let until = config(&[]).tcp.user_timeout * 2;
+    let mut now = Instant::from_millis(3);
+    while now < Instant::ZERO + until {
+        host.burst(now, &[arp_of_raw(), data.frame()]);
+        now += Duration::from_millis(500);
+    }
+    assert_eq!(host.stack.status(id), Some(Status::Open), "its number is behind, but it lives");
+}

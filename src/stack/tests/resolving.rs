@@ -253,7 +253,9 @@ fn answers_of_others_and_to_other_questions_do_not_count() {
         Question { server: SERVERS[1], from: [10, 0, 0, 2].into(), port: 1, message: vec![0; 17] };
     other.message[2] = 0x80;
     host.stack.look_up("feed.example").unwrap();
-    assert_eq!(host.onward(&other.frame(&other.message)), Onward::Everyone);
+    assert_eq!(host.onward(&other.frame(&other.message)), Onward::Done, "nobody asks that server");
+    let unasked = Question { server: SERVERS[0], ..other };
+    assert_eq!(host.onward(&unasked.frame(&unasked.message)), Onward::Everyone, "another worker may have");
     assert_eq!(host.stack.next_lookup(), None);
 }
 

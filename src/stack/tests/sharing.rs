@@ -1,6 +1,6 @@
 //! Several workers behind one address: whose a frame is, and what becomes of one that comes to another.
 
-use super::host::{Host, Raw, arp_of_raw, config};
+use super::host::{Host, Raw, arp_of_raw, config, fragmentation_needed};
 use crate::port::spread::{Hashed, Rss};
 use crate::stack::key::FlowKey;
 use crate::stack::{ConnectError, Onward, Share, StackConfig};
@@ -99,4 +99,22 @@ fn an_outgoing_connection_needs_a_port_that_steers_home() {
     let share = Some(Share { worker: 1, workers: 2, rss });
     let mut host = Host::new(2, &StackConfig { share, ..config(&["10.0.0.2/24"]) });
     assert_eq!(host.stack.connect("10.0.0.9:81".parse().unwrap()), Err(ConnectError::NoPort));
+}
+
+#[test]
+fn a_report_about_a_path_goes_to_the_flows_owner_alone() {
+    for rule in [None, Some(rss())] {
+        for port in 5000..5020 {
+            let mut hosts = workers(rule.clone());
+            let syn = Raw::syn(port, 7);
+            let onward = hosts.each_mut().map(|host| host.onward(&syn.frame()));
+            let owner = onward.iter().position(|onward| *onward == Onward::Done).expect("an owner");
+            let report = fragmentation_needed(syn.to, syn.from, 1_000);
+            assert_eq!(hosts[owner].onward(&report), Onward::Done);
+            assert_eq!(hosts[1 - owner].onward(&report), Onward::Worker(owner as u32));
+            hosts[owner].take_over(&report);
+            let counted = hosts.map(|host| host.stack.stats().rx_control);
+            assert_eq!((counted[owner], counted[1 - owner]), (2, 0));
+        }
+    }
 }
