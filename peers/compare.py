@@ -56,6 +56,8 @@ class Work:
     # Of kernel sockets, and of the engine's own client: what they need beside the load.
     kernel_load: str = ""
     engine_load: str = ""
+    # Threads of the generator, a core each, as far as there are cores: what is verified costs more than what is served.
+    generators: int = 2
 
     @property
     def less_is_better(self):
@@ -66,7 +68,7 @@ CPU, MEMORY = "ns of server CPU a message", "bytes a connection"
 # Connections need addresses: one has some ten thousand ports towards a server.
 SOURCES = "--source 127.0.1.0/26"
 WORKS = {
-    "round-trip": Work("20 B, 1 connection x 1 in flight", "--connections 1"),
+    "round-trip": Work("20 B, 1 connection x 1 in flight", "--connections 1", generators=1),
     "crowd": Work("20 B, 1,000 connections x 1 in flight", "--connections 1000"),
     "pipelined": Work("20 B, 100 connections x 16 in flight", "--connections 100 --in-flight 16"),
     "large-segments": Work(
@@ -86,6 +88,7 @@ WORKS = {
         figure=CPU,
         network="veth",
         engines=(TAP, AF_XDP),
+        generators=1,
     ),
     "broadcast": Work(
         "publish 64 B to 1,000 subscribers, one message at a time",
@@ -117,6 +120,7 @@ WORKS = {
         kernel_load=f"{SOURCES} --duration 1",
         # The engine gives the pages of quiet connections back after some seconds.
         engine_load="--duration 9",
+        generators=1,
     ),
 }
 # Addresses of the engine's client, which connections leave from in turn.
@@ -197,12 +201,18 @@ def bench(arguments, prefix=()):
     return json.loads(done.stdout)
 
 
+def client_cores(work, options):
+    """The cores of the generator's threads for a work."""
+    return options.client_cores[: work.generators]
+
+
 def load(work, options, extra):
     """The generator's words for a work."""
     words = f"{work.load} {extra}".split()
     if "--duration" not in words:
         words += ["--duration", str(options.duration)]
-    return [*words, "--cores", str(options.client_core)]
+    cores = client_cores(work, options)
+    return [*words, "--workers", str(len(cores)), "--cores", ",".join(map(str, cores))]
 
 
 def cpu_seconds(pid):
@@ -253,8 +263,9 @@ def bench_engine(name, work, options):
         def port(role):
             return f"dpdk:net_memif0,role={role},id=0,socket={folder}/memif,socket-abstract=no"
 
-        with server(serve(name, work, options, port("server")), "ready") as pid:
-            words = load(work, options, work.engine_load)
+        queues = ["--queues", str(len(client_cores(work, options)))]
+        with server([*serve(name, work, options, port("server")), *queues], "ready") as pid:
+            words = [*load(work, options, work.engine_load), *queues]
             if work.figure == MEMORY:
                 words += ["--server-pid", str(pid)]
             device = ["--port", port("client"), "--checksum", ENGINES[name], "--mtu", str(work.mtu)]
@@ -309,7 +320,7 @@ def measure(name, work, options):
 
 def cache_line(options):
     """The round trip of a cache line between the two cores, in nanoseconds."""
-    cores = ["--cores", str(options.client_core), "--server-core", str(options.server_core)]
+    cores = ["--cores", str(options.client_cores[0]), "--server-core", str(options.server_core)]
     return bench(["--connections", "1", "--duration", "0.3", *cores]).get("core_to_core_ns")
 
 
@@ -350,12 +361,13 @@ def table(results, failed, lines, options):
     text = [
         f"Taken {datetime.date.today()} with `sudo scripts/compare --rounds {options.rounds} --duration {options.duration:g}`.",
         f"Machine: {machine()}. Versions: {versions()}.",
-        f"Server on core {options.server_core}, generator on core {options.client_core}; a cache line between them and back took "
+        f"Server on core {options.server_core}, the generator's first thread on core {options.client_cores[0]}; a cache line between them and back took "
         f"{spread(lines, lambda ns: f'{ns:.0f}')} ns. Median (least .. most) of {options.rounds} runs in turn.",
     ]
     for name, by_name in results.items():
         work = WORKS[name]
-        text += ["", f"**{work.title}**", ""]
+        threads = len(client_cores(work, options))
+        text += ["", f"**{work.title}**" + (f", {threads} generator threads" if threads > 1 else ""), ""]
         text += [f"| server | {work.figure} | against the best peer | p50, us | p99, us |", "|---|---|---|---|---|"]
         best = best_of([server for server in by_name if server in PEERS], work, by_name)
         for server in ranked(by_name, work):
@@ -428,12 +440,13 @@ def arguments():
     parser.add_argument("--duration", type=float, default=1.5)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--server-core", type=int, default=1)
-    parser.add_argument("--client-core", type=int, default=2)
+    parser.add_argument("--client-cores", type=lambda text: [int(core) for core in text.split(",")], default=[2, 3])
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     cores = os.sched_getaffinity(0)
-    if options.server_core == options.client_core or not {options.server_core, options.client_core} <= cores:
-        parser.error(f"--server-core and --client-core must be two of this machine's cores {sorted(cores)}")
+    wanted = [options.server_core, *options.client_cores]
+    if len(set(wanted)) < len(wanted) or not set(wanted) <= cores:
+        parser.error(f"--server-core and --client-cores must be different ones of this machine's cores {sorted(cores)}")
     if unknown := [work for work in options.only if work not in WORKS]:
         works = "\n".join(f"  {name:20} {work.title}" for name, work in WORKS.items())
         parser.error(f"there is no work {unknown[0]}; the works are:\n{works}")
