@@ -10,14 +10,11 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Message, WebSocket, accept_with_config};
 use unsocket::bench::{Plan, Report, Scenario, Stop, Target, kernel};
 
+/// For servers that never answer.
+const SHORT: Duration = Duration::from_millis(500);
+
 fn plan(connections: u32, in_flight: u32, messages: u64) -> Plan {
-    Plan {
-        connections,
-        in_flight,
-        stop: Stop::Messages(messages),
-        timeout: Duration::from_millis(500),
-        ..Plan::default()
-    }
+    Plan { connections, in_flight, stop: Stop::Messages(messages), ..Plan::default() }
 }
 
 fn load(plan: &Plan, url: &str) -> Report {
@@ -111,7 +108,7 @@ fn a_duration_ends_a_run_and_what_is_on_its_way_then_is_waited_for() {
 fn messages_of_every_size_come_back_whole() {
     for size in [0, 1, 11, 12, 13, 125, 126, 65_535, 65_536, 3 << 20] {
         for text in [false, true] {
-            let plan = Plan { size: size.into(), text, timeout: Duration::from_secs(10), ..plan(2, 3, 12) };
+            let plan = Plan { size: size.into(), text, ..plan(2, 3, 12) };
             let report = load(&plan, &echo());
             assert_eq!((report.messages, report.errors), (12, 0), "size {size}, text {text}: {report}");
         }
@@ -240,7 +237,7 @@ fn a_lost_message_is_a_reply_out_of_order() {
 fn a_server_that_falls_silent_is_a_timeout_for_each_connection() {
     let url =
         answering(|count, message| if count < 4 { Some(message) } else { Some(Message::Ping("".into())) });
-    let report = load(&plan(3, 1, 300), &url);
+    let report = load(&Plan { timeout: SHORT, ..plan(3, 1, 300) }, &url);
     assert_eq!(causes(&report), [("timeout", 3)]);
     assert_eq!((report.messages, report.lost), (12, 3));
 }
@@ -290,7 +287,7 @@ fn a_refused_upgrade_is_told_with_its_status() {
 #[test]
 fn a_server_that_never_answers_the_upgrade_is_a_timeout() {
     let url = server("127.0.0.1:0", |mut stream| while matches!(stream.read(&mut [0; 1024]), Ok(1..)) {});
-    let report = load(&plan(3, 1, 100), &url);
+    let report = load(&Plan { timeout: SHORT, ..plan(3, 1, 100) }, &url);
     assert_eq!(causes(&report), [("timeout", 3)]);
 }
 
@@ -340,7 +337,7 @@ fn pings_are_answered_within_a_load() {
             socket.send(message).unwrap();
         }
     });
-    let report = load(&plan(2, 1, 50), &url);
+    let report = load(&Plan { timeout: SHORT, ..plan(2, 1, 50) }, &url);
     assert_eq!((report.messages, report.errors), (50, 0), "{report}");
 }
 
