@@ -359,7 +359,8 @@ def machine():
 def table(results, failed, lines, options):
     """The Markdown that goes into docs/performance.md."""
     text = [
-        f"Taken {datetime.date.today()} with `sudo scripts/compare --rounds {options.rounds} --duration {options.duration:g}`.",
+        f"Taken {datetime.date.today()} with `sudo scripts/compare --rounds {options.rounds} --duration {options.duration:g} "
+        f"--server-core {options.server_core} --client-cores {','.join(map(str, options.client_cores))}`.",
         f"Machine: {machine()}. Versions: {versions()}.",
         f"Server on core {options.server_core}, the generator's first thread on core {options.client_cores[0]}; a cache line between them and back took "
         f"{spread(lines, lambda ns: f'{ns:.0f}')} ns. Median (least .. most) of {options.rounds} runs in turn.",

@@ -46,7 +46,7 @@ impl Received {
         Received { contiguous: next, farthest: next }
     }
 
-    /// Whether the peer's SYN has come.
+    /// Whether the peer's SYN has come. One with the last number of all leaves zeros, as none does: the next one counts then.
     pub(super) fn has_begun(&self) -> bool {
         self.contiguous | self.farthest != 0
     }
