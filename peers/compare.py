@@ -399,7 +399,7 @@ def picture(results, path):
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "unsocket"
+    matplotlib.rcParams |= {"svg.hashsalt": "unsocket", "svg.fonttype": "none", "font.family": "sans-serif"}
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(len(results), 1, figsize=(9, 2.4 * len(results)), squeeze=False)
