@@ -1,9 +1,9 @@
 //! One case of `scripts/count-instructions`: a closed loop on one thread at made-up times, always the same.
 //!
 //! `instructions CASE` carries it out and prints how many messages the polls that count have echoed; callgrind counts
-//! the instructions within [`counted`]. The cases are `server/SIZE` and `generator/SIZE`, an end of the engine, and
-//! `floor-server/SIZE` and `floor-client/SIZE`, the same end of the floor; `copy/SIZE` copies a message's bytes once, for
-//! `scripts/profile`. Without a case each of the first is carried out once.
+//! the instructions within [`counted`]. The cases are `server/SIZE` and `generator/SIZE`, an end of the engine (with `SIZExN`
+//! messages on their way on each connection), and `floor-server/SIZE` and `floor-client/SIZE`, the same end of the floor;
+//! `copy/SIZE` copies a message's bytes once, for `scripts/profile`. Without a case each of the first is carried out once.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
@@ -21,8 +21,16 @@ use unsocket::port::wire::{self, WireConfig, WirePort};
 use unsocket::stack::StackConfig;
 use unsocket::time::{Duration, Instant};
 
-const CASES: [&str; 6] =
-    ["server/20", "server/1024", "server/16384", "generator/20", "floor-server/20", "floor-client/20"];
+const CASES: [&str; 8] = [
+    "server/20",
+    "server/20x16",
+    "server/1024",
+    "server/16384",
+    "generator/20",
+    "generator/20x16",
+    "floor-server/20",
+    "floor-client/20",
+];
 const CONNECTIONS: usize = 200;
 const PORT: u16 = 80;
 /// Replies before those that count: every connection has sent, every ring has been used.
@@ -60,9 +68,10 @@ struct EnginePair {
 }
 
 impl EnginePair {
-    fn new(size: usize) -> Self {
+    fn new(size: usize, in_flight: u32) -> Self {
         let plan = Plan {
             connections: CONNECTIONS as u32,
+            in_flight,
             size: size.into(),
             stop: Stop::Messages(u64::MAX),
             ..Plan::default()
@@ -190,11 +199,13 @@ fn copy(size: usize) -> u64 {
 }
 
 fn carry_out(case: &str) {
-    let (end, size) = case.split_once('/').expect("a case is END/SIZE");
+    let (end, load) = case.split_once('/').expect("a case is END/SIZE");
+    let (size, in_flight) = load.split_once('x').unwrap_or((load, "1"));
     let size: usize = size.parse().expect("a size is a number of bytes");
+    let in_flight = in_flight.parse().expect("messages on their way are a number");
     let messages = match end {
-        "server" => run(&mut EnginePair::new(size), Counted::Server, size),
-        "generator" => run(&mut EnginePair::new(size), Counted::Client, size),
+        "server" => run(&mut EnginePair::new(size, in_flight), Counted::Server, size),
+        "generator" => run(&mut EnginePair::new(size, in_flight), Counted::Client, size),
         "floor-server" => run(&mut FloorPair::new(size), Counted::Server, size),
         "floor-client" => run(&mut FloorPair::new(size), Counted::Client, size),
         "copy" => copy(size),

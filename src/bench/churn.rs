@@ -111,12 +111,13 @@ impl Driven for Churn {
         }
     }
 
-    fn take_reply(&mut self, row: u32, message: Message<'_>) -> Option<Result<(), Failure>> {
-        let place = &mut self.places[row as usize];
-        let State::Open(_, left) = &mut place.state else { return None };
-        let verdict = self.generator.verify(&mut place.load, message);
-        *left -= u32::from(verdict.is_ok());
-        Some(verdict.map(|_| ()))
+    fn take_reply(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) -> Result<(), Failure> {
+        let place = &mut self.places[*conn.session() as usize];
+        let State::Open(_, left) = &mut place.state else { return Ok(()) };
+        self.generator.verify(&mut place.load, message)?;
+        *left -= 1;
+        self.go_on(conn);
+        Ok(())
     }
 
     /// Sends the next message, or closes after the last echo.

@@ -70,8 +70,11 @@ pub trait Driven: Handler<Session = u32> + Sized {
     /// Opens connections, sends what is due; looks at connections that nothing happens to, too, when it is time to `sweep`.
     fn advance(&mut self, now: Instant, context: &mut Context<'_, Self>, sweep: bool);
 
-    /// Verifies what came on an open connection; `None` when that does not matter any more.
-    fn take_reply(&mut self, row: u32, message: Message<'_>) -> Option<Result<(), Failure>>;
+    /// Verifies what came on an open connection and, when it is what was due, goes on.
+    ///
+    /// # Errors
+    /// When the connection must be given up with [`Driven::fail`].
+    fn take_reply(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) -> Result<(), Failure>;
 
     /// Sends what is due on an open connection; closes it when it is done.
     fn go_on(&mut self, conn: &mut Conn<'_, Self>);
@@ -94,14 +97,9 @@ pub trait Driven: Handler<Session = u32> + Sized {
 /// [`Handler::on_message`] of every load.
 pub(super) fn on_message<L: Driven>(load: &mut L, conn: &mut Conn<'_, L>, message: Message<'_>) {
     load.tick(conn.now());
-    let row = *conn.session();
-    match load.take_reply(row, message) {
-        None => {}
-        Some(Ok(())) => load.go_on(conn),
-        Some(Err(failure)) => {
-            load.fail(row, failure);
-            conn.close(CloseCode::POLICY, "not what was due");
-        }
+    if let Err(failure) = load.take_reply(conn, message) {
+        load.fail(*conn.session(), failure);
+        conn.close(CloseCode::POLICY, "not what was due");
     }
 }
 
@@ -157,6 +155,16 @@ impl Client {
             context.connect(self.destination.connect(self.begun as usize, self.begun));
             self.begun += 1;
             self.opening += 1;
+        }
+    }
+
+    /// Closes a connection for which the load is over.
+    #[cold]
+    fn finish(&mut self, conn: &mut Conn<'_, Self>) {
+        if let Some(row) = self.rows.get_mut(*conn.session() as usize) {
+            *row = None;
+            self.live -= 1;
+            conn.close(CloseCode::NORMAL, "");
         }
     }
 
@@ -279,19 +287,24 @@ impl Driven for Client {
         }
     }
 
-    fn take_reply(&mut self, row: u32, message: Message<'_>) -> Option<Result<(), Failure>> {
-        let load = &mut self.rows.get_mut(row as usize)?.as_mut()?.load;
-        Some(self.generator.reply(load, message))
+    fn take_reply(&mut self, conn: &mut Conn<'_, Self>, message: Message<'_>) -> Result<(), Failure> {
+        let Client { rows, generator, scratch, .. } = self;
+        // A connection that was given up waits for its end.
+        let row = *conn.session() as usize;
+        let Some(Some(Live { load, .. })) = rows.get_mut(row) else { return Ok(()) };
+        generator.reply(load, message)?;
+        if pump(generator, load, scratch, |message| conn.send(message)) {
+            self.finish(conn);
+        }
+        Ok(())
     }
 
     fn go_on(&mut self, conn: &mut Conn<'_, Self>) {
-        let index = *conn.session() as usize;
-        let Some(row) = self.rows.get_mut(index) else { return };
-        let Some(Live { load, .. }) = row else { return };
-        if pump(&mut self.generator, load, &mut self.scratch, |message| conn.send(message)) {
-            *row = None;
-            self.live -= 1;
-            conn.close(CloseCode::NORMAL, "");
+        let Client { rows, generator, scratch, .. } = self;
+        let row = *conn.session() as usize;
+        let Some(Some(Live { load, .. })) = rows.get_mut(row) else { return };
+        if pump(generator, load, scratch, |message| conn.send(message)) {
+            self.finish(conn);
         }
     }
 

@@ -145,11 +145,20 @@ impl<S> Local<S> {
         compress: Compress,
     ) -> SendOutcome {
         let (opcode, payload) = parts(message);
-        let Some(mask) = self.mask_if_open(index) else { return SendOutcome::Closed };
+        let Local { sessions, rng, stats, .. } = self;
+        let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
+        if session.phase != Phase::Open {
+            return SendOutcome::Closed;
+        }
+        let mask = mask_for(session.role, rng);
         if payload.len() >= self.deflate_from || compress == Compress::Yes {
             return self.send_deflated(index, half, message, mask, compress);
         }
-        self.push_message(index, half, &OutFrame::new(opcode, true, payload, mask))
+        let frame = OutFrame::new(opcode, true, payload, mask);
+        if push_at_once(session, stats, half, &frame) {
+            return SendOutcome::Sent;
+        }
+        self.queue_message(index, half, &frame)
     }
 
     /// Sends a part of a message, the last one with `fin`.
@@ -448,9 +457,7 @@ impl<S> Local<S> {
     ) -> SendOutcome {
         let Local { sessions, stats, .. } = self;
         let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
-        if session.outbound.push_at_once(half, frame) {
-            stats.messages_out += 1;
-            stats.message_bytes_out += frame.payload_bytes() as u64;
+        if push_at_once(session, stats, half, frame) {
             return SendOutcome::Sent;
         }
         self.queue_message(index, half, frame)
@@ -496,6 +503,22 @@ impl<S> Local<S> {
         self.account_out(index);
         SendOutcome::Queued
     }
+}
+
+/// Takes a data frame if the ring does, as it is and at once.
+#[inline]
+fn push_at_once<S>(
+    session: &Session<S>,
+    stats: &mut WorkerStats,
+    half: &mut SendHalf<'_>,
+    frame: &OutFrame<'_>,
+) -> bool {
+    let sent = session.outbound.push_at_once(half, frame);
+    if sent {
+        stats.messages_out += 1;
+        stats.message_bytes_out += frame.payload_bytes() as u64;
+    }
+    sent
 }
 
 pub(super) fn parts(message: Message<'_>) -> (Opcode, &[u8]) {

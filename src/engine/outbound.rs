@@ -38,9 +38,9 @@ impl<'a> OutFrame<'a> {
     }
 
     fn with_header(header: FrameHeader, payload: &'a [u8]) -> Self {
-        let mut head = [0; HEADER_BYTES_MAX];
-        let head_bytes = header.encode(&mut head);
-        OutFrame { head, head_bytes, payload, mask: header.mask }
+        let mut frame = OutFrame { head: [0; HEADER_BYTES_MAX], head_bytes: 0, payload, mask: header.mask };
+        frame.head_bytes = header.encode(&mut frame.head);
+        frame
     }
 
     /// Length on the wire, bytes.

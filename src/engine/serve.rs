@@ -196,8 +196,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if waiting == 0 {
             return;
         }
-        let Some(mut half) = self.stack.sender(id) else { return };
-        let drained = self.local.flush(id.index, &mut half);
+        let Some(drained) = self.stack.sender(id).map(|mut half| self.local.flush(id.index, &mut half)) else {
+            return;
+        };
         if self.waiting_bytes(id) < waiting {
             // The peer reads: it is alive, even if we do not read from it because it is behind.
             self.hear(id);

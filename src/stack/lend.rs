@@ -3,8 +3,11 @@
 //! smoltcp lends the receive ring through a closure that borrows the whole socket, so a handler could not write to
 //! the send ring of the same connection while it reads. Here, once, the two are taken apart.
 //!
+//! Many replies of one turn go into the send ring one behind the other, and are queued in it all at once: to smoltcp
+//! they are one write.
+//!
 //! Giving ring memory back has to be vouched for too, and is for the same reason done here.
-#![allow(unsafe_code)] // The rings under a socket: lent apart from it, emptied, given back.
+#![allow(unsafe_code)] // The rings under a socket: lent apart from it, filled ahead, emptied, given back.
 
 use super::ConnId;
 use super::conn::{Slab, Slot};
@@ -22,6 +25,21 @@ pub struct SendHalf<'a> {
     slab: &'a mut Slab,
     dirty: &'a mut VecDeque<u32>,
     now: Instant,
+    ahead: Ahead,
+}
+
+/// Free places of a send ring right behind the bytes that were queued last, and how many of them are written.
+///
+/// Invariant: `written <= free`; with `free > 0`, `start` is that many bytes of the ring of the socket that the half names,
+/// which nobody else reads or writes before they are queued.
+struct Ahead {
+    start: *mut u8,
+    free: usize,
+    written: usize,
+}
+
+impl Ahead {
+    const NOTHING: Ahead = Ahead { start: core::ptr::null_mut(), free: 0, written: 0 };
 }
 
 impl<'a> SendHalf<'a> {
@@ -37,17 +55,25 @@ impl<'a> SendHalf<'a> {
         if !core::mem::replace(&mut slot.dirty, true) {
             dirty.push_back(id.index);
         }
-        Some(SendHalf { id, slab, dirty, now })
+        Some(SendHalf { id, slab, dirty, now, ahead: Ahead::NOTHING })
     }
 
     /// The same half, lent for less long.
     #[inline]
     pub fn reborrow(&mut self) -> SendHalf<'_> {
-        SendHalf { id: self.id, slab: self.slab, dirty: self.dirty, now: self.now }
+        self.queue_written();
+        SendHalf {
+            id: self.id,
+            slab: self.slab,
+            dirty: self.dirty,
+            now: self.now,
+            ahead: Ahead::NOTHING,
+        }
     }
 
     /// The sending half of another connection (or of this one); `None` for an id that was released.
     pub fn other(&mut self, id: ConnId) -> Option<SendHalf<'_>> {
+        self.queue_written();
         SendHalf::of(self.slab, self.dirty, id, self.now)
     }
 
@@ -65,17 +91,18 @@ impl<'a> SendHalf<'a> {
     #[inline]
     pub fn free_bytes(&self) -> usize {
         let socket = self.slot().socket();
-        if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 }
+        if socket.may_send() { socket.send_capacity() - self.queued_bytes() } else { 0 }
     }
 
     /// Bytes queued or in flight, not yet acknowledged.
     pub fn queued_bytes(&self) -> usize {
-        self.slot().socket().send_queue()
+        self.slot().socket().send_queue() + self.ahead.written
     }
 
     /// Queues as much of `bytes` as fits; returns how much. Whoever got less than it asked for is made ready
     /// when at least half of the ring is free again.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
+        self.queue_written();
         let slot = self.slot_mut();
         let socket = slot.socket_mut();
         let was_empty = socket.send_queue() == 0;
@@ -92,18 +119,57 @@ impl<'a> SendHalf<'a> {
     /// the ring has no contiguous run of that length just now. Then [`SendHalf::write`] takes what fits.
     #[inline]
     pub fn write_in_place(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        let Ahead { start, free, written } = self.ahead;
+        if len > free - written {
+            return self.write_at_once(len, fill);
+        }
+        // SAFETY: the places from `start` on are `free` bytes of the send ring, and so many of them are left (`Ahead`);
+        // the slice ends with the call of `fill`, which cannot reach the half.
+        fill(unsafe { core::slice::from_raw_parts_mut(start.add(written), len) });
+        self.ahead.written += len;
+        true
+    }
+
+    /// [`SendHalf::write_in_place`] through the socket, of the first in a turn and of what finds no place behind it.
+    #[inline]
+    fn write_at_once(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        self.queue_written();
         let socket = self.slot_mut().socket_mut();
         let was_empty = socket.send_queue() == 0;
-        let filled = socket.send(|ring| match ring.get_mut(..len) {
-            Some(place) => {
+        let ahead = socket.send(|ring| match ring.split_at_mut_checked(len) {
+            Some((place, behind)) => {
                 fill(place);
-                (len, true)
+                (len, Some(Ahead { start: behind.as_mut_ptr(), free: behind.len(), written: 0 }))
             }
-            None => (0, false),
+            None => (0, None),
         });
-        let filled = filled.unwrap_or(false);
-        self.note_queued(if filled { len } else { 0 }, was_empty);
-        filled
+        // The only error is a connection that cannot send (any more).
+        let Ok(Some(ahead)) = ahead else { return false };
+        self.ahead = ahead;
+        self.note_queued(len, was_empty);
+        true
+    }
+
+    /// Queues what was written ahead. Whatever looks at the socket or lends it to others comes after this.
+    #[inline]
+    fn queue_written(&mut self) {
+        let Ahead { written, .. } = self.ahead;
+        self.ahead = Ahead::NOTHING;
+        if written > 0 {
+            self.queue(written);
+        }
+    }
+
+    /// Queues so many bytes that lie in the ring behind those that were queued last.
+    #[inline(never)]
+    fn queue(&mut self, bytes: usize) {
+        let socket = self.slot_mut().socket_mut();
+        let was_empty = socket.send_queue() == 0;
+        // They are in the first free places still: acknowledgements alone empty a ring, and no segment comes while the half
+        // has the slab. So this cannot fail, nor take fewer.
+        let queued = socket.send(|_| (bytes, ()));
+        debug_assert_eq!(queued, Ok(()), "a connection that could send still can");
+        self.note_queued(bytes, was_empty);
     }
 
     /// Asks to be made ready when at least half of the ring is free again, like a write that did not fit.
@@ -135,6 +201,15 @@ impl<'a> SendHalf<'a> {
     }
 }
 
+impl Drop for SendHalf<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.ahead.written > 0 {
+            self.queue(self.ahead.written);
+        }
+    }
+}
+
 /// Lends the received bytes (one contiguous run) of the slot that `id` names and its sending half to `f`, then takes
 /// the bytes that `f` used up off the ring. `None` when there are no bytes.
 #[inline]
@@ -155,8 +230,8 @@ pub(super) fn lend<R>(
     // SAFETY: `start` and `len` describe a slice that smoltcp has just lent us from the receive ring, whose memory
     // outlives the slot's connection (`RingPair`). While `bytes` lives, the sockets are reached only through
     // `SendHalf`, whose methods call `send`, `send_slice`, `may_send`, `send_queue` and `send_capacity`, of this slot's
-    // or, by `SendHalf::other`, of another's: these touch a send ring and the socket's own fields, never a receive ring's
-    // memory. No frame is fed to a socket and no slot freed meanwhile, as the half holds the one `&mut Slab`. `f` cannot
+    // or, by `SendHalf::other`, of another's, and write to a send ring ahead: these touch a send ring and the socket's own
+    // fields, never a receive ring's memory. No frame is fed to a socket and no slot freed meanwhile, as the half holds the one `&mut Slab`. `f` cannot
     // keep either: their lifetimes are its call's.
     let bytes = unsafe { core::slice::from_raw_parts_mut(start, len) };
     let (used, result) = f(bytes, &mut half);

@@ -1,6 +1,7 @@
 //! Masking in place, RFC 6455 section 5.3.
 //!
-//! One loop over 8-byte words, which the compiler vectorises for whatever the build's target has; on x86-64 the
+//! Short messages are two words that may overlap, without a loop. The rest is
+//! one loop over 8-byte words, which the compiler vectorises for whatever the build's target has; on x86-64 the
 //! same loop is compiled again for AVX2 and chosen at run time where that pays (`benches/codec.rs`). A copy for
 //! AVX-512 was no faster at any size from 20 B to 64 KiB on Zen 5, so there is none.
 #![allow(unsafe_code)] // the call of that copy, after the check that the processor has the instructions
@@ -11,44 +12,78 @@ const SIMD_BYTES_MIN: usize = 256;
 
 /// XORs `data` with `key`, starting at byte `phase % 4` of the key; returns the phase after the last byte, so
 /// that a payload can be masked in pieces.
-#[inline]
+#[inline(always)]
 pub fn apply(data: &mut [u8], key: [u8; 4], phase: usize) -> usize {
-    let phase = (phase & 3) as u32;
-    let key = u32::from_le_bytes(key).rotate_right(8 * phase).to_le_bytes(); // little end first: first byte first
-    let next_phase = (phase as usize + data.len()) & 3;
-    #[cfg(target_arch = "x86_64")]
-    if data.len() >= SIMD_BYTES_MIN {
-        simd(data, key);
-        return next_phase;
+    let next_phase = phase.wrapping_add(data.len()) & 3;
+    let key = turned(u32::from_ne_bytes(key), phase);
+    match data.len() {
+        8..=15 => ends::<8>(data, key),
+        16..=32 => ends::<16>(data, key),
+        _ => long(data, key),
     }
-    words(data, key);
     next_phase
 }
 
-/// XORs `data` with `key` repeated.
+/// The key whose first byte in memory is byte `phase % 4` of `key`'s.
 #[inline(always)]
-fn words(data: &mut [u8], key: [u8; 4]) {
-    let [a, b, c, d] = key;
-    let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let mut chunks = data.chunks_exact_mut(8);
-    for chunk in &mut chunks {
-        if let Some(chunk) = chunk.first_chunk_mut::<8>() {
-            *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
-        }
+fn turned(key: u32, phase: usize) -> u32 {
+    // Little end first: first byte first.
+    u32::from_le(key).rotate_right(8 * (phase & 3) as u32).to_le()
+}
+
+/// XORs `N` to `2 N` bytes with `key`'s bytes repeated: the first `N` and the last, which may overlap.
+#[inline(always)]
+fn ends<const N: usize>(data: &mut [u8], key: u32) {
+    let key_of_last = turned(key, data.len());
+    // Both are read before one is written, so what lies in both is not XORed twice.
+    let (Some(first), Some(last)) = (data.first_chunk().copied(), data.last_chunk().copied()) else { return };
+    if let Some(place) = data.first_chunk_mut::<N>() {
+        *place = masked(first, key);
     }
-    let rest = chunks.into_remainder();
-    let (half, tail) = rest.split_at_mut(rest.len() & 4);
-    if let Some(half) = half.first_chunk_mut::<4>() {
-        *half = (u32::from_ne_bytes(*half) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    if let Some(place) = data.last_chunk_mut::<N>() {
+        *place = masked(last, key_of_last);
     }
-    for (byte, key) in tail.iter_mut().zip(key) {
+}
+
+#[inline(always)]
+fn masked<const N: usize>(mut bytes: [u8; N], key: u32) -> [u8; N] {
+    for chunk in bytes.as_chunks_mut::<8>().0 {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ twice(key)).to_ne_bytes();
+    }
+    bytes
+}
+
+#[inline(always)]
+fn twice(key: u32) -> u64 {
+    u64::from(key) << 32 | u64::from(key)
+}
+
+/// [`words`], with SIMD where that pays. Apart, so that a short message is masked within its caller.
+#[inline(never)]
+fn long(data: &mut [u8], key: u32) {
+    #[cfg(target_arch = "x86_64")]
+    if data.len() >= SIMD_BYTES_MIN {
+        simd(data, key);
+        return;
+    }
+    words(data, key);
+}
+
+/// XORs `data` with `key`'s bytes repeated.
+#[inline(always)]
+fn words(data: &mut [u8], key: u32) {
+    let (words, rest) = data.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ twice(key)).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(twice(key).to_ne_bytes()) {
         *byte ^= key;
     }
 }
 
 /// [`words`] with the widest vectors that pay on this processor.
 #[cfg(target_arch = "x86_64")]
-fn simd(data: &mut [u8], key: [u8; 4]) {
+fn simd(data: &mut [u8], key: u32) {
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2, as just checked; the function has no other requirement.
         unsafe { words_avx2(data, key) }
@@ -59,7 +94,7 @@ fn simd(data: &mut [u8], key: [u8; 4]) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn words_avx2(data: &mut [u8], key: [u8; 4]) {
+fn words_avx2(data: &mut [u8], key: u32) {
     words(data, key);
 }
 
@@ -95,10 +130,10 @@ mod tests {
     }
 
     /// Calls an implementation that takes the key already rotated.
-    fn rotated(implementation: fn(&mut [u8], [u8; 4]), data: &mut [u8], phase: usize) -> usize {
+    fn rotated(implementation: fn(&mut [u8], u32), data: &mut [u8], phase: usize) -> usize {
         let mut key = KEY;
         key.rotate_left(phase);
-        implementation(data, key);
+        implementation(data, u32::from_ne_bytes(key));
         (phase + data.len()) % 4
     }
 

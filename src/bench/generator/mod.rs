@@ -339,14 +339,13 @@ impl Generator {
                 });
                 audience.is_publisher(load.row) && audience.has_room() && due <= self.now && !over
             }
+            Pace::Closed | Pace::Open(_) if load.outstanding() >= in_flight => false,
             Pace::Closed | Pace::Open(_) if over => self.proves && load.sent == 0,
-            Pace::Closed => load.outstanding() < in_flight && self.senders.index(load.row).is_some(),
-            Pace::Open(schedule) => {
-                let index = self.senders.index(load.row);
-                load.outstanding() < in_flight
-                    && index
-                        .is_some_and(|index| self.bounds.start + schedule.due(index, load.sent) <= self.now)
-            }
+            Pace::Closed => self.senders.index(load.row).is_some(),
+            Pace::Open(schedule) => self
+                .senders
+                .index(load.row)
+                .is_some_and(|index| self.bounds.start + schedule.due(index, load.sent) <= self.now),
         }
     }
 
