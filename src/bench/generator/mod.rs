@@ -327,11 +327,17 @@ impl Generator {
     /// Whether a message is due on this connection.
     #[inline]
     pub fn may_send(&mut self, load: &Load) -> bool {
-        if !self.has_started() {
-            return false;
+        match self.pace {
+            // Asked twice a reply: most often all that may be on its way is.
+            Pace::Closed | Pace::Open(_) if load.outstanding() >= u64::from(self.in_flight) => false,
+            Pace::Closed if self.has_started() && !self.over => self.senders.index(load.row).is_some(),
+            _ => self.has_started() && self.is_due(load),
         }
+    }
+
+    /// The rest of [`Generator::may_send`].
+    fn is_due(&mut self, load: &Load) -> bool {
         let over = self.is_over();
-        let in_flight = u64::from(self.in_flight);
         match &mut self.pace {
             Pace::Broadcast(audience, schedule) => {
                 let due = schedule.map_or(Instant::ZERO, |schedule| {
@@ -339,7 +345,6 @@ impl Generator {
                 });
                 audience.is_publisher(load.row) && audience.has_room() && due <= self.now && !over
             }
-            Pace::Closed | Pace::Open(_) if load.outstanding() >= in_flight => false,
             Pace::Closed | Pace::Open(_) if over => self.proves && load.sent == 0,
             Pace::Closed => self.senders.index(load.row).is_some(),
             Pace::Open(schedule) => self
