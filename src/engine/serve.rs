@@ -196,7 +196,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if waiting == 0 {
             return;
         }
-        let Some(drained) = self.stack.sender(id).map(|mut half| self.local.flush(id.index, &mut half)) else {
+        let Some(drained) = self.stack.sender(id).map(|mut half| self.local.flush(id.index, &mut half))
+        else {
             return;
         };
         if self.waiting_bytes(id) < waiting {

@@ -13,6 +13,7 @@ use super::ConnId;
 use super::conn::{Slab, Slot};
 use super::rings::RingPool;
 use crate::time::Instant;
+use core::ptr::NonNull;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -30,16 +31,16 @@ pub struct SendHalf<'a> {
 
 /// Free places of a send ring right behind the bytes that were queued last, and how many of them are written.
 ///
-/// Invariant: `written <= free`; with `free > 0`, `start` is that many bytes of the ring of the socket that the half names,
-/// which nobody else reads or writes before they are queued.
+/// Invariant: `written <= free`; if there are any, the `free` bytes from `start` on are of the ring of the socket that the
+/// half names, and nobody else reads or writes them before they are queued.
 struct Ahead {
-    start: *mut u8,
+    start: NonNull<u8>,
     free: usize,
     written: usize,
 }
 
 impl Ahead {
-    const NOTHING: Ahead = Ahead { start: core::ptr::null_mut(), free: 0, written: 0 };
+    const NOTHING: Ahead = Ahead { start: NonNull::dangling(), free: 0, written: 0 };
 }
 
 impl<'a> SendHalf<'a> {
@@ -62,13 +63,7 @@ impl<'a> SendHalf<'a> {
     #[inline]
     pub fn reborrow(&mut self) -> SendHalf<'_> {
         self.queue_written();
-        SendHalf {
-            id: self.id,
-            slab: self.slab,
-            dirty: self.dirty,
-            now: self.now,
-            ahead: Ahead::NOTHING,
-        }
+        SendHalf { id: self.id, slab: self.slab, dirty: self.dirty, now: self.now, ahead: Ahead::NOTHING }
     }
 
     /// The sending half of another connection (or of this one); `None` for an id that was released.
@@ -125,7 +120,7 @@ impl<'a> SendHalf<'a> {
         }
         // SAFETY: the places from `start` on are `free` bytes of the send ring, and so many of them are left (`Ahead`);
         // the slice ends with the call of `fill`, which cannot reach the half.
-        fill(unsafe { core::slice::from_raw_parts_mut(start.add(written), len) });
+        fill(unsafe { core::slice::from_raw_parts_mut(start.add(written).as_ptr(), len) });
         self.ahead.written += len;
         true
     }
@@ -139,7 +134,7 @@ impl<'a> SendHalf<'a> {
         let ahead = socket.send(|ring| match ring.split_at_mut_checked(len) {
             Some((place, behind)) => {
                 fill(place);
-                (len, Some(Ahead { start: behind.as_mut_ptr(), free: behind.len(), written: 0 }))
+                (len, Some(Ahead { start: NonNull::from_mut(behind).cast(), free: behind.len(), written: 0 }))
             }
             None => (0, None),
         });

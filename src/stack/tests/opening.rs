@@ -1,7 +1,7 @@
 //! Handshakes: ours, the peer's, and those that lead nowhere.
 
 use super::host::{Host, Pair, Raw, arp_of_raw, config, segments};
-use crate::stack::{CloseCause, StackError, Status};
+use crate::stack::{CloseCause, ConnId, StackError, Status};
 use crate::time::{Duration, Instant};
 use smoltcp::wire::TcpControl;
 
@@ -326,15 +326,22 @@ fn numbers_are_the_peers_after_two_syns_have_met() {
     }
 }
 
-#[test]
-fn made_up_segments_do_not_keep_a_dead_connection() {
+/// A connection that a peer opened from port 5000 with sequence number 7, and the number of our first byte.
+fn opened() -> (Host, ConnId, u32) {
     let mut host = listener();
     let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()])).remove(0);
     let ours = answer.seq.wrapping_add(1);
+    let ack = Raw { control: TcpControl::None, seq: 8, ack: Some(ours), ..Raw::syn(5000, 0) };
+    host.burst(Instant::from_millis(2), &[ack.frame()]);
+    let id = host.ready[0];
+    (host, id, ours)
+}
+
+#[test]
+fn made_up_segments_do_not_keep_a_dead_connection() {
+    let (mut host, id, ours) = opened();
     let ack =
         |seq: u32, ack: u32| Raw { control: TcpControl::None, seq, ack: Some(ack), ..Raw::syn(5000, 0) };
-    host.burst(Instant::from_millis(2), &[ack(8, ours).frame()]);
-    let id = host.ready[0];
     let window = host.stack.slab.slot(id.index).window;
     host.send(id, b"hello");
     let far = 1 << 30;
@@ -354,13 +361,9 @@ fn made_up_segments_do_not_keep_a_dead_connection() {
 
 #[test]
 fn what_a_peer_repeats_keeps_its_connection() {
-    let mut host = listener();
-    let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 7).frame()])).remove(0);
-    let ours = answer.seq.wrapping_add(1);
+    let (mut host, id, ours) = opened();
     let data =
         Raw { control: TcpControl::Psh, seq: 8, ack: Some(ours), payload: b"again", ..Raw::syn(5000, 0) };
-    host.burst(Instant::from_millis(2), &[Raw { control: TcpControl::None, payload: b"", ..data }.frame()]);
-    let id = host.ready[0];
     host.send(id, b"hello");
     let until = config(&[]).tcp.user_timeout * 2;
     let mut now = Instant::from_millis(3);

@@ -1,7 +1,7 @@
 //! Bytes across: loss, full queues, windows, rings.
 
 use super::host::{Host, Pair, Raw, arp_of_raw, config, seen, segments};
-use crate::stack::{CloseCause, CongestionControl, Status};
+use crate::stack::{CloseCause, CongestionControl, ConnId, SendHalf, Status};
 use crate::time::{Duration, Instant};
 use smoltcp::wire::TcpControl;
 
@@ -46,6 +46,57 @@ fn a_megabyte_arrives_in_spite_of_loss_and_duplicates() {
         count >> 24 > 5
     });
     transfer(&mut pair, "[fd00::2]:80", &pattern(1 << 20));
+}
+
+/// Writes a burst of messages to `id` in one turn, each in one of the ways there are, as far as there is room: the bytes that
+/// were queued go to `sent`.
+fn write_in_many_ways(half: &mut SendHalf<'_>, id: ConnId, random: &mut u32, sent: &mut Vec<u8>) {
+    let mut next = |below: u32| {
+        *random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (*random >> 8) % below
+    };
+    for _ in 0..next(40) {
+        let len = [next(30), next(3_000), 0][next(3) as usize] as usize;
+        let message: Vec<u8> = (0..len).map(|i| (sent.len() + i) as u8 ^ (i >> 8) as u8).collect();
+        let (free, queued) = (half.free_bytes(), half.queued_bytes());
+        let taken = match next(5) {
+            0 => half.write(&message),
+            1 => half.other(id).map_or(0, |mut same| same.write(&message)),
+            2 => half.reborrow().write_in_place(len, |place| place.copy_from_slice(&message)) as usize * len,
+            _ => half.write_in_place(len, |place| place.copy_from_slice(&message)) as usize * len,
+        };
+        assert_eq!((half.free_bytes(), half.queued_bytes()), (free - taken, queued + taken));
+        sent.extend_from_slice(&message[..taken]);
+    }
+}
+
+#[test]
+fn whatever_a_turn_writes_arrives_in_order() {
+    let mut pair = Pair::on_link();
+    let (client, server) = pair.connect("10.0.0.2:80");
+    let (mut random, mut sent, mut received) = (7, Vec::new(), Vec::new());
+    for _ in 0..2_000 {
+        // Half of the turns answer what came.
+        pair.b.stack.sender(server).unwrap().write(b"?");
+        pair.step();
+        let stack = &mut pair.a.stack;
+        match stack.received_bytes(client) {
+            0 => write_in_many_ways(&mut stack.sender(client).unwrap(), client, &mut random, &mut sent),
+            _ => stack
+                .with_received(client, |bytes, half| {
+                    write_in_many_ways(half, client, &mut random, &mut sent);
+                    (bytes.len(), ())
+                })
+                .unwrap(),
+        }
+        pair.now += Duration::from_micros(50);
+        pair.step();
+        received.extend(pair.b.receive(server));
+    }
+    pair.run(Duration::from_secs(1));
+    received.extend(pair.b.receive(server));
+    assert!(sent.len() > 4 * 65_536, "the ring was filled several times: {} bytes", sent.len());
+    assert!(received == sent, "{} of {} bytes arrived", received.len(), sent.len());
 }
 
 #[test]
