@@ -118,9 +118,10 @@ impl<'a> SendHalf<'a> {
         if len > free - written {
             return self.write_at_once(len, fill);
         }
+        let place = start.as_ptr().wrapping_add(written);
         // SAFETY: the places from `start` on are `free` bytes of the send ring, and so many of them are left (`Ahead`);
         // the slice ends with the call of `fill`, which cannot reach the half.
-        fill(unsafe { core::slice::from_raw_parts_mut(start.add(written).as_ptr(), len) });
+        fill(unsafe { core::slice::from_raw_parts_mut(place, len) });
         self.ahead.written += len;
         true
     }
