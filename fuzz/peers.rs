@@ -243,7 +243,8 @@ impl Host for EchoStack {
     fn new(plug: Plug, now: Instant) -> EchoStack {
         let mut stack = Stack::new(&stack_config(), plug.info(), [7; 32], now).unwrap();
         stack.listen(80);
-        EchoStack { stack, plug, tx: TxQueue::new(64), open: BTreeSet::new() }
+        let tx = TxQueue::new(64, plug.info());
+        EchoStack { stack, plug, tx, open: BTreeSet::new() }
     }
 
     fn poll(&mut self, now: Instant) -> (bool, Option<Instant>) {

@@ -156,7 +156,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         Ok(Worker {
             rx: VecDeque::with_capacity(config.burst.rx_frames),
-            tx: TxQueue::new(config.burst.tx_frames),
+            tx: TxQueue::new(config.burst.tx_frames, port.info()),
             port,
             stack,
             links,

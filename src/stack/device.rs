@@ -1,6 +1,7 @@
 //! The frames on their way out, and smoltcp's view of one frame of a burst.
 
-use crate::port::{Frame, Port};
+use super::cut::{Cutter, fill_tcp_checksum};
+use crate::port::{Frame, Port, PortInfo};
 use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant as StackInstant;
 use std::collections::VecDeque;
@@ -19,6 +20,8 @@ pub struct TxQueue<F> {
     spare: Vec<F>,
     /// Frames for segments that the port cuts; empty where it does not.
     spare_large: Vec<F>,
+    /// Cuts them here instead.
+    cutter: Option<Cutter>,
     /// Large frames are among those that wait for the port.
     has_pending_large: bool,
     pending_max: usize,
@@ -26,21 +29,25 @@ pub struct TxQueue<F> {
     pushed: u64,
     /// Segments that the port makes of the frames queued, beyond one of each.
     cut: u64,
+    /// Large segments that were cut here.
+    cut_here: u64,
     lost: u64,
 }
 
 impl<F: Frame> TxQueue<F> {
-    /// A queue that holds at most `pending_max` unsent frames.
-    pub fn new(pending_max: usize) -> Self {
+    /// A queue to the port that `info` describes, for at most `pending_max` unsent frames.
+    pub fn new(pending_max: usize, info: &PortInfo) -> Self {
         TxQueue {
             pending: VecDeque::with_capacity(pending_max),
             spare: Vec::with_capacity(pending_max),
             spare_large: Vec::new(),
+            cutter: Cutter::for_port(info),
             has_pending_large: false,
             pending_max,
             last_frame_bytes: 0,
             pushed: 0,
             cut: 0,
+            cut_here: 0,
             lost: 0,
         }
     }
@@ -72,9 +79,13 @@ impl<F: Frame> TxQueue<F> {
         self.spare.len().min(self.pending_max - self.pending.len())
     }
 
-    /// Whether a segment can be queued that the port cuts, beside the room for a frame.
+    /// Whether a large segment can be queued, beside the room for a frame.
+    #[inline]
     pub(super) fn has_large(&self) -> bool {
-        !self.spare_large.is_empty()
+        match self.cutter {
+            Some(_) => self.room() >= Cutter::ROOM,
+            None => !self.spare_large.is_empty(),
+        }
     }
 
     /// Whether large frames wait for the port here, so that some will be at hand again.
@@ -107,8 +118,8 @@ impl<F: Frame> TxQueue<F> {
         result
     }
 
-    /// Fills one frame of `len` bytes with a segment that the port cuts, and queues it; without such a frame the segment is
-    /// lost.
+    /// Fills one frame of `len` bytes with a segment that the port cuts, and queues it, or queues what is cut from it here;
+    /// without room for it the segment is lost.
     #[inline(never)]
     fn fill_large<R>(
         &mut self,
@@ -116,6 +127,15 @@ impl<F: Frame> TxQueue<F> {
         segment_bytes: NonZeroU16,
         fill: impl FnOnce(&mut [u8]) -> R,
     ) -> R {
+        if self.has_large()
+            && let Some(cutter) = &mut self.cutter
+        {
+            let (segments, result) = cutter.cut(len, segment_bytes, fill, &mut self.spare, &mut self.pending);
+            self.last_frame_bytes = len;
+            self.pushed += segments as u64;
+            self.cut_here += 1;
+            return result;
+        }
         let spare = if self.has_room() { self.spare_large.pop() } else { None };
         let Some(mut frame) = spare else {
             // Not reached: who may send large segments has looked for such a frame before.
@@ -156,6 +176,11 @@ impl<F: Frame> TxQueue<F> {
         self.pushed + self.cut
     }
 
+    /// Large segments that were cut since the queue was made, as the port does not.
+    pub fn cut_here(&self) -> u64 {
+        self.cut_here
+    }
+
     /// Answers that found no room since the queue was made.
     pub fn lost(&self) -> u64 {
         self.lost
@@ -186,6 +211,8 @@ pub(super) struct OneFrame<'a, F> {
     pub(super) rx: Option<&'a [u8]>,
     pub(super) tx: &'a mut TxQueue<F>,
     pub(super) caps: &'a DeviceCapabilities,
+    /// Neither smoltcp nor the port fills in checksums of TCP.
+    pub(super) fills_in: bool,
     /// smoltcp asked for a place to send from: a socket had something to say.
     pub(super) wanted: bool,
 }
@@ -202,12 +229,12 @@ impl<F: Frame> Device for OneFrame<'_, F> {
 
     fn receive(&mut self, _now: StackInstant) -> Option<(Received<'_>, Queued<'_, F>)> {
         let frame = self.rx.take()?;
-        Some((Received(frame), Queued { tx: self.tx, segment_bytes: None }))
+        Some((Received(frame), Queued { tx: self.tx, fills_in: self.fills_in, segment_bytes: None }))
     }
 
     fn transmit(&mut self, _now: StackInstant) -> Option<Queued<'_, F>> {
         self.wanted = true;
-        self.tx.has_room().then_some(Queued { tx: self.tx, segment_bytes: None })
+        self.tx.has_room().then_some(Queued { tx: self.tx, fills_in: self.fills_in, segment_bytes: None })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -227,7 +254,8 @@ impl RxToken for Received<'_> {
 /// A reserved place in the queue.
 pub(super) struct Queued<'a, F> {
     tx: &'a mut TxQueue<F>,
-    /// Payload bytes of the segments that the port shall cut what comes into.
+    fills_in: bool,
+    /// Payload bytes of the segments that what comes shall be cut into.
     segment_bytes: Option<NonZeroU16>,
 }
 
@@ -237,7 +265,13 @@ impl<F: Frame> TxToken for Queued<'_, F> {
             return self.tx.fill_large(len, segment_bytes, f);
         }
         if self.tx.has_room() {
-            return self.tx.fill(len, f);
+            return self.tx.fill(len, |frame| {
+                let result = f(frame);
+                if self.fills_in {
+                    fill_tcp_checksum(frame);
+                }
+                result
+            });
         }
         // An answer without a place (`transmit` gives tokens only with room). smoltcp's `consume` cannot fail, and not
         // to receive would let two ends that wait for each other's room wait for ever: the answer is lost, as it

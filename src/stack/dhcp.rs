@@ -155,7 +155,7 @@ impl Stack {
         if now < dhcp.next_at {
             return;
         }
-        let mut device = OneFrame { rx: None, tx, caps: &dhcp.caps, wanted: false };
+        let mut device = OneFrame { rx: None, tx, caps: &dhcp.caps, fills_in: false, wanted: false };
         dhcp.iface.poll_egress(real(now), &mut device, &mut dhcp.set);
         dhcp.tried_at = now;
         dhcp.rest(now);

@@ -3,7 +3,7 @@
 use super::conn::{Phase, Slot};
 use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::BareAck;
-use super::net::Net;
+use super::net::{CUT_SEGMENT_BYTES_MIN, Net, Nets};
 use super::{CloseCause, Stack};
 use crate::port::{ETHERNET_HEADER_BYTES, Frame};
 use crate::time::Duration;
@@ -69,6 +69,7 @@ impl Stack {
             }
         }
         self.stats.tx_frames = tx.pushed();
+        self.stats.tx_cut = tx.cut_here();
         self.stats.tx_answers_lost = tx.lost();
     }
 
@@ -77,8 +78,10 @@ impl Stack {
         let now = self.stack_now;
         let slot = self.slab.slot_mut(index);
         let mac = self.nets.mac();
-        let large = slot.large_segments && tx.has_large();
-        slot.net = self.nets.twin(slot.net, large);
+        // What any peer takes in one segment is not cut.
+        let large =
+            slot.large_segments && slot.socket().send_queue() > CUT_SEGMENT_BYTES_MIN && tx.has_large();
+        slot.net = Nets::twin(slot.net, large);
         let net = self.nets.get(slot.net);
         if slot.large_segments && !large && tx.has_pending_large() && slot.socket().send_queue() > net.mtu() {
             // The large frames of this pass are used up: with the next one it gets more for its turn. When the device holds
@@ -98,7 +101,8 @@ impl Stack {
                 }
             }
             let frames_before = tx.pushed();
-            let mut device = OneFrame { rx: None, tx: &mut *tx, caps: &net.caps, wanted: false };
+            let mut device =
+                OneFrame { rx: None, tx: &mut *tx, caps: &net.caps, fills_in: net.fills_in, wanted: false };
             let sent =
                 net.iface.poll_egress(now, &mut device, &mut slot.set) == PollResult::SocketStateChanged;
             let wanted = device.wanted;

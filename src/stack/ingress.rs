@@ -214,7 +214,8 @@ impl Stack {
         if slot.is_late_ack(socket, segment) {
             show_late_ack(net, slot, segment, mac, self.stack_now, tx);
         }
-        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
+        let mut device =
+            OneFrame { rx: Some(frame), tx, caps: &net.caps, fills_in: net.fills_in, wanted: false };
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
 
         let socket = slot.socket();
@@ -272,7 +273,8 @@ impl Stack {
         let before = slot.expected_next().wrapping_sub(1);
         let ack = BareAck::new(&slot.key, self.nets.mac(), before, slot.unacknowledged, slot.window);
         let net = self.nets.get(slot.net);
-        let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
+        let mut device =
+            OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, fills_in: net.fills_in, wanted: false };
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
         self.mark_dirty(index);
     }
@@ -388,7 +390,8 @@ impl Stack {
         self.stats.rx_control += 1;
         let mut nobody = SocketSet::new([]);
         let net = self.nets.main();
-        let mut device = OneFrame { rx: Some(frame), tx, caps: &net.caps, wanted: false };
+        let mut device =
+            OneFrame { rx: Some(frame), tx, caps: &net.caps, fills_in: net.fills_in, wanted: false };
         net.iface.poll_ingress_single(self.stack_now, &mut device, &mut nobody);
     }
 
@@ -450,7 +453,8 @@ fn show_late_ack<F: Frame>(
     tx: &mut TxQueue<F>,
 ) {
     let ack = BareAck::new(&segment.key, mac, slot.expected_next(), segment.ack, segment.window);
-    let mut device = OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, wanted: false };
+    let mut device =
+        OneFrame { rx: Some(ack.frame()), tx, caps: &net.caps, fills_in: net.fills_in, wanted: false };
     net.iface.poll_ingress_single(now, &mut device, &mut slot.set);
 }
 

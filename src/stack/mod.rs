@@ -12,6 +12,7 @@ mod classify;
 mod clock;
 mod config;
 mod conn;
+mod cut;
 mod device;
 mod dhcp;
 mod egress;

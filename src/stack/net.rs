@@ -3,15 +3,15 @@
 //! smoltcp takes the segment size from the interface, so a connection whose path turns out narrower (ICMP
 //! "fragmentation needed", RFC 1191; ICMPv6 "packet too big", RFC 8201) moves to an interface with a smaller MTU.
 //!
-//! Where the port cuts large segments of TCP over IPv4 itself, each of them has a twin that makes such segments, as
-//! smoltcp learns only once, when an interface is made, whether it may. A connection's turn takes the twin when frames for
-//! them are at hand.
+//! Each of them has a twin that makes large segments of TCP over IPv4, which the port cuts, or the TX queue for it: smoltcp
+//! learns only once, when an interface is made, whether it may. A connection's turn takes the twin when there is room for
+//! them.
 
 use super::classify::PathMtu;
 use super::config::{Cidr, Route, StackConfig};
 use super::device::Listener;
 use super::egress::SEGMENTS_PER_PASS;
-use super::{StackError, isn};
+use super::{StackError, cut, isn};
 use crate::port::{ETHERNET_HEADER_BYTES, PortInfo};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{Checksum, DeviceCapabilities, Medium};
@@ -44,6 +44,8 @@ pub(super) struct Net {
     pub(super) caps: DeviceCapabilities,
     /// The most segments that one frame becomes, with segments as long as the MTU permits: 1 where none is cut.
     pub(super) segments_max: usize,
+    /// The TX queue fills in checksums of TCP: the port does not, and smoltcp does not know those of what is cut.
+    pub(super) fills_in: bool,
     mtu: usize,
 }
 
@@ -55,8 +57,8 @@ pub(super) struct Nets {
     routes: Vec<Route>,
     checksums_by_device: bool,
     checksums_unread: bool,
-    /// The largest frame that the port cuts; then every second interface is the twin of that before it.
-    cut_frame_bytes_max: Option<usize>,
+    /// The largest frame that is cut. Every second interface is the twin of that before it.
+    cut_frame_bytes_max: usize,
 }
 
 impl Nets {
@@ -100,7 +102,10 @@ impl Nets {
             routes: config.routes.clone(),
             checksums_by_device: info.tx_checksum_offload,
             checksums_unread: info.tx_checksum_offload && info.rx_checksum_trusted,
-            cut_frame_bytes_max: info.tso_frame_bytes_max.filter(|_| info.tx_checksum_offload),
+            cut_frame_bytes_max: info
+                .tso_frame_bytes_max
+                .filter(|_| info.tx_checksum_offload)
+                .unwrap_or(cut::FRAME_BYTES_MAX),
         };
         nets.add(mtu, now);
         Ok(nets)
@@ -120,20 +125,17 @@ impl Nets {
         &mut self.nets[usize::from(index)]
     }
 
-    /// The interface of the same path MTU that makes large segments, or the one that does not. The same one where the port
-    /// cuts none.
+    /// The interface of the same path MTU that makes large segments, or the one that does not.
     #[inline]
-    pub(super) fn twin(&self, index: u8, large: bool) -> u8 {
-        if self.cut_frame_bytes_max.is_some() { index & !1 | u8::from(large) } else { index }
+    pub(super) fn twin(index: u8, large: bool) -> u8 {
+        index & !1 | u8::from(large)
     }
 
     /// Whether connections over IPv4 with a peer that takes segments of up to `segment_bytes` send large ones. No frame may
     /// become more segments than are a connection's share of one pass, however small the peer wants them.
     pub(super) fn cuts_for(&self, segment_bytes: usize) -> bool {
         let cut_bytes_max = self.nets.iter().map(Net::cut_bytes_max).max().unwrap_or(0);
-        self.cut_frame_bytes_max.is_some()
-            && segment_bytes >= CUT_SEGMENT_BYTES_MIN
-            && cut_bytes_max <= SEGMENTS_PER_PASS * segment_bytes
+        segment_bytes >= CUT_SEGMENT_BYTES_MIN && cut_bytes_max <= SEGMENTS_PER_PASS * segment_bytes
     }
 
     pub(super) fn mac(&self) -> [u8; 6] {
@@ -237,18 +239,16 @@ impl Nets {
         let mut iface = Interface::new(config, &mut Listener { rx: None, caps: &caps }, now);
         let prefix = if local.is_ipv4() { 32 } else { 128 };
         apply(&mut iface, &[Cidr { addr: local, prefix }], &[]);
-        Net { iface, caps, segments_max: net.segments_max, mtu: net.mtu }
+        Net { iface, caps, segments_max: net.segments_max, fills_in: net.fills_in, mtu: net.mtu }
     }
 
-    /// Adds an interface for a path MTU, and its twin where the port cuts segments.
+    /// Adds an interface for a path MTU, and its twin.
     fn add(&mut self, mtu: usize, now: StackInstant) {
         self.add_one(mtu, 1, now);
-        if let Some(bytes) = self.cut_frame_bytes_max {
-            let payload_max = bytes.saturating_sub(ETHERNET_HEADER_BYTES + IPV4_TCP_BYTES);
-            // Whole segments: a shorter one at the end of each frame would cost as much as a long one.
-            let segments = (payload_max / (mtu - IPV4_TCP_BYTES)).clamp(1, CUT_SEGMENTS_MAX);
-            self.add_one(mtu, segments, now);
-        }
+        let payload_max = self.cut_frame_bytes_max.saturating_sub(ETHERNET_HEADER_BYTES + IPV4_TCP_BYTES);
+        // Whole segments: a shorter one at the end of each frame would cost as much as a long one.
+        let segments = (payload_max / (mtu - IPV4_TCP_BYTES)).clamp(1, CUT_SEGMENTS_MAX);
+        self.add_one(mtu, segments, now);
     }
 
     fn add_one(&mut self, mtu: usize, segments_max: usize, now: StackInstant) {
@@ -259,6 +259,7 @@ impl Nets {
         caps.checksum.ipv4 = if self.checksums_unread { Checksum::None } else { Checksum::Tx };
         caps.checksum.tcp = if self.checksums_by_device { Checksum::None } else { Checksum::Tx };
         if segments_max > 1 {
+            caps.checksum.tcp = Checksum::None;
             // Of IPv4 alone: smoltcp 0.14 drops large packets of IPv6 and says Ok.
             let bytes = ETHERNET_HEADER_BYTES + IPV4_TCP_BYTES + segments_max * (mtu - IPV4_TCP_BYTES);
             caps.segmentation.tcpv4 = NonZeroUsize::new(bytes);
@@ -266,7 +267,8 @@ impl Nets {
         let config = Config::new(HardwareAddress::Ethernet(EthernetAddress(self.mac)));
         let mut iface = Interface::new(config, &mut Listener { rx: None, caps: &caps }, now);
         apply(&mut iface, &self.addrs, &self.routes);
-        self.nets.push(Net { iface, caps, segments_max, mtu });
+        let fills_in = segments_max > 1 && !self.checksums_by_device;
+        self.nets.push(Net { iface, caps, segments_max, fills_in, mtu });
     }
 }
 

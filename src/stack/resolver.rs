@@ -341,7 +341,7 @@ impl Stack {
         }
         // Each pass sends one question of each socket.
         for _ in 0..2 * LOOKUPS_MAX {
-            let mut device = OneFrame { rx: None, tx, caps: &resolver.caps, wanted: false };
+            let mut device = OneFrame { rx: None, tx, caps: &resolver.caps, fills_in: false, wanted: false };
             let sent = resolver.iface.poll_egress(real(now), &mut device, &mut resolver.set);
             if sent == PollResult::None || !tx.has_room() {
                 break;

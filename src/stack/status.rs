@@ -95,6 +95,8 @@ pub struct StackStats {
     pub orphans_dropped: u64,
     /// Frames handed to the TX queue.
     pub tx_frames: u64,
+    /// Large segments that were cut into frames before they were handed to it, as the port does not.
+    pub tx_cut: u64,
     /// Immediate answers that found no room in the TX queue.
     pub tx_answers_lost: u64,
     /// Connections moved to a smaller segment size after an ICMP "too big".

@@ -200,7 +200,8 @@ pub(crate) struct RawHost {
 impl RawHost {
     pub(crate) fn new(port: WirePort, now: Instant) -> Self {
         let stack = Stack::new(&stack_config("10.1.0.2/24"), port.info(), [9; 32], now).unwrap();
-        RawHost { port, stack, tx: TxQueue::new(256), rx: Default::default() }
+        let tx = TxQueue::new(256, port.info());
+        RawHost { port, stack, tx, rx: Default::default() }
     }
 
     pub(crate) fn connect(&mut self, to: SocketAddr) -> ConnId {

@@ -118,7 +118,7 @@ impl Host {
             now: Instant::ZERO,
             ready: Vec::new(),
             tx_max: 256,
-            tx: TxQueue::new(256),
+            tx: TxQueue::new(256, &info),
             plug: Plug {
                 info,
                 out: VecDeque::new(),

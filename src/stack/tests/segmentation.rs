@@ -1,4 +1,4 @@
-//! Segmentation offload: large segments for a port that cuts them.
+//! Large segments, for a port that cuts them and for one that does not.
 
 use super::host::{Host, Pair, Raw, arp_of_raw, config, plain_port, seen, segments};
 use super::paths::too_big;
@@ -20,6 +20,16 @@ fn cutting_port(id: u8) -> PortInfo {
     PortInfo { tso_frame_bytes_max: Some(FRAME_BYTES_MAX), tx_checksum_offload: true, ..plain_port(id) }
 }
 
+/// Ports by who cuts, and who fills in checksums: the port both, the stack both, the stack and the port.
+fn ports(id: u8) -> [PortInfo; 3] {
+    [cutting_port(id), plain_port(id), PortInfo { tx_checksum_offload: true, ..plain_port(id) }]
+}
+
+/// Large segments that were cut, by whomever.
+fn cut_count(host: &Host) -> usize {
+    host.plug.was_cut.len() + host.stack.stats().tx_cut as usize
+}
+
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
 }
@@ -27,11 +37,16 @@ fn pattern(len: usize) -> Vec<u8> {
 /// `a` on a port that cuts segments, with no congestion control and a send ring of 1 MiB; `b` on an ordinary one, with the
 /// largest MTU that it receives.
 fn pair(ours: &StackConfig, theirs: &StackConfig) -> Pair {
+    pair_on(&cutting_port(1), ours, theirs)
+}
+
+/// The same with `a` on another port.
+fn pair_on(port: &PortInfo, ours: &StackConfig, theirs: &StackConfig) -> Pair {
     let mut ours = ours.clone();
     ours.tcp.congestion = CongestionControl::None;
     ours.tcp.send_buffer_bytes = 1 << 20;
     let mut pair = Pair::new(&ours, theirs);
-    pair.a = Host::on_port(cutting_port(1), &ours);
+    pair.a = Host::on_port(port.clone(), &ours);
     pair.b.stack.listen(80);
     pair
 }
@@ -70,9 +85,10 @@ proptest! {
     fn whatever_is_cut_arrives_as_if_it_had_been_sent_in_small_segments(
         bytes in prop_oneof![1usize..4_000, 4_000usize..65_000],
         peer_mtu in prop_oneof![Just(1500usize), 576usize..1500],
+        port in 0usize..3,
     ) {
         let theirs = StackConfig { mtu: Some(peer_mtu), ..config(&["10.0.0.2/24"]) };
-        let mut pair = pair(&config(&["10.0.0.1/24"]), &theirs);
+        let mut pair = pair_on(&ports(1)[port], &config(&["10.0.0.1/24"]), &theirs);
         let (client, server) = pair.connect("10.0.0.2:80");
         let data = pattern(bytes);
         pair.a.send(client, &data);
@@ -108,7 +124,8 @@ proptest! {
         }
         // Below that a frame would become more segments than one connection sends in a pass.
         let is_cut = bytes > mss && mss >= 32 * 1460 / SHARE;
-        prop_assert_eq!(!pair.a.plug.was_cut.is_empty(), is_cut);
+        prop_assert_eq!(cut_count(&pair.a) > 0, is_cut);
+        prop_assert!(pair.a.plug.was_cut.is_empty() == (port > 0 || !is_cut), "by whom it should be");
     }
 }
 
@@ -158,11 +175,12 @@ fn jumbo_segments_are_cut_too() {
 
 #[test]
 fn a_megabyte_arrives_in_spite_of_loss_with_either_congestion_control() {
-    for congestion in [CongestionControl::Cubic, CongestionControl::None] {
+    let controls = [CongestionControl::Cubic, CongestionControl::None];
+    for (congestion, port) in controls.into_iter().flat_map(|one| ports(1).map(|port| (one, port))) {
         let mut ours = config(&["10.0.0.1/24"]);
         ours.tcp.congestion = congestion;
         let mut pair = Pair::new(&ours, &config(&["10.0.0.2/24"]));
-        pair.a = Host::on_port(cutting_port(1), &ours);
+        pair.a = Host::on_port(port, &ours);
         pair.b.stack.listen(80);
         let (client, server) = pair.connect("10.0.0.2:80");
         let mut count = 0u32;
@@ -171,7 +189,7 @@ fn a_megabyte_arrives_in_spite_of_loss_with_either_congestion_control() {
             count >> 24 > 5
         });
         transfer(&mut pair, client, server, &pattern(1 << 20));
-        assert!(pair.a.plug.was_cut.len() > 10, "{congestion:?}");
+        assert!(cut_count(&pair.a) > 10, "{congestion:?}");
     }
 }
 
@@ -194,14 +212,19 @@ fn by_hand(window: u16) -> (Host, u32, ConnId) {
     config.tcp.congestion = CongestionControl::None;
     config.tcp.send_buffer_bytes = 1 << 20;
     let mut host = Host::on_port(cutting_port(2), &config);
+    let (ours, id) = open_by_hand(&mut host, window);
+    (host, ours, id)
+}
+
+/// Opens a connection to a host by hand; the sequence number that it starts with.
+fn open_by_hand(host: &mut Host, window: u16) -> (u32, ConnId) {
     host.stack.listen(80);
     host.burst(Instant::ZERO, &[arp_of_raw()]);
     let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
     let ours = answer[0].seq.wrapping_add(1);
     let ack = Raw { control: TcpControl::None, seq: 100, ack: Some(ours), window, ..Raw::syn(5000, 0) };
     host.burst(Instant::from_millis(2), &[ack.frame()]);
-    let id = host.ready[0];
-    (host, ours, id)
+    (ours, host.ready[0])
 }
 
 #[test]
@@ -238,6 +261,27 @@ fn nobody_gets_more_than_its_share_of_a_pass() {
     }
     assert_eq!(bytes as usize, 7 * SHARE * 1460, "and no less");
     assert!(host.plug.was_cut.iter().all(|cut| *cut == (32 * 1460 + 54, 1460)), "whole segments");
+}
+
+#[test]
+fn what_the_stack_cuts_is_a_share_of_a_pass_and_fits_the_queue() {
+    let mut config = config(&["10.0.0.2/24"]);
+    config.tcp.congestion = CongestionControl::None;
+    config.tcp.send_buffer_bytes = 1 << 20;
+    for (room, large) in [(256, true), (SHARE, true), (SHARE - 1, false), (1, false)] {
+        let mut host = Host::on_port(plain_port(2), &config);
+        let (ours, id) = open_by_hand(&mut host, u16::MAX);
+        host.send(id, &pattern(1_000_000));
+        let (mut now, mut bytes) = (Instant::from_millis(3), 0);
+        for _ in 0..4 {
+            let sent = segments(&host.burst_with_room(now, &[], room));
+            assert!((1..=SHARE.min(room)).contains(&sent.len()), "{} segments, room for {room}", sent.len());
+            assert_eq!(sent[0].seq, ours.wrapping_add(bytes));
+            bytes += sent.iter().map(|segment| segment.payload as u32).sum::<u32>();
+            now += Duration::from_millis(1);
+        }
+        assert_eq!(host.stack.stats().tx_cut > 0, large, "room for {room}");
+    }
 }
 
 #[test]
