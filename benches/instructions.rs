@@ -2,7 +2,7 @@
 //!
 //! `instructions CASE` carries it out and prints how many messages the polls that count have echoed; callgrind counts
 //! the instructions within [`counted`]. The cases are `server/SIZE` and `generator/SIZE`, an end of the engine (with `SIZExN`
-//! messages on their way on each connection), and `floor-server/SIZE` and `floor-client/SIZE`, the same end of the floor;
+//! messages on their way on each connection), `churn-server/0`, for which a connection that comes and goes is a message, and `floor-server/SIZE` and `floor-client/SIZE`, the same end of the floor;
 //! `copy/SIZE` copies a message's bytes once, for `scripts/profile`. Without a case each of the first is carried out once.
 
 #![allow(missing_docs, reason = "a program, not a library")]
@@ -13,21 +13,24 @@ use floor::{Echo as FloorEcho, End, Loop};
 use std::hint::black_box;
 use std::sync::Arc;
 use unsocket::apps::Echo;
-use unsocket::bench::client::{Client, Destination, Rounds};
+use unsocket::bench::churn::Churn;
+use unsocket::bench::client::{Client, Destination, Driven, Rounds};
 use unsocket::bench::crew::{Bounds, Crew};
-use unsocket::bench::{Clock, Plan, Stop, engine_setup};
+use unsocket::bench::generator::Generator;
+use unsocket::bench::{Clock, Plan, Scenario, Stop, engine_setup};
 use unsocket::engine::{EngineConfig, Handler, NoWake, Wake, Worker, seats};
 use unsocket::port::wire::{self, WireConfig, WirePort};
 use unsocket::stack::StackConfig;
 use unsocket::time::{Duration, Instant};
 
-const CASES: [&str; 8] = [
+const CASES: [&str; 9] = [
     "server/20",
     "server/20x16",
     "server/1024",
     "server/16384",
     "generator/20",
     "generator/20x16",
+    "churn-server/0",
     "floor-server/20",
     "floor-client/20",
 ];
@@ -60,27 +63,43 @@ trait Pair {
     fn replies(&self) -> u64;
 }
 
-struct EnginePair {
+struct EnginePair<L: Driven> {
     server: Worker<WirePort, Echo>,
-    client: Worker<WirePort, Client>,
+    client: Worker<WirePort, L>,
     rounds: Rounds,
     crew: Crew,
+    /// The load is to open connections, not to echo messages on them.
+    churns: bool,
+    has_begun: bool,
 }
 
-impl EnginePair {
+impl EnginePair<Client> {
+    /// Connections that stay, with so many messages on their way on each.
     fn new(size: usize, in_flight: u32) -> Self {
-        let plan = Plan {
-            connections: CONNECTIONS as u32,
-            in_flight,
-            size: size.into(),
-            stop: Stop::Messages(u64::MAX),
-            ..Plan::default()
-        };
-        let (crew, mut generators) = Crew::new(&plan, Clock::new());
+        let plan = Plan { in_flight, size: size.into(), ..plan() };
+        EnginePair::with(&plan, Client::new)
+    }
+}
+
+impl EnginePair<Churn> {
+    /// Connections that come and go.
+    fn churning() -> Self {
+        let plan = Plan { scenario: Scenario::Connect { echoes: 0 }, ..plan() };
+        EnginePair::with(&plan, |generator, destination| Churn::new(generator, destination, 0))
+    }
+}
+
+fn plan() -> Plan {
+    Plan { connections: CONNECTIONS as u32, stop: Stop::Messages(u64::MAX), ..Plan::default() }
+}
+
+impl<L: Driven> EnginePair<L> {
+    fn with(plan: &Plan, client: impl FnOnce(Generator, Destination) -> L) -> Self {
+        let (crew, mut generators) = Crew::new(plan, Clock::new());
         let (a, b) = wire::pair(&WireConfig::default()).unwrap();
         let config = |addr: &str| {
             let stack = StackConfig { addrs: vec![addr.parse().unwrap()], ..StackConfig::default() };
-            engine_setup::config(&plan, stack)
+            engine_setup::config(plan, stack)
         };
         let destination = Destination {
             sources: Vec::new(),
@@ -89,12 +108,14 @@ impl EnginePair {
             target: "/".to_owned(),
             tls: None,
         };
-        let client = Client::new(generators.remove(0), destination);
+        let client = client(generators.remove(0), destination);
         EnginePair {
             server: worker(&EngineConfig { listen: vec![PORT], ..config("10.0.0.1/24") }, a, Echo),
             client: worker(&config("10.0.0.2/24"), b, client),
             rounds: Rounds::default(),
             crew,
+            churns: matches!(plan.scenario, Scenario::Connect { .. }),
+            has_begun: false,
         }
     }
 }
@@ -105,14 +126,16 @@ fn worker<H: Handler>(config: &EngineConfig, port: WirePort, handler: H) -> Work
     Worker::new(config, seats.remove(0), port, handler, Instant::ZERO).unwrap()
 }
 
-impl Pair for EnginePair {
+impl<L: Driven> Pair for EnginePair<L> {
     fn poll(&mut self, now: Instant, end: Counted) {
         match end {
             Counted::Server => {
                 self.server.poll(now);
             }
             Counted::Client => {
-                if self.client.report().engine.opened == CONNECTIONS as u64 && self.replies() == 0 {
+                let all_are_open = self.client.report().engine.opened == CONNECTIONS as u64;
+                if !self.has_begun && (all_are_open || self.churns) {
+                    self.has_begun = true;
                     self.crew.window().open(Bounds { start: now, from: now, until: Instant::FAR_FUTURE });
                 }
                 assert!(!self.rounds.go(&mut self.client, now), "the load goes on");
@@ -122,7 +145,8 @@ impl Pair for EnginePair {
     }
 
     fn replies(&self) -> u64 {
-        self.client.report().engine.messages_in
+        let report = self.client.report();
+        if self.churns { report.stack.closed } else { report.engine.messages_in }
     }
 }
 
@@ -174,7 +198,7 @@ fn run(pair: &mut impl Pair, end: Counted, size: usize) -> u64 {
         now += STEP;
     }
     let begun = pair.replies();
-    let wanted = (BYTES / size as u64).clamp(MESSAGES[0], MESSAGES[1]);
+    let wanted = (BYTES / size.max(1) as u64).clamp(MESSAGES[0], MESSAGES[1]);
     while pair.replies() < begun + wanted {
         for polled in [Counted::Client, Counted::Server] {
             if polled == end {
@@ -205,6 +229,7 @@ fn carry_out(case: &str) {
     let in_flight = in_flight.parse().expect("messages on their way are a number");
     let messages = match end {
         "server" => run(&mut EnginePair::new(size, in_flight), Counted::Server, size),
+        "churn-server" => run(&mut EnginePair::churning(), Counted::Server, size),
         "generator" => run(&mut EnginePair::new(size, in_flight), Counted::Client, size),
         "floor-server" => run(&mut FloorPair::new(size), Counted::Server, size),
         "floor-client" => run(&mut FloorPair::new(size), Counted::Client, size),

@@ -347,15 +347,16 @@ impl Stack {
         };
         let local = flow.local();
         let isn = self.isn.generate(&flow, self.now, isn_floor);
-        let mut net = self.nets.with_first_random(0, local.ip(), isn, self.stack_now);
         let slot = self.slab.slot_mut(index);
         slot.received = Received::after_syn(segment.seq);
         slot.unacknowledged = isn.wrapping_add(1);
         let endpoint = IpEndpoint::new(IpAddress::from(local.ip()), local.port());
         let listening = slot.socket_mut().listen(endpoint);
         debug_assert!(listening.is_ok(), "a fresh socket listens");
-        let mut device = Listener { rx: Some(frame), caps: &net.caps };
-        net.iface.poll_ingress_single(self.stack_now, &mut device, &mut slot.set);
+        let now = self.stack_now;
+        self.nets.with_first_random(local.ip(), isn, now, |iface, caps| {
+            iface.poll_ingress_single(now, &mut Listener { rx: Some(frame), caps }, &mut slot.set)
+        });
         if slot.socket().state() != State::SynReceived {
             // smoltcp saw more wrong with it than we did.
             self.stats.rx_malformed += 1;

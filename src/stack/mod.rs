@@ -228,16 +228,17 @@ impl Stack {
         let flow = self.ports.choose(source, remote, is_free).ok_or(ConnectError::NoPort)?;
         let index = self.open(flow, Phase::Connecting).ok_or(ConnectError::Full)?;
         let isn = self.isn.generate(&flow, self.now, None);
-        let mut net = self.nets.with_first_random(0, source, isn, self.stack_now);
         let local = flow.local();
         let slot = self.slab.slot_mut(index);
         slot.owned = true;
         slot.unacknowledged = isn.wrapping_add(1);
-        let connected = slot.socket_mut().connect(
-            net.iface.context(),
-            IpEndpoint::new(IpAddress::from(remote.ip()), remote.port()),
-            IpEndpoint::new(IpAddress::from(local.ip()), local.port()),
-        );
+        let connected = self.nets.with_first_random(source, isn, self.stack_now, |iface, _| {
+            slot.socket_mut().connect(
+                iface.context(),
+                IpEndpoint::new(IpAddress::from(remote.ip()), remote.port()),
+                IpEndpoint::new(IpAddress::from(local.ip()), local.port()),
+            )
+        });
         if connected.is_err() {
             // Port 0 or an unspecified remote.
             self.remove(index);

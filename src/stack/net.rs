@@ -223,23 +223,22 @@ impl Nets {
         }
     }
 
-    /// A throw-away interface whose first random number is `first_u32`: how a sequence number of ours gets into
-    /// a socket, see [`isn`]. It owns `local` alone.
-    pub(super) fn with_first_random(
+    /// Lends a throw-away interface whose first random number is `first_u32`: how a sequence number of ours gets into
+    /// a socket, see [`isn`]. It owns `local` alone. Lent and not returned, as it is some 20 KB to move.
+    pub(super) fn with_first_random<R>(
         &self,
-        index: u8,
         local: IpAddr,
         first_u32: u32,
         now: StackInstant,
-    ) -> Net {
-        let net = &self.nets[usize::from(index)];
+        f: impl FnOnce(&mut Interface, &DeviceCapabilities) -> R,
+    ) -> R {
+        let caps = &self.nets[0].caps;
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(self.mac)));
         config.random_seed = isn::pcg_seed_for(first_u32);
-        let caps = net.caps.clone();
-        let mut iface = Interface::new(config, &mut Listener { rx: None, caps: &caps }, now);
+        let mut iface = Interface::new(config, &mut Listener { rx: None, caps }, now);
         let prefix = if local.is_ipv4() { 32 } else { 128 };
         apply(&mut iface, &[Cidr { addr: local, prefix }], &[]);
-        Net { iface, caps, segments_max: net.segments_max, fills_in: net.fills_in, mtu: net.mtu }
+        f(&mut iface, caps)
     }
 
     /// Adds an interface for a path MTU, and its twin.

@@ -101,7 +101,9 @@ fn list<'h, 'a>(
 
 /// Whether the list header `name` has the element `token` in any case.
 fn lists_token(headers: &[Header<'_>], name: &'static str, token: &str) -> bool {
-    list(headers, name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    // Mostly it is alone.
+    values(headers, name).any(|value| value.eq_ignore_ascii_case(token.as_bytes()))
+        || list(headers, name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The one value of header `name`.
