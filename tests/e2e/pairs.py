@@ -50,8 +50,10 @@ TABLE = [(1, 1, 20), (100, 16, 20), (1_000, 1, 20), (16, 16, 1_024), (16, 16, 16
 class Pair:
     """A server and the clients that meet it, on a socket that is gone when the `with` block ends."""
 
-    def __init__(self, binary, kind, *options, cores=None):
+    def __init__(self, binary, kind, *options, cores=None, queues=1):
         self.binary, self.kind, self.options, self.cores = str(binary), kind, [*options], cores
+        self.queues = queues
+        self.options += ["--queues", str(queues)] if queues > 1 else []
         self.folder = tempfile.TemporaryDirectory(prefix="unsocket-pair-")
         self.socket = f"{self.folder.name}/pair.sock"
         self.clients = 0
@@ -64,7 +66,7 @@ class Pair:
             role = "server" if end == "server" else "client"
             return f"dpdk:net_memif0,role={role},id=0,socket={self.socket},socket-abstract=no"
         devices = {"server": f"net_vhost0,iface={self.socket}", "client": f"net_virtio_user0,path={self.socket}"}
-        return f"dpdk:{devices[end]}"
+        return f"dpdk:{devices[end]},queues={self.queues}"
 
     def serve(self, *options):
         """Starts the server and returns when it serves. What it says about memory comes over EAL's telemetry socket."""
@@ -211,15 +213,18 @@ def measure(options):
     runs = {}
     for round_ in range(options.rounds):
         for kind in KINDS:
-            with Pair(options.binary, kind, "--checksum", "trust", cores=options.cores) as pair:
-                pair.serve()
-                for connections, in_flight, size in TABLE:
+            for connections, in_flight, size in TABLE:
+                # One connection is one thread's. A thread has a queue of its own; one worker serves them all.
+                client = options.cores[1:2] if connections == 1 else options.cores[1:]
+                cores = (options.cores[0], ",".join(map(str, client)))
+                with Pair(options.binary, kind, "--checksum", "trust", cores=cores, queues=len(client)) as pair:
+                    pair.serve()
                     load = ["--connections", connections, "--in-flight", in_flight, "--size", size]
-                    result = pair.bench(*load, "--duration", options.seconds)
+                    result = pair.bench(*load, "--workers", len(client), "--duration", options.seconds)
                     if not result["messages"]:
-                        raise Failure(f"{kind}, {load}: no echo in {options.seconds} s: two idle cores are needed")
+                        raise Failure(f"{kind}, {load}: no echo in {options.seconds} s: idle cores are needed")
                     runs.setdefault((kind, connections, in_flight, size), []).append(result)
-                pair.stop()
+                    pair.stop()
             runs.setdefault((kind, "testpmd"), []).append(testpmd(kind, options))
             print(f"  round {round_ + 1} of {options.rounds}: {kind}", file=sys.stderr, flush=True)
     report = {"machine": result["machine"], "cores": options.cores, "rounds": options.rounds, "rows": []}
@@ -238,7 +243,9 @@ def measure(options):
                     "payload_gbit_per_second": statistics.median(rates) * size * 8 / 1e9,
                     "rtt_p50_us": statistics.median(run["rtt_us"]["p50"] for run in results),
                     "rtt_p99_us": statistics.median(run["rtt_us"]["p99"] for run in results),
-                    "run_delay_percent": max(run["generators"][0]["run_delay_percent"] for run in results),
+                    "run_delay_percent": max(
+                        generator["run_delay_percent"] for run in results for generator in run["generators"]
+                    ),
                 }
             )
     table = markdown(report, options)
@@ -254,8 +261,8 @@ def workers(options):
     for round_ in range(options.rounds):
         for count in (1, 2):
             cores = [",".join(map(str, cores[:count])) for cores in (server, client)]
-            shared = ["--checksum", "trust", "--workers", str(count), "--queues", str(count)]
-            with Pair(options.binary, "memif", *shared, cores=cores) as pair:
+            shared = ["--checksum", "trust", "--workers", str(count)]
+            with Pair(options.binary, "memif", *shared, cores=cores, queues=count) as pair:
                 pair.serve()
                 for connections, in_flight in WORKERS_TABLE:
                     load = ["--connections", count * connections, "--in-flight", in_flight, "--size", 20]
@@ -288,9 +295,11 @@ def workers(options):
 def markdown(report, options):
     """The table for people."""
     machine = report["machine"]
+    threads = len(options.cores) - 1
+    client = f", the generator on {threads} where there are connections for all" if threads > 1 else ""
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}; medians of {report['rounds']} interleaved runs of "
-        f"{options.seconds} s; least and greatest in brackets",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}; the server on one core{client}; medians of "
+        f"{report['rounds']} interleaved runs of {options.seconds} s; least and greatest in brackets",
         "",
         "| device | connections x in flight x payload | a second | Gbit/s each way | RTT p50 us | RTT p99 us | waited for a core |",
         "|---|---|---|---|---|---|---|",
@@ -404,7 +413,7 @@ def main():
     table.add_argument("--rounds", type=int, default=5, help="runs of each, in turn [default: 5]")
     table.add_argument("--seconds", type=float, default=2, help="of each run [default: 2]")
     table.add_argument("--cores", type=lambda text: [int(core) for core in text.split(",")], default=[1, 2],
-                       metavar="SERVER,CLIENT", help="cores of the two processes [default: 1,2]")
+                       metavar="SERVER,CLIENT[,CLIENT]", help="cores of the two processes [default: 1,2]")
     table.add_argument("--json", action="store_true", help="JSON instead of a table")
     table.add_argument("--write", action="store_true", help="put the table into docs/dpdk.md as well")
     scaling = commands.add_parser("workers", help=workers.__doc__)
