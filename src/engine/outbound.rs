@@ -38,9 +38,8 @@ impl<'a> OutFrame<'a> {
     }
 
     fn with_header(header: FrameHeader, payload: &'a [u8]) -> Self {
-        let mut frame = OutFrame { head: [0; HEADER_BYTES_MAX], head_bytes: 0, payload, mask: header.mask };
-        frame.head_bytes = header.encode(&mut frame.head);
-        frame
+        let (head, head_bytes) = header.encoded();
+        OutFrame { head, head_bytes, payload, mask: header.mask }
     }
 
     /// Length on the wire, bytes.

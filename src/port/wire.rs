@@ -180,7 +180,8 @@ fn joined(config: &WireConfig, names: [String; 2]) -> Result<(WirePort, WirePort
 #[derive(Debug)]
 pub struct WireFrame {
     buffer: Box<[u8]>,
-    len: usize,
+    /// Bytes of the frame; of 32 bits, so that frames, which are moved from queue to queue, have no words of padding.
+    len: u32,
     checksum: RxChecksum,
 }
 
@@ -197,16 +198,16 @@ impl WireFrame {
 
 impl Frame for WireFrame {
     fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.len]
+        &self.buffer[..self.len as usize]
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[..self.len]
+        &mut self.buffer[..self.len as usize]
     }
 
     fn set_len(&mut self, len: usize) {
         assert!(len <= self.buffer.len(), "a frame of {len} bytes in a buffer of {}", self.buffer.len());
-        self.len = len;
+        self.len = len as u32;
     }
 
     fn rx_checksum(&self) -> RxChecksum {
@@ -274,11 +275,11 @@ impl Port for WirePort {
         }
         let mut bytes = 0;
         if let Ok(frames) = self.rx.read_chunk(count) {
-            burst.extend(frames.into_iter().inspect(|frame| bytes += frame.len));
+            burst.extend(frames.into_iter().inspect(|frame| bytes += u64::from(frame.len)));
         }
         self.owned += count;
         self.stats.rx_frames += count as u64;
-        self.stats.rx_bytes += bytes as u64;
+        self.stats.rx_bytes += bytes;
         count
     }
 
@@ -302,11 +303,11 @@ impl Port for WirePort {
         let mut bytes = 0;
         let count = if self.tx.cached_slots() >= wanted { wanted } else { self.tx.slots().min(wanted) };
         if let Ok(slots) = self.tx.write_chunk_uninit(count) {
-            slots.fill_from_iter(burst.drain(..count).inspect(|frame| bytes += frame.len));
+            slots.fill_from_iter(burst.drain(..count).inspect(|frame| bytes += u64::from(frame.len)));
         }
         self.owned -= count;
         self.stats.tx_frames += count as u64;
-        self.stats.tx_bytes += bytes as u64;
+        self.stats.tx_bytes += bytes;
         if count < wanted {
             self.stats.tx_full += 1;
         }

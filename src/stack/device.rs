@@ -97,25 +97,25 @@ impl<F: Frame> TxQueue<F> {
     pub fn push(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         let has_room = self.has_room();
         if has_room {
-            self.fill(len, fill);
+            fill(self.place(len));
         } else {
             self.lost += 1;
         }
         has_room
     }
 
-    /// Fills one frame of `len` bytes and queues it.
+    /// Queues a frame of `len` bytes for the caller to fill.
     ///
     /// # Panics
     /// Without room.
-    fn fill<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    #[inline]
+    fn place(&mut self, len: usize) -> &mut [u8] {
         let mut frame = self.spare.pop().expect("the caller has asked for room");
         frame.set_len(len);
-        let result = fill(frame.bytes_mut());
-        self.pending.push_back(frame);
         self.last_frame_bytes = len;
         self.pushed += 1;
-        result
+        self.pending.push_back(frame);
+        self.pending.back_mut().map(Frame::bytes_mut).unwrap_or_default()
     }
 
     /// Fills one frame of `len` bytes with a segment that the port cuts, and queues it, or queues what is cut from it here;
@@ -265,13 +265,12 @@ impl<F: Frame> TxToken for Queued<'_, F> {
             return self.tx.fill_large(len, segment_bytes, f);
         }
         if self.tx.has_room() {
-            return self.tx.fill(len, |frame| {
-                let result = f(frame);
-                if self.fills_in {
-                    fill_tcp_checksum(frame);
-                }
-                result
-            });
+            let frame = self.tx.place(len);
+            let result = f(frame);
+            if self.fills_in {
+                fill_tcp_checksum(frame);
+            }
+            return result;
         }
         // An answer without a place (`transmit` gives tokens only with room). smoltcp's `consume` cannot fail, and not
         // to receive would let two ends that wait for each other's room wait for ever: the answer is lost, as it

@@ -25,8 +25,9 @@ impl Stack {
             return Onward::Done;
         }
         let verify = checksum == RxChecksum::Unknown && !self.rx_checksum_trusted;
-        match super::classify::classify(frame, self.nets.mac()) {
-            Class::Tcp(segment) => return self.ingress_segment(frame, &segment, verify, tx),
+        // Not moved out of where it was written.
+        match &super::classify::classify(frame, self.nets.mac()) {
+            Class::Tcp(segment) => return self.ingress_segment(frame, segment, verify, tx),
             Class::Arp | Class::Ndp => {
                 self.ingress_control(frame, tx);
                 self.learn_neighbors(frame);
@@ -37,7 +38,7 @@ impl Stack {
                     self.stats.rx_bad_checksum += 1;
                     return Onward::Done;
                 }
-                return self.ingress_path_report(&too_big);
+                return self.ingress_path_report(too_big);
             }
             Class::Dhcp if self.share.as_ref().is_some_and(|share| share.worker != 0) => {
                 return Onward::Worker(0);
@@ -65,7 +66,7 @@ impl Stack {
             Class::Dns => self.stats.rx_unsupported += 1,
             Class::Icmp if self.has_exception_path => return self.leave_to_kernel(),
             Class::Icmp => self.ingress_control(frame, tx),
-            Class::Unsupported(reason) if self.has_exception_path && !is_tcp_fragment(reason, frame) => {
+            Class::Unsupported(reason) if self.has_exception_path && !is_tcp_fragment(*reason, frame) => {
                 return self.leave_to_kernel();
             }
             Class::NotOurs => self.stats.rx_not_ours += 1,

@@ -32,10 +32,8 @@ impl Stack {
         if !self.dirty.is_empty() || !self.ready.is_empty() || !self.reclaims.is_empty() {
             return Some(self.now);
         }
-        [self.wheel.next_deadline(), self.next_router_refresh(), self.next_dhcp(), self.next_dns()]
-            .into_iter()
-            .flatten()
-            .min()
+        let due = [self.wheel.next_deadline(), self.next_router_refresh(), self.next_dhcp(), self.next_dns()];
+        due.iter().flatten().min().copied()
     }
 
     /// Makes the connection ready at `deadline` (it replaces the one before); `None` for never. Cheap: lazily armed.

@@ -135,31 +135,30 @@ impl FrameHeader {
     /// Writes the header into `out` with the shortest length form; returns its length in bytes.
     #[inline]
     pub fn encode(&self, out: &mut [u8; HEADER_BYTES_MAX]) -> usize {
-        out[0] = u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode as u8;
+        let (header, header_bytes) = self.encoded();
+        *out = header;
+        header_bytes
+    }
+
+    /// The header with the shortest length form, zeros behind it, and its length in bytes.
+    ///
+    /// It is put together in a register: bytes that are written one by one and then copied together keep the processor waiting
+    /// until they have reached the cache.
+    #[inline]
+    pub(crate) fn encoded(&self) -> ([u8; HEADER_BYTES_MAX], usize) {
+        let first = u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode as u8;
         let masked = u8::from(self.mask.is_some()) << 7;
-        let length_end = match self.payload_bytes {
-            length @ 0..=125 => {
-                out[1] = masked | length as u8;
-                2
-            }
-            length @ 126..=0xffff => {
-                out[1] = masked | 126;
-                out[2..4].copy_from_slice(&(length as u16).to_be_bytes());
-                4
-            }
-            length => {
-                out[1] = masked | 127;
-                out[2..10].copy_from_slice(&length.to_be_bytes());
-                10
-            }
+        let (short_length, long_length, length_end) = match self.payload_bytes {
+            length @ 0..=125 => (length as u8, 0, 2),
+            length @ 126..=0xffff => (126, u64::from((length as u16).swap_bytes()), 4),
+            length => (127, length.swap_bytes(), 10),
         };
-        match self.mask {
-            None => length_end,
-            Some(key) => {
-                out[length_end..length_end + 4].copy_from_slice(&key);
-                length_end + 4
-            }
-        }
+        let lengths = u128::from(masked | short_length) << 8 | u128::from(long_length) << 16;
+        let mask = self.mask.map_or(0, u32::from_le_bytes);
+        let header = u128::from(first) | lengths | u128::from(mask) << (8 * length_end);
+        let header_bytes = if self.mask.is_some() { length_end + 4 } else { length_end };
+        let [header @ .., _, _] = header.to_le_bytes();
+        (header, header_bytes)
     }
 }
 

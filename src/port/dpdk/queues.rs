@@ -146,10 +146,11 @@ impl Queues {
             let pair = match self.pairs.len() {
                 0 | 1 => 0,
                 // As whoever sends to us should do: the flow's queue is its hash modulo the number of queues.
-                _ => packet::flow_hash(frame.data())
-                    .map(|hash| hash as usize % queues)
-                    .filter(|queue| queue % self.workers == self.worker)
-                    .map_or(0, |queue| queue / self.workers),
+                _ => match packet::flow_hash(frame.data()).map(|hash| hash as usize % queues) {
+                    Some(queue) if self.workers == 1 => queue,
+                    Some(queue) if queue % self.workers == self.worker => queue / self.workers,
+                    _ => 0,
+                },
             };
             let taken = match (self.pairs.get_mut(pair), &mut self.to_first) {
                 (Some(pair), None) => pair.take(burst),
