@@ -27,9 +27,12 @@ ATTEMPTS = 3
 
 TRUSTED, VERIFIED = "unsocket, memif, trusted", "unsocket, memif, verified"
 TAP, AF_XDP = "unsocket, TAP", "unsocket, AF_XDP"
+# The same with interrupt moderation: at most one burst in so many microseconds.
+COALESCE_US = 500
+TAP_RESTING, AF_XDP_RESTING = (f"{name}, coalesce {COALESCE_US} us" for name in (TAP, AF_XDP))
 # Over memory shared by two processes, checksums left out as loopback leaves its own out, and verified; over devices that
 # kernel sockets reach, checksums verified.
-ENGINES = {TRUSTED: "trust", VERIFIED: "verify", TAP: "verify", AF_XDP: "verify"}
+ENGINES = {TRUSTED: "trust", **dict.fromkeys((VERIFIED, TAP, AF_XDP, TAP_RESTING, AF_XDP_RESTING), "verify")}
 PEERS = {
     "uWebSockets": [str(PLACE / "uwebsockets"), str(PORT)],
     **{
@@ -87,7 +90,7 @@ WORKS = {
         "--connections 1000 --rate 30000",
         figure=CPU,
         network="veth",
-        engines=(TAP, AF_XDP),
+        engines=(TAP, AF_XDP, TAP_RESTING, AF_XDP_RESTING),
         generators=1,
     ),
     "broadcast": Work(
@@ -256,7 +259,7 @@ def serve(name, work, options, port):
 
 def bench_engine(name, work, options):
     """The engine's server, loaded by the engine's client over net_memif, or over a device by kernel sockets."""
-    if name in (TAP, AF_XDP):
+    if work.figure == CPU:
         return bench_device(name, work, options)
     with tempfile.TemporaryDirectory() as folder:
 
@@ -274,11 +277,12 @@ def bench_engine(name, work, options):
 
 def bench_device(name, work, options):
     """The engine's server, asleep whenever it has nothing to do, loaded by kernel sockets."""
-    asleep = ["--poll", "adaptive", "--set", "workers.spin_us=0"]
+    rest_us = COALESCE_US if name in (TAP_RESTING, AF_XDP_RESTING) else 0
+    asleep = ["--poll", "adaptive", "--set", "workers.spin_us=0", "--set", f"workers.coalesce_us={rest_us}"]
     url = f"ws://10.73.9.1:{PORT}/"
     with Namespaces() as namespaces:
         prefix = ["ip", "netns", "exec", namespaces.client]
-        if name == TAP:
+        if name in (TAP, TAP_RESTING):
             # The pair is not needed, its addresses are in the way.
             run("ip", "-n", namespaces.client, "link", "delete", "veth0")
             command = serve(name, work, options, f"tap:uns-cmp{os.getpid() % 100_000}")

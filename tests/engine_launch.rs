@@ -114,7 +114,7 @@ fn there_and_back(idle: Idle) {
 
 #[test]
 fn workers_that_sleep_are_woken() {
-    there_and_back(Idle::Adaptive { spin: Duration::from_micros(20) });
+    there_and_back(Idle::Adaptive { spin: Duration::from_micros(20), coalesce: Duration::ZERO });
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn workers_that_spin() {
 #[test]
 fn a_sleeping_worker_costs_nothing() {
     let (server_port, _client_port) = sides(1);
-    let idle = Idle::Adaptive { spin: Duration::from_micros(20) };
+    let idle = Idle::Adaptive { spin: Duration::from_micros(20), coalesce: Duration::ZERO };
     let mut config = config("10.1.0.1/24", idle);
     config.deadlines.tick = None;
     let server = Server::with_ports(config, server_port).unwrap().start(|_| Echo).unwrap();
@@ -134,6 +134,54 @@ fn a_sleeping_worker_costs_nothing() {
     std::thread::sleep(Duration::from_millis(300));
     let polls = server.handle().reports(SECONDS(10))[0].engine.polls - before;
     assert!(polls < 1_000, "{polls} polls in 300 ms of silence");
+}
+
+#[test]
+fn commands_do_not_wait_for_the_end_of_a_rest() {
+    const RESTS: u32 = 50;
+    let (server_port, _client_port) = sides(1);
+    let coalesce = Duration::from_millis(200);
+    let resting = Idle::Adaptive { spin: Duration::ZERO, coalesce };
+    let server = Server::with_ports(config("10.1.0.1/24", resting), server_port).unwrap();
+    let server = server.start(|_| Echo).unwrap();
+    let began = std::time::Instant::now();
+    for _ in 0..RESTS {
+        // Answering is work, after which it rests.
+        assert_eq!(server.handle().reports(SECONDS(10)).len(), 1);
+    }
+    server.handle().drain();
+    server.wait().unwrap();
+    assert!(began.elapsed() < coalesce * RESTS / 2, "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_comes_during_a_rest_is_one_burst() {
+    const MESSAGES: u64 = 200;
+    let (server_port, client_port) = sides(1);
+    let resting = Idle::Adaptive { spin: Duration::ZERO, coalesce: Duration::from_millis(5) };
+    let server = Server::with_ports(config("10.1.0.1/24", resting), server_port).unwrap();
+    let server = server.start(|_| Echo).unwrap();
+    let asleep = Idle::Adaptive { spin: Duration::ZERO, coalesce: Duration::ZERO };
+    let (client, app, told) = teller(client_port, asleep);
+    client.connect(Connect::new(server_addr(), "/")).unwrap();
+    let client = start_client(client, app);
+    let conn = opened(&told);
+    let before = server.handle().reports(SECONDS(10))[0].engine;
+    for number in 0..MESSAGES {
+        client.handle().send(conn, Message::Text(&number.to_string())).unwrap();
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    for number in 0..MESSAGES {
+        assert_eq!(told.recv_timeout(SECONDS(10)).unwrap(), Told::Text(number.to_string()));
+    }
+    let after = server.handle().reports(SECONDS(10))[0].engine;
+    assert_eq!(after.messages_in - before.messages_in, MESSAGES);
+    // A poll with work for each rest of 5 ms, and not one for each message of the 40 ms and more.
+    let busy_polls = after.busy_polls - before.busy_polls;
+    assert!(busy_polls < MESSAGES / 2, "{busy_polls} bursts for {MESSAGES} messages");
+    server.handle().drain();
+    server.wait().unwrap();
+    drop(client);
 }
 
 #[test]
@@ -148,7 +196,7 @@ fn several_workers_publish_to_each_other_across_threads() {
             conn.publish("room", message);
         }
     }
-    let idle = Idle::Adaptive { spin: Duration::from_micros(20) };
+    let idle = Idle::Adaptive { spin: Duration::from_micros(20), coalesce: Duration::ZERO };
     let (server_ports, client_ports) = sides(2);
     let server = Server::with_ports(config("10.1.0.1/24", idle), server_ports).unwrap();
     let server = server.start(|_| Room).unwrap();
@@ -251,7 +299,7 @@ impl Handler for Crier {
 /// Two devices whose networks have the very same addresses: a frame that came to the other one's workers would be
 /// answered there.
 fn two_groups(workers: [usize; 2]) -> (Server<WirePort>, [Client<WirePort>; 2]) {
-    let idle = Idle::Adaptive { spin: Duration::from_micros(20) };
+    let idle = Idle::Adaptive { spin: Duration::from_micros(20), coalesce: Duration::ZERO };
     let of_server = EngineConfig {
         limits: unsocket::engine::Limits { connections_max: 16, ..Default::default() },
         ..config("10.1.0.1/24", idle)

@@ -138,7 +138,10 @@ impl Config {
             },
             idle: match self.poll() {
                 Poll::Spin => Idle::Spin,
-                Poll::Adaptive => Idle::Adaptive { spin: Duration::from_micros(self.workers.spin_us) },
+                Poll::Adaptive => Idle::Adaptive {
+                    spin: Duration::from_micros(self.workers.spin_us),
+                    coalesce: Duration::from_micros(self.workers.coalesce_us),
+                },
             },
             cores: self.workers.cores.clone(),
             ..defaults

@@ -346,6 +346,8 @@ pub struct WorkersConfig {
     pub poll: Option<Poll>,
     /// How long an adaptive worker spins before it sleeps.
     pub spin_us: u64,
+    /// How long after its last work an adaptive worker that does not spin leaves what comes waiting.
+    pub coalesce_us: u64,
     /// Which rule says whose a connection is.
     pub steering: Steering,
 }
@@ -547,7 +549,14 @@ impl Default for LimitsConfig {
 
 impl Default for WorkersConfig {
     fn default() -> Self {
-        WorkersConfig { count: 1, cores: Vec::new(), poll: None, spin_us: 50, steering: Steering::Device }
+        WorkersConfig {
+            count: 1,
+            cores: Vec::new(),
+            poll: None,
+            spin_us: 50,
+            coalesce_us: 0,
+            steering: Steering::Device,
+        }
     }
 }
 

@@ -214,6 +214,7 @@ impl Config {
 
             size("workers.count", workers.count, 1, WORKERS_MAX),
             range("workers.spin_us", workers.spin_us, 0, 1_000_000),
+            range("workers.coalesce_us", workers.coalesce_us, 0, 10_000),
 
             or_off("tls.watch_ms", self.tls.watch_ms, 100, HOUR_MS),
 

@@ -272,12 +272,15 @@ pub enum Idle {
     Adaptive {
         /// How long to spin first.
         spin: Duration,
+        /// Not to look for traffic for this long after the last work, so that what comes meanwhile shares one wake-up and
+        /// one burst: the interrupt moderation of NICs (`ethtool -C rx-usecs`). Commands and deadlines do not wait for it.
+        coalesce: Duration,
     },
 }
 
 impl Default for Idle {
     fn default() -> Self {
-        Idle::Adaptive { spin: Duration::from_micros(50) }
+        Idle::Adaptive { spin: Duration::from_micros(50), coalesce: Duration::ZERO }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::port::Port;
 use crate::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How often a worker is told the wall clock, which may have been set.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(10);
@@ -72,9 +72,12 @@ pub(super) fn run<P: Port, H: Handler>(
             return Err(LaunchError::PortGone { worker: worker.index(), port });
         }
         match idle {
-            Idle::Adaptive { spin } if now - busy_at >= spin => {
+            Idle::Adaptive { spin, coalesce } if now - busy_at >= spin => {
                 let wait = progress.deadline.map(|deadline| deadline.saturating_since(now));
-                sleep(worker, waker, wait);
+                match (busy_at + coalesce).saturating_since(now) {
+                    Duration::ZERO => sleep(worker, waker, wait),
+                    rest => self::rest(worker, waker, wait.map_or(rest, |wait| wait.min(rest))),
+                }
             }
             Idle::Adaptive { .. } | Idle::Spin => std::hint::spin_loop(),
         }
@@ -87,16 +90,28 @@ fn sleep<P: Port, H: Handler>(worker: &mut Worker<P, H>, waker: &EventFd, wait: 
         return;
     }
     let wait = [wait, worker.wait_max()].into_iter().flatten().min();
+    wait_on(&worker.wait_fds(), waker, wait);
+}
+
+/// Sleeps until somebody wakes the worker or `wait` is over, whatever arrives meanwhile.
+fn rest<P: Port, H: Handler>(worker: &mut Worker<P, H>, waker: &EventFd, wait: Duration) {
+    if worker.prepare_rest() {
+        wait_on(&[], waker, Some(wait));
+    }
+}
+
+fn wait_on(fds: &[BorrowedFd<'_>], waker: &EventFd, wait: Option<Duration>) {
     // The kernel's timers are no finer than this: rounding down would make the last moment a busy loop.
     let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-    let fds = worker.wait_fds();
     let mut fds: Vec<PollFd<'_>> = fds
         .iter()
         .map(|fd| PollFd::new(fd, PollFlags::IN))
         .chain([PollFd::new(waker, PollFlags::IN)])
         .collect();
     // EINTR, or whatever else it may be: the next poll finds out.
-    let _ = poll(&mut fds, wait.as_ref());
+    if poll(&mut fds, wait.as_ref()).is_ok_and(|readable| readable == 0) {
+        return;
+    }
     waker.clear();
 }
 

@@ -271,7 +271,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// How long the owner may wait at most, because something can become possible that no descriptor tells of.
     pub fn wait_max(&self) -> Option<Duration> {
-        let must_look = self.port.wait_fd().is_none() || self.tx.pending() > 0 || !self.tx.has_room();
+        let must_look = self.port.wait_fd().is_none() || self.is_stuck();
         must_look.then(|| self.port.poll_interval())
     }
 
@@ -279,13 +279,29 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// [`Wake`](crate::engine::Wake); `false` when it must not, because something is waiting already.
     /// [`Worker::poll`] must follow every wait.
     pub fn prepare_sleep(&mut self) -> bool {
+        let quiet = self.announce_sleep();
+        let kernel_is_quiet = self.kernel.as_mut().is_none_or(|kernel| kernel.prepare_sleep());
+        self.port.prepare_sleep() & self.links.prepare_sleep() & kernel_is_quiet & quiet
+    }
+
+    /// Announces that the owner is about to wait on the worker's [`Wake`](crate::engine::Wake) alone, for a while, and to leave
+    /// what arrives where it is; `false` when it must not. [`Worker::poll`] must follow.
+    pub fn prepare_rest(&mut self) -> bool {
+        self.announce_sleep() && !self.is_stuck()
+    }
+
+    /// From here on commands wake the worker; `false` when there is one already.
+    fn announce_sleep(&mut self) -> bool {
         let Some(mailbox) = self.local.mailbox() else { return false };
         mailbox.announce_sleep();
         self.asleep = true;
         let over = self.ending.is_told() && self.local.crew.all_are_done();
-        let quiet = mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish()) && !over;
-        let kernel_is_quiet = self.kernel.as_mut().is_none_or(|kernel| kernel.prepare_sleep());
-        self.port.prepare_sleep() & self.links.prepare_sleep() & kernel_is_quiet & quiet
+        mailbox.is_empty() && self.ending.has_heard(self.local.crew.wish()) && !over
+    }
+
+    /// Whether the device takes nothing just now, or gives no frame to fill.
+    fn is_stuck(&self) -> bool {
+        self.tx.pending() > 0 || !self.tx.has_room()
     }
 
     /// Calls a function with the worker's context: what a callback that is not about a connection can do.
@@ -504,8 +520,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             self.local.retries.deadline(),
         ];
         let deadline = due.iter().flatten().min().copied();
-        // While the device takes nothing, or gives no frame to fill, there is no use in trying to send what is due.
-        let stuck = self.tx.pending() > 0 || !self.tx.has_room();
+        // As long as nothing can be sent there is no use in trying to send what is due.
+        let stuck = self.is_stuck();
         let retry = self.local.now + self.port.poll_interval();
         let deadline = deadline.map(|deadline| if stuck { deadline.max(retry) } else { deadline });
         Progress { busy, ended: self.has_ended(), deadline }

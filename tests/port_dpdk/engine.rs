@@ -15,7 +15,7 @@ use unsocket::ws::Message;
 const SIZES: [usize; 12] = [0, 1, 125, 126, 127, 1400, 1460, 8960, 65_535, 65_536, 300_000, 1_000_000];
 
 pub(crate) fn engine(addr: &str) -> EngineConfig {
-    let idle = Idle::Adaptive { spin: Duration::from_micros(50) };
+    let idle = Idle::Adaptive { spin: Duration::from_micros(50), coalesce: Duration::ZERO };
     let mut engine =
         EngineConfig { listen: vec![80], idle, handle_signals: false, ..EngineConfig::default() };
     engine.stack.addrs.push(addr.parse().unwrap());
