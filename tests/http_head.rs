@@ -1,7 +1,7 @@
 //! The request head under every cut and under bytes that are no request.
 
 use proptest::prelude::*;
-use unsocket::http::{HEADERS_MAX, HeadError, Routes, parse_head};
+use unsocket::http::{HeadError, Routes, header_slots, parse_head};
 
 const HEAD_BYTES_MAX: usize = 512;
 
@@ -9,7 +9,7 @@ const HEAD_BYTES_MAX: usize = 512;
 type Said = Result<Option<(String, Vec<(String, Vec<u8>)>, usize, usize, bool)>, HeadError>;
 
 fn parse(bytes: &[u8]) -> Said {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut headers = header_slots();
     let parsed = parse_head(bytes, &mut headers, HEAD_BYTES_MAX)?;
     Ok(parsed.map(|head| {
         let line =
@@ -88,7 +88,7 @@ proptest! {
     #[test]
     fn every_head_and_every_error_gets_one_whole_response(pieces in prop::collection::vec(piece(), 0..12)) {
         let bytes = pieces.concat();
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut headers = header_slots();
         let mut routes = Routes::default();
         routes.insert_healthz();
         routes.insert_upgrade("/");

@@ -2,7 +2,7 @@
 #![no_main]
 
 use httparse::{EMPTY_HEADER, Response};
-use unsocket::http::{Answer, HEADERS_MAX, Routes, parse_head};
+use unsocket::http::{Answer, Routes, header_slots, parse_head};
 
 /// Longest head that is taken here, bytes.
 const HEAD_BYTES_MAX: usize = 512;
@@ -17,12 +17,12 @@ fn http_head(data: &[u8]) {
         if options & 1 == 1 { [b"GET / HTTP/1.1\r\nHost: a\r\n", rest].concat() } else { rest.to_vec() };
     let mut routes = Routes::default();
     routes.insert("/", Answer::text("hello"));
-    let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+    let mut headers = header_slots();
     let whole = parse_head(&bytes, &mut headers, HEAD_BYTES_MAX);
     let mut answer = Vec::new();
     let mut decided_at = None;
     for cut in 0..=bytes.len() {
-        let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+        let mut headers = header_slots();
         let verdict = parse_head(&bytes[..cut], &mut headers, HEAD_BYTES_MAX);
         match (&verdict, decided_at) {
             (Ok(None), None) => {}

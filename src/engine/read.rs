@@ -8,7 +8,7 @@ use super::secure::Input;
 use super::serve::{conclude, lend};
 use super::session::{Inbound, Phase};
 use super::worker::Worker;
-use crate::http::{HEADERS_MAX, parse_head};
+use crate::http::{header_slots, parse_head};
 use crate::port::Port;
 use crate::stack::ConnId;
 use crate::ws::deflate::{Agreement, Outgoing};
@@ -223,7 +223,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 }
                 &*buffer
             };
-            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+            let mut headers = header_slots();
             match parse_head(whole, &mut headers, head_bytes_max) {
                 Ok(Some(head)) => {
                     let used = head.head_bytes.saturating_sub(before).min(used);

@@ -20,7 +20,7 @@ pub mod routes;
 mod response;
 mod target;
 
-pub use head::{BODY_BYTES_MAX, HEADERS_MAX, HeadError, RequestHead, parse_head};
+pub use head::{BODY_BYTES_MAX, HEADERS_MAX, HeadError, HeaderSlots, RequestHead, header_slots, parse_head};
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyError, ProxyHeader, parse_proxy_header};
 pub use response::write_plain;
 pub use routes::{Answer, Routes};

@@ -188,7 +188,7 @@ impl Rendered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{HEADERS_MAX, parse_head};
+    use crate::http::{header_slots, parse_head};
 
     fn routes() -> Routes {
         let mut routes = Routes::default();
@@ -202,7 +202,7 @@ mod tests {
     /// The head and the body of the response to `line` with these header lines.
     fn response(line: &str, lines: &str) -> (String, Vec<u8>) {
         let bytes = format!("{line}\r\nHost: h\r\n{lines}\r\n");
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut headers = header_slots();
         let head = parse_head(bytes.as_bytes(), &mut headers, 8192).unwrap().unwrap();
         let mut out = Vec::new();
         routes().respond(&head, &mut out);

@@ -84,7 +84,14 @@ fn values<'h, 'a>(
     headers: &'h [Header<'a>],
     name: &'static str,
 ) -> impl Iterator<Item = &'a [u8]> + use<'h, 'a> {
-    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    headers.iter().filter(move |header| is_same(header.name.as_bytes(), name)).map(|header| header.value)
+}
+
+/// Whether `bytes` is `expected` in any case. Mostly it is written in the same way, and that is seen without going through it
+/// byte by byte.
+#[inline]
+fn is_same(bytes: &[u8], expected: &str) -> bool {
+    bytes == expected.as_bytes() || bytes.eq_ignore_ascii_case(expected.as_bytes())
 }
 
 /// The elements of every header called `name`, a comma-separated list (RFC 9110 section 5.6.1); empty ones are left
@@ -100,13 +107,15 @@ fn list<'h, 'a>(
 }
 
 /// Whether the list header `name` has the element `token` in any case.
+#[inline]
 fn lists_token(headers: &[Header<'_>], name: &'static str, token: &str) -> bool {
     // Mostly it is alone.
-    values(headers, name).any(|value| value.eq_ignore_ascii_case(token.as_bytes()))
-        || list(headers, name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    values(headers, name).any(|value| is_same(value, token))
+        || list(headers, name).any(|element| is_same(element, token))
 }
 
 /// The one value of header `name`.
+#[inline]
 fn only_value<'a>(headers: &[Header<'a>], name: &'static str) -> Occurrence<&'a [u8]> {
     let mut all = values(headers, name);
     match (all.next(), all.next()) {

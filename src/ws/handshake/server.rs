@@ -5,9 +5,6 @@ use super::{
     HeadFieldError, Occurrence, accept_key, check_extra, check_protocol, is_token, list, lists_token,
     only_value, write_header,
 };
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use httparse::Header;
 
 /// A checked upgrade request.
@@ -167,17 +164,20 @@ pub fn write_accept(
 /// `value` when it is 16 bytes in base64. Bits of the last character that say nothing may be set: RFC 6455 asks for
 /// no more than that it decodes.
 fn checked_key(value: &[u8]) -> Option<&str> {
-    const LENIENT: GeneralPurpose =
-        GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
-    // 24 characters decode to at most 18 bytes.
-    let mut nonce = [0; 18];
-    let is_nonce = value.len() == 24 && LENIENT.decode_slice(value, &mut nonce) == Ok(16);
+    // RFC 4648 section 4: 16 bytes are 22 characters and two of padding, and nothing else of 24 is.
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let is_nonce =
+        matches!(value, [digits @ .., b'=', b'='] if digits.len() == 22 && digits.iter().all(is_digit));
     core::str::from_utf8(value).ok().filter(|_| is_nonce)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::alphabet::STANDARD;
+    use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+    use proptest::prelude::*;
 
     type Field = (&'static str, &'static str);
 
@@ -287,6 +287,30 @@ mod tests {
         }
         assert_eq!(with("Sec-WebSocket-Key", &[]), Err(HandshakeError::Key));
         assert_eq!(with("Sec-WebSocket-Key", &[KEY, KEY]), Err(HandshakeError::KeyTwice));
+    }
+
+    /// What a decoder says of a key.
+    fn decodes_to_16_bytes(value: &[u8]) -> bool {
+        const LENIENT: GeneralPurpose =
+            GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+        // 24 characters decode to at most 18 bytes.
+        value.len() == 24 && LENIENT.decode_slice(value, &mut [0; 18]) == Ok(16)
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_what_a_decoder_takes(
+            digits in "[A-Za-z0-9+/]{20,24}",
+            padding in "={0,3}",
+            at in 0_usize..24,
+            odd in proptest::option::of(any::<u8>()),
+        ) {
+            let mut value = (digits + &padding).into_bytes();
+            if let (Some(odd), Some(byte)) = (odd, value.get_mut(at)) {
+                *byte = odd;
+            }
+            prop_assert_eq!(checked_key(&value).is_some(), decodes_to_16_bytes(&value), "{:?}", value);
+        }
     }
 
     #[test]
