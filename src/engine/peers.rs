@@ -5,7 +5,7 @@
 
 use super::topics::KeyedHash;
 use crossbeam_utils::CachePadded;
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,20 +14,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const SHARDS: usize = 64;
 
 /// Who counts as one peer: an IPv4 address, or an IPv6 network of 64 bits, of which one subscriber has all addresses.
+///
+/// In the bits of an IPv6 address: the IPv4 one as it is mapped (RFC 4291 section 2.5.5.2), which no network of 64 bits is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Peer {
-    V4([u8; 4]),
-    V6([u8; 8]),
-}
+struct Peer(u128);
 
 impl Peer {
     fn of(addr: IpAddr) -> Self {
         match addr.to_canonical() {
-            IpAddr::V4(addr) => Peer::V4(addr.octets()),
-            IpAddr::V6(addr) => {
-                let [a, b, c, d, e, f, g, h, ..] = addr.octets();
-                Peer::V6([a, b, c, d, e, f, g, h])
-            }
+            IpAddr::V4(addr) => Peer(addr.to_ipv6_mapped().to_bits()),
+            IpAddr::V6(addr) => Peer(addr.to_bits() >> 64 << 64),
         }
     }
 }
@@ -39,44 +35,53 @@ pub(super) struct Peers {
     per_peer_max: u32,
 }
 
-type Counts = HashMap<Peer, u32, KeyedHash>;
+type Counts = HashTable<Count>;
+
+/// How many connections a peer has.
+struct Count {
+    peer: Peer,
+    connections: u32,
+}
 
 impl Peers {
     /// At most `per_peer_max` connections of one peer; 0 for any number, and then nothing is counted.
     pub(super) fn new(per_peer_max: u32, key: [u8; 16]) -> Self {
         let shards = if per_peer_max == 0 { 0 } else { SHARDS };
-        let counts = || CachePadded::new(Mutex::new(HashMap::with_hasher(KeyedHash { key })));
+        let counts = || CachePadded::new(Mutex::new(HashTable::new()));
         Peers { shards: (0..shards).map(|_| counts()).collect(), hash: KeyedHash { key }, per_peer_max }
     }
 
     /// Counts a connection; `false`, and nothing is counted, when the peer has as many as it may.
     pub(super) fn enter(&self, addr: IpAddr) -> bool {
         let peer = Peer::of(addr);
-        let Some(mut counts) = self.shard(peer) else { return true };
-        let count = counts.entry(peer).or_insert(0);
-        if *count >= self.per_peer_max {
+        let hash = self.hash.hash_one(peer);
+        let Some(mut counts) = self.shard(hash) else { return true };
+        let entry = counts.entry(hash, |count| count.peer == peer, |count| self.hash.hash_one(count.peer));
+        let count = entry.or_insert(Count { peer, connections: 0 }).into_mut();
+        if count.connections >= self.per_peer_max {
             return false;
         }
-        *count += 1;
+        count.connections += 1;
         true
     }
 
     /// A connection that was counted is over.
     pub(super) fn leave(&self, addr: IpAddr) {
         let peer = Peer::of(addr);
-        let Some(mut counts) = self.shard(peer) else { return };
-        if let Some(count) = counts.get_mut(&peer) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&peer);
+        let hash = self.hash.hash_one(peer);
+        let Some(mut counts) = self.shard(hash) else { return };
+        if let Ok(mut entry) = counts.find_entry(hash, |count| count.peer == peer) {
+            entry.get_mut().connections -= 1;
+            if entry.get().connections == 0 {
+                entry.remove();
             }
         }
     }
 
-    /// The part of the table that has the peer; `None` when nothing is counted.
-    fn shard(&self, peer: Peer) -> Option<MutexGuard<'_, Counts>> {
+    /// The part of the table that has the peer with this hash; `None` when nothing is counted.
+    fn shard(&self, hash: u64) -> Option<MutexGuard<'_, Counts>> {
         // Not the bits by which the part's own map finds its places.
-        let index = (self.hash.hash_one(peer) >> 32) as usize % SHARDS;
+        let index = (hash >> 32) as usize % SHARDS;
         // What is done under the lock leaves the counts right wherever it stops.
         self.shards.get(index).map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -13,8 +13,8 @@ use std::net::IpAddr;
 impl<P: Port, H: Handler> Worker<P, H> {
     /// Whether a connection comes from a proxy that is listed.
     pub(super) fn is_from_a_proxy(&self, id: ConnId) -> bool {
-        let Some(peer) = self.stack.peer(id) else { return false };
-        self.proxies.iter().any(|network| network.contains(peer.ip()))
+        let is_a_proxy = |ip| self.proxies.iter().any(|network| network.contains(ip));
+        !self.proxies.is_empty() && self.stack.peer(id).is_some_and(|peer| is_a_proxy(peer.ip()))
     }
 
     /// Counts a connection among its peer's; one too many is reset.
@@ -31,7 +31,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// A connection is over.
     pub(super) fn uncount_peer(&mut self, id: ConnId) {
         let counted = self.local.session(id).is_some_and(|session| std::mem::take(&mut session.counted));
-        if let Some(peer) = self.peer_of(id).filter(|_| counted) {
+        if counted && let Some(peer) = self.peer_of(id) {
             self.local.peers.leave(peer);
         }
     }

@@ -3,7 +3,7 @@
 use crate::port::spread::{End, flow_hash};
 use core::fmt;
 use core::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The 4-tuple of a flow from our side; IPv4 addresses are IPv4-mapped (RFC 4291 section 2.5.5.2). 40 bytes.
 ///
@@ -135,8 +135,11 @@ fn words(addr: &[u8; 16]) -> [u64; 2] {
     [(whole >> 64) as u64, whole as u64]
 }
 
-fn address([high, low]: [u64; 2]) -> IpAddr {
-    Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).to_canonical()
+fn address(words @ [high, low]: [u64; 2]) -> IpAddr {
+    if is_ipv4_mapped(words) {
+        return Ipv4Addr::from(low as u32).into();
+    }
+    Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).into()
 }
 
 #[cfg(test)]
