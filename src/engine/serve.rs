@@ -69,6 +69,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if quiet && self.local.session(id).is_some_and(|session| session.is_quiet(now)) {
             return;
         }
+        if !more && !has_tls && self.waiting_bytes(id) == 0 {
+            // Whatever a callback did to this connection itself is looked at below: there is nothing to flush, and nothing to
+            // read, so it needs no other turn for that.
+            self.local.attention.retain(|&other| other != id);
+        }
         self.check_deadlines(id);
         if !more {
             self.check_ends(id);
@@ -314,7 +319,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
     fn check_ends(&mut self, id: ConnId) {
         let Some(phase) = self.phase(id) else { return };
         let unread = self.has_unread(id);
-        let ended = match self.stack.status(id) {
+        let status = self.stack.status(id);
+        let ended = match status {
             Some(Status::Closed(cause)) => cause,
             // What is unread because the peer is behind will still be read.
             Some(Status::PeerFinished) if !unread => CloseCause::Finished,
@@ -322,7 +328,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             Some(Status::Open) if self.is_closed_by_peer(id) && !unread => CloseCause::Finished,
             _ => return,
         };
-        let over = matches!(self.stack.status(id), Some(Status::Closed(_)));
+        let over = matches!(status, Some(Status::Closed(_)));
         if matches!(phase, Phase::Connecting | Phase::Response) {
             return self.fail_connect(id, ConnectFailure::Transport(ended));
         }
