@@ -1,10 +1,11 @@
 //! The flow table: which slab slot owns a 4-tuple.
 //!
-//! Open addressing with linear probing over 8-byte slots (32 bits of the keyed hash, and the slab index), never more
-//! than half full; the keys lie apart, by slab index. A lookup thus reads one cache line of slots and one of keys.
+//! Open addressing with linear probing over 4-byte slots (the slab index, and of the keyed hash as many bits as are left),
+//! never more than half full; the keys lie apart, by slab index. A lookup thus reads one cache line of slots and one of keys.
 //! Removing shifts the run behind it back, so there are no tombstones: the table never rehashes and never grows, and
 //! no burst of connections ends in a pause. All of that memory is reserved when the table is made and touched only
-//! as connections come: 40 bytes a connection, and 16 to 32 bytes of slots for each of the most there can be.
+//! as connections come: 40 bytes a connection, and 8 bytes of slots for each of the most there can be. As flows lie
+//! scattered, few connections touch all slots: these 8 are paid for the most there can be.
 
 use super::key::FlowKey;
 use super::secret::derive_key;
@@ -14,8 +15,9 @@ use foldhash::fast::FoldHasher;
 
 /// Flow to slab index, for at most a fixed number of flows.
 pub(crate) struct FlowTable {
-    /// The hash in the high half, the slab index plus one in the low half; 0 is a free slot.
-    slots: Box<[u64]>,
+    /// The slab index plus one in the low `index_bits`, the low bits of the hash above; 0 is a free slot.
+    slots: Box<[u32]>,
+    index_bits: u32,
     keys: Vec<FlowKey>,
     flows_max: usize,
     len: usize,
@@ -32,7 +34,8 @@ impl FlowTable {
         assert!(flows_max <= 1 << 30, "{flows_max} flows are more than the table's slots can count");
         let key = u128::from_ne_bytes(derive_key(secret, "flow table"));
         FlowTable {
-            slots: vec![0; (2 * flows_max).next_power_of_two()].into_boxed_slice(),
+            slots: vec![0; (2 * flows_max).max(1)].into_boxed_slice(),
+            index_bits: flows_max.checked_ilog2().map_or(0, |log| log + 1),
             keys: Vec::with_capacity(flows_max),
             flows_max,
             len: 0,
@@ -64,19 +67,17 @@ impl FlowTable {
         while self.slots[at] != 0 {
             at = self.after(at);
         }
-        self.slots[at] = u64::from(hash) << 32 | u64::from(index + 1);
+        self.slots[at] = hash << self.index_bits | (index + 1);
         self.len += 1;
     }
 
     /// Removes a flow; its slab index, or `None` when it is not in the table.
     pub(crate) fn remove(&mut self, key: &FlowKey) -> Option<u32> {
         let (mut hole, index) = self.find(key)?;
-        let mask = self.slots.len() - 1;
         let mut at = self.after(hole);
         while self.slots[at] != 0 {
-            // Whoever is displaced at least as far as the hole lies behind it may move there.
-            let home = self.home((self.slots[at] >> 32) as u32);
-            if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+            // Whoever is displaced at least as far as the hole lies before it may move there.
+            if self.displacement(at) >= self.distance(hole, at) {
                 self.slots[hole] = self.slots[at];
                 hole = at;
             }
@@ -104,8 +105,8 @@ impl FlowTable {
         // Ends at a free slot: at least half of them are.
         while self.slots[at] != 0 {
             let slot = self.slots[at];
-            if (slot >> 32) as u32 == hash {
-                let index = slot as u32 - 1;
+            if slot & !self.index_mask() == hash << self.index_bits {
+                let index = self.index(slot);
                 if self.keys[index as usize] == *key {
                     return Some((at, index));
                 }
@@ -115,18 +116,39 @@ impl FlowTable {
         None
     }
 
+    fn index_mask(&self) -> u32 {
+        (1 << self.index_bits) - 1
+    }
+
+    /// The slab index in a slot that is not free.
+    fn index(&self, slot: u32) -> u32 {
+        (slot & self.index_mask()) - 1
+    }
+
     fn hash(&self, key: &FlowKey) -> u32 {
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared_seed);
         key.hash(&mut hasher);
         (hasher.finish() >> 32) as u32
     }
 
+    /// Where a flow's search begins. It is the high bits of the hash that decide it, the low ones tell flows apart.
     fn home(&self, hash: u32) -> usize {
-        hash as usize & (self.slots.len() - 1)
+        ((u64::from(hash) * self.slots.len() as u64) >> 32) as usize
     }
 
     fn after(&self, at: usize) -> usize {
-        (at + 1) & (self.slots.len() - 1)
+        if at + 1 == self.slots.len() { 0 } else { at + 1 }
+    }
+
+    /// Steps from one slot to another.
+    fn distance(&self, from: usize, to: usize) -> usize {
+        if to >= from { to - from } else { to + self.slots.len() - from }
+    }
+
+    /// How far the flow in a slot lies behind its home. The slot has not all of the hash, so it is made again.
+    fn displacement(&self, at: usize) -> usize {
+        let key = &self.keys[self.index(self.slots[at]) as usize];
+        self.distance(self.home(self.hash(key)), at)
     }
 }
 
@@ -179,6 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_index_leaves_room_for_the_hash() {
+        for flows_max in [1, 2, 3, 4, 1_000, 65_535, 65_536, 65_537] {
+            let mut table = FlowTable::new(flows_max, &[1; 32]);
+            assert_eq!(size_of_val(&*table.slots), 8 * flows_max);
+            let last = flows_max as u32 - 1;
+            table.insert(flow(1), last);
+            assert_eq!((table.get(&flow(1)), table.get(&flow(2))), (Some(last), None));
+            assert_eq!(table.remove(&flow(1)), Some(last));
+            assert_eq!(table.get(&flow(1)), None);
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "slab index 4 in a table for 4")]
     fn an_index_beyond_the_slab_is_refused() {
         FlowTable::new(4, &[1; 32]).insert(flow(1), 4);
@@ -200,12 +235,10 @@ mod tests {
         for n in 0..1 << 15 {
             table.insert(flow(n), n);
         }
-        let displaced = |at: usize, slot: u64| at.wrapping_sub(table.home((slot >> 32) as u32));
-        let mask = table.slots.len() - 1;
         let (mut total, mut most) = (0, 0);
-        for (at, &slot) in table.slots.iter().enumerate().filter(|&(_, &slot)| slot != 0) {
-            total += displaced(at, slot) & mask;
-            most = most.max(displaced(at, slot) & mask);
+        for (at, _) in table.slots.iter().enumerate().filter(|&(_, &slot)| slot != 0) {
+            total += table.displacement(at);
+            most = most.max(table.displacement(at));
         }
         // Linear probing at half load: 0.5 more slots than one on average (Knuth, volume 3, section 6.4).
         assert!(total < (1 << 15) * 6 / 10, "{total}");

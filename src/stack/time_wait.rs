@@ -2,7 +2,7 @@
 //!
 //! RFC 9293 section 3.6.1 keeps such a 4-tuple for two segment lifetimes, so that a lost last acknowledgement can be
 //! sent again and no old segment is taken for a new connection's. smoltcp would hold a whole socket meanwhile and
-//! ignore a new SYN. A record is 32 bytes here and 56 to 72 in its flow table; there are at most a fixed number, and
+//! ignore a new SYN. A record is 32 bytes here and 48 in its flow table; there are at most a fixed number, and
 //! the oldest makes room. Those that have run out go a few in each burst: they stand in the order in which they do.
 
 use super::classify::TcpInfo;
