@@ -254,7 +254,8 @@ impl Slot {
 
 /// All connections of one stack. Slots are made on demand up to a maximum and reused.
 ///
-/// Invariant: `in_use <= slots.len() <= max`; `slots.len() - in_use == free.len()`.
+/// Invariant: `in_use <= slots.len() <= max`; `slots.len() - in_use == free.len()`; the rings of the connection at an
+/// index are the ring pool's slot of the same number, as both lend what was given back last.
 pub(super) struct Slab {
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -290,6 +291,10 @@ impl Slab {
     }
 
     /// Takes a slot into use for a connection with a socket of its own. The caller has asked [`Slab::is_full`].
+    ///
+    /// # Panics
+    /// When the rings' slot has another number than the connection's: [`reclaim`](super::lend::reclaim) finds the
+    /// neighbours of a ring by it.
     pub(super) fn insert(
         &mut self,
         key: FlowKey,
@@ -303,6 +308,7 @@ impl Slab {
             self.slots.push(Slot::empty());
             self.slots.len() as u32 - 1
         });
+        assert_eq!(rings.slot(), index, "slab and ring pool lend in the same order");
         let slot = &mut self.slots[index as usize];
         slot.handle = slot.set.add(socket);
         slot.key = key;
@@ -355,6 +361,11 @@ impl Slab {
     pub(super) fn find_mut(&mut self, id: ConnId) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(id.index as usize)?;
         (slot.generation == id.generation && slot.owned).then_some(slot)
+    }
+
+    /// A slot, unless its index was never used.
+    pub(super) fn get(&self, index: u32) -> Option<&Slot> {
+        self.slots.get(index as usize)
     }
 
     #[inline]

@@ -237,18 +237,37 @@ pub(super) fn lend<R>(
     Some(result)
 }
 
-/// Gives the pages of a quiet connection's rings back. Does nothing when bytes lie in them.
-pub(super) fn reclaim(slot: &Slot, pool: &RingPool) -> bool {
-    let socket = slot.socket();
-    if socket.recv_queue() > 0 || socket.send_queue() > 0 || slot.received.has_gap() {
+/// Gives the pages of a quiet connection's rings back, and the page tables that it shares with connections which are
+/// all as quiet. Does nothing when bytes lie in the rings.
+pub(super) fn reclaim(slab: &Slab, pool: &RingPool, index: u32) -> bool {
+    let slot = slab.slot(index);
+    if !are_empty(slot) {
         return false;
     }
     let Some(rings) = &slot.rings else { return false };
     // SAFETY: a stack has one pool, so the rings are from it. Both queues are empty and no segment that came early
     // lies beyond a gap, so smoltcp reads no byte before it has written it again. Slices of the rings are lent by
-    // `lend` alone, which holds the slot mutably as long as they live.
+    // `lend` alone, which holds the slab mutably as long as they live.
     unsafe { pool.reclaim(rings) };
+    for table in pool.shared_tables(rings) {
+        // From the back: whoever came together goes to rest in order, so the last is the one most likely awake.
+        let rest = |index: u32| slab.get(index).is_none_or(|slot| !slot.rings_touched && are_empty(slot));
+        if table.slots.clone().rev().all(rest) {
+            // SAFETY: as above for every slot of the slab, and it has all rings that are lent at their own numbers
+            // (`Slab::insert`); where it has none, or a free one, nobody has the rings.
+            unsafe { pool.reclaim_table(&table) };
+        }
+    }
     true
+}
+
+/// Whether no byte in a slot's rings will be read before it is written again. Free slots have none.
+fn are_empty(slot: &Slot) -> bool {
+    if slot.rings.is_none() {
+        return true;
+    }
+    let socket = slot.socket();
+    socket.recv_queue() == 0 && socket.send_queue() == 0 && !slot.received.has_gap()
 }
 
 /// Frees a slot: drops its socket and gives its rings back.

@@ -4,6 +4,10 @@
 //! the system with [`RingPool::reclaim`] when its connection is idle. Huge pages are kept out, because one byte in a
 //! ring would then cost 2 MiB. The slot used last is lent first: its pages are there already. Of more than [`WARM_MAX`] free
 //! slots the pages go back, too: a crowd that has left holds no memory.
+//!
+//! Page tables count as well: 8 bytes for each page of a slot, 272 a connection with rings of 64 KiB, and a slot that
+//! is reclaimed alone leaves its table behind. Linux frees a table when all that it maps is given back by one call
+//! (since 6.14, where the architecture has it). So when every slot under a [`Table`] rests, its whole span goes back.
 #![allow(unsafe_code)] // The rings are lent to sockets, which know only slices that live for ever.
 
 use core::mem::ManuallyDrop;
@@ -35,6 +39,23 @@ pub(crate) struct RingPool {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RingPair {
     slot: u32,
+}
+
+impl RingPair {
+    /// The number of the slot. Slots are lent like a stack's entries: the one given back last first, then those that
+    /// were never lent in order. A slab whose free list does the same has its connections at these numbers.
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot
+    }
+}
+
+/// The part of the mapping whose pages one page table describes, 2 MiB where pages have 4 KiB; it holds several slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Byte of the mapping where it starts.
+    start: usize,
+    /// The slots that have bytes there; the first and the last may reach beyond.
+    pub(crate) slots: core::ops::Range<u32>,
 }
 
 /// Why the rings' memory could not be had.
@@ -137,18 +158,52 @@ impl RingPool {
         unsafe { self.clear(rings.slot) };
     }
 
+    /// The tables that a slot shares with its neighbours: those under its first and its last byte. One that hangs over
+    /// the mapping's ends is left out: no call could free it.
+    pub(crate) fn shared_tables(&self, rings: &RingPair) -> impl Iterator<Item = Table> + use<> {
+        let Layout { slots, slot_bytes, mapping_bytes, .. } = self.layout;
+        let table_bytes = table_bytes();
+        // Tables are aligned in the address space, the mapping need not be.
+        let lead = self.mapping.as_mut_ptr() as usize % table_bytes;
+        let table_at = move |byte: usize| {
+            let start = ((byte + lead) / table_bytes * table_bytes).checked_sub(lead)?;
+            let end = start.checked_add(table_bytes).filter(|end| *end <= mapping_bytes)?;
+            let last = end.div_ceil(slot_bytes).min(slots);
+            Some(Table { start, slots: (start / slot_bytes) as u32..last as u32 })
+        };
+        let start = slot_bytes * rings.slot as usize;
+        let (first, last) = (table_at(start), table_at(start + slot_bytes - 1));
+        let last = last.filter(|last| first.as_ref() != Some(last));
+        first.into_iter().chain(last)
+    }
+
+    /// Gives the pages under all slots of a table back to the system, and with them, where the kernel can, the table.
+    /// One system call.
+    ///
+    /// # Safety
+    /// What [`RingPool::reclaim`] asks for one slot holds for every one in `table.slots` that is lent, and `table` is from this pool.
+    pub(crate) unsafe fn reclaim_table(&self, table: &Table) {
+        // SAFETY: The range lies within the slots for which the caller gives its word.
+        unsafe { self.clear_range(table.start, table_bytes()) };
+    }
+
     /// Gives the pages of a slot back to the system.
     ///
     /// # Safety
     /// No byte of the slot will be read before it is written again, and no slice of one that a socket lent is alive.
     unsafe fn clear(&self, slot: u32) {
-        let start = self.layout.slot_bytes * slot as usize;
-        // SAFETY: The range is the slot's own, pages that no other slot shares. Its bytes become zeros behind the back
-        // of the socket's slices, which is sound as plain bytes stay valid and, by the caller's word, nobody reads
-        // what was there nor holds a slice of it just now.
-        let given = unsafe {
-            self.mapping.unchecked_advise_range(UncheckedAdvice::DontNeed, start, self.layout.slot_bytes)
-        };
+        // SAFETY: The range is the slot's own, pages that no other slot shares; the rest is the caller's word.
+        unsafe { self.clear_range(self.layout.slot_bytes * slot as usize, self.layout.slot_bytes) };
+    }
+
+    /// Gives the pages of a part of the mapping back to the system.
+    ///
+    /// # Safety
+    /// No byte of it will be read before it is written again, and no slice of one that a socket lent is alive.
+    unsafe fn clear_range(&self, start: usize, bytes: usize) {
+        // SAFETY: The bytes become zeros behind the back of the sockets' slices, which is sound as plain bytes stay
+        // valid and, by the caller's word, nobody reads what was there nor holds a slice of it just now.
+        let given = unsafe { self.mapping.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes) };
         // It fails when the process has locked its memory (mlockall): then the pages are meant to stay.
         drop(given);
     }
@@ -186,6 +241,12 @@ impl Drop for RingPool {
             unsafe { ManuallyDrop::drop(&mut self.mapping) }
         }
     }
+}
+
+/// What one page table describes: it is a page of entries, of 8 bytes each.
+fn table_bytes() -> usize {
+    let page = rustix::param::page_size();
+    page / 8 * page
 }
 
 /// How the mapping is cut: `slots * slot_bytes <= mapping_bytes`, and a slot is its receive ring, rounded up to
@@ -353,6 +414,53 @@ mod tests {
         // The rings go on working.
         assert_eq!(recv.enqueue_slice(b"again"), 5);
         assert_eq!(recv.dequeue_many(9), b"again");
+    }
+
+    #[test]
+    fn the_tables_of_a_slot_cover_it_and_name_all_slots_in_them() {
+        let mut pool = pool(100);
+        let lent: Vec<_> = core::iter::from_fn(|| pool.take()).collect();
+        let slot_bytes = pool.layout.slot_bytes;
+        let mut seen = 0;
+        for (index, (pair, ..)) in lent.iter().enumerate() {
+            for table in pool.shared_tables(pair) {
+                seen += 1;
+                let (start, end) = (table.start, table.start + table_bytes());
+                assert_eq!((pool.mapping.as_mut_ptr() as usize + start) % table_bytes(), 0);
+                assert!(end <= pool.layout.mapping_bytes);
+                assert!(table.slots.contains(&(index as u32)), "{index} {table:?}");
+                for slot in 0..lent.len() {
+                    let inside = slot * slot_bytes < end && (slot + 1) * slot_bytes > start;
+                    assert_eq!(table.slots.contains(&(slot as u32)), inside, "{slot} {table:?}");
+                }
+            }
+        }
+        assert!(seen >= 50, "{seen}");
+    }
+
+    #[test]
+    fn a_table_that_is_reclaimed_takes_its_span_and_no_more() {
+        let mut pool = pool(100);
+        let mut lent: Vec<_> = core::iter::from_fn(|| pool.take()).collect();
+        for (_, recv, send) in &mut lent {
+            assert_eq!((recv.enqueue_slice(b"r"), send.enqueue_slice(b"s")), (1, 1));
+        }
+        let before = pool.resident_bytes();
+        let table = pool.shared_tables(&lent[50].0).next().unwrap();
+        for slot in table.slots.clone() {
+            let (_, recv, send) = &mut lent[slot as usize];
+            assert_eq!((recv.dequeue_many(1), send.dequeue_many(1)), (&mut [b'r'][..], &mut [b's'][..]));
+        }
+        // SAFETY: All rings that have bytes there are empty.
+        unsafe { pool.reclaim_table(&table) };
+        let gone = (before - pool.resident_bytes()) / page();
+        let rings = 2 * table.slots.len();
+        assert!((rings - 3..=rings).contains(&gone), "{gone} of {rings} pages");
+        for (slot, (_, recv, send)) in lent.iter_mut().enumerate() {
+            if !table.slots.contains(&(slot as u32)) {
+                assert_eq!((recv.dequeue_many(1), send.dequeue_many(1)), (&mut [b'r'][..], &mut [b's'][..]));
+            }
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ use smoltcp::time::Instant as StackInstant;
 
 /// A connection that was quiet for this long gives the pages of its rings back.
 const IDLE_RECLAIM_AFTER: Duration = Duration::from_secs(5);
-/// Most connections whose pages are given back in one burst (a system call each).
+/// Most connections whose pages are given back in one burst (a system call each, and one or two more for the last of
+/// those that share a page table).
 const RECLAIMS_PER_BURST: usize = 32;
 
 impl Stack {
@@ -155,7 +156,7 @@ impl Stack {
             // after whatever empties them, which sets the mark anew.
             let slot = self.slab.slot(index);
             let quiet = slot.phase != Phase::Free && !slot.rings_touched && self.is_idle(index);
-            if quiet && lend::reclaim(slot, &self.rings) {
+            if quiet && lend::reclaim(&self.slab, &self.rings, index) {
                 self.stats.rings_reclaimed += 1;
             }
         }
