@@ -154,8 +154,9 @@ fn look_up(input: Input) {
     };
     let now = Instant::from_millis(1_000);
     let stack = Stack::new(&config, &info, [7; 32], now).unwrap();
+    let tx = TxQueue::new(64, &info);
     let plug = Plug { info, sent: VecDeque::new() };
-    let mut world = World { stack, plug, tx: TxQueue::new(64), now, questions: Vec::new(), done: 0 };
+    let mut world = World { stack, plug, tx, now, questions: Vec::new(), done: 0 };
     world.stack.begin(now);
     let name = if input.name.is_empty() { "feed.example" } else { &input.name };
     if world.stack.look_up(name).is_err() {
