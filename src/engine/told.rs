@@ -75,6 +75,7 @@ pub(super) fn end(report: &WorkerReport) {
         rx_frames = port.rx_frames,
         tx_frames = port.tx_frames,
         tx_cut_frames = port.tx_cut_frames + stack.tx_cut,
+        rx_merged = stack.rx_merged,
         rx_dropped = port.rx_dropped,
         rx_other_vlan = port.rx_other_vlan,
         accepted = stack.rx_syn_accepted,

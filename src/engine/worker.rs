@@ -326,12 +326,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let accepted = self.stack.stats().rx_syn_accepted;
         touch(&self.rx);
         while let Some(frame) = self.rx.pop_front() {
-            let onward = self.stack.ingress(frame.bytes(), frame.rx_checksum(), &mut self.tx);
+            let onward = self.stack.ingress_of_burst(frame.bytes(), frame.rx_checksum(), &mut self.tx);
             if onward != Onward::Done {
                 self.pass_on(onward, &frame);
             }
             self.port.release(frame);
         }
+        self.stack.end_burst(&mut self.tx);
         if !self.placement.is_over() {
             (accepted..self.stack.stats().rx_syn_accepted).for_each(|_| self.placement.right());
         }
@@ -392,6 +393,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 give_to_kernel(kernel, &mut local.stats, frame.bytes());
             }
         });
+        stack.end_burst(tx);
         local.stats.taken_over += frames as u64;
         frames
     }

@@ -4,6 +4,7 @@ use super::classify::{Class, PathMtu, TcpInfo, Unsupported, udp_checksum_is_good
 use super::conn::{Phase, Received, Slot};
 use super::device::{Listener, OneFrame, TxQueue};
 use super::late_ack::BareAck;
+use super::merge::SEGMENT_BYTES_MIN;
 use super::net::Net;
 use super::reply::Reply;
 use super::time_wait::Verdict;
@@ -16,10 +17,23 @@ use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
 impl Stack {
-    /// Feeds one received frame, and says where else it must go. Every frame may cause an answer; one that finds no room in
+    /// Feeds one received frame by itself, and says where else it must go. Every frame may cause an answer; one that finds no room in
     /// `tx` is lost and counted ([`TxQueue::lost`]), and TCP recovers. Refusing to receive instead could lock two
     /// ends that are both full.
     pub fn ingress<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) -> Onward {
+        let onward = self.ingress_of_burst(frame, checksum, tx);
+        self.end_burst(tx);
+        onward
+    }
+
+    /// Feeds one frame of a burst like [`Stack::ingress`]. A connection's data may wait for what follows it, until
+    /// [`Stack::end_burst`].
+    pub fn ingress_of_burst<F: Frame>(
+        &mut self,
+        frame: &[u8],
+        checksum: RxChecksum,
+        tx: &mut TxQueue<F>,
+    ) -> Onward {
         if checksum == RxChecksum::Bad {
             self.stats.rx_bad_checksum += 1;
             return Onward::Done;
@@ -76,7 +90,23 @@ impl Stack {
         Onward::Done
     }
 
-    /// Feeds a frame that another worker received: one that is ours alone is taken, or left to the kernel, and from one that it
+    /// The last frame of the burst was fed.
+    #[inline]
+    pub fn end_burst<F: Frame>(&mut self, tx: &mut TxQueue<F>) {
+        if !self.merger.is_empty() {
+            self.feed_run(tx);
+        }
+    }
+
+    #[inline(never)]
+    fn feed_run<F: Frame>(&mut self, tx: &mut TxQueue<F>) {
+        let Some((index, mut run)) = self.merger.take() else { return };
+        self.stats.rx_merged += u64::from(run.is_merged());
+        run.feed(|frame, segment| self.feed(index, frame, segment, tx));
+        self.merger.give_back(run);
+    }
+
+    /// Feeds a frame of a burst that another worker received: one that is ours alone is taken, or left to the kernel, and from one that it
     /// answered we learn.
     pub fn take_over<F: Frame>(&mut self, frame: &[u8], checksum: RxChecksum, tx: &mut TxQueue<F>) -> Onward {
         match super::classify::classify(frame, self.nets.mac()) {
@@ -92,7 +122,7 @@ impl Stack {
                 }
             }
             // All workers know one rule: what comes to us by it goes to no other worker.
-            _ => return self.ingress(frame, checksum, tx),
+            _ => return self.ingress_of_burst(frame, checksum, tx),
         }
         Onward::Done
     }
@@ -127,6 +157,14 @@ impl Stack {
 
     /// A segment of a connection, checksums right.
     fn ingress_known<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
+        if segment.payload_len >= SEGMENT_BYTES_MIN && self.merge(index, frame, segment, tx) {
+            self.stats.rx_segments += 1;
+            return;
+        }
+        if self.merger.holds(index) {
+            // What came before it comes first.
+            self.end_burst(tx);
+        }
         let slot = self.slab.slot(index);
         if matches!(slot.phase, Phase::HalfOpen)
             && segment.flags.ack()
@@ -149,6 +187,23 @@ impl Stack {
             // Over but for what its owner has not read or let go of yet: the record of TIME-WAIT decides.
             let _ = self.ingress_new_segment(frame, segment, Some(index), tx);
         }
+    }
+
+    /// Keeps a segment of a connection to make it one with those that follow; whether it did.
+    #[inline(never)]
+    fn merge<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) -> bool {
+        if self.merger.go_on(index, frame, segment) {
+            return true;
+        }
+        self.end_burst(tx);
+        let slot = self.slab.slot(index);
+        let socket = slot.socket();
+        let is_next = slot.is_live()
+            && slot.owned
+            && socket.state() == State::Established
+            && !slot.received.has_gap()
+            && segment.seq == slot.received.next();
+        is_next && self.merger.begin(index, frame, segment, socket.recv_capacity() - socket.recv_queue())
     }
 
     /// A segment of no connection, or a SYN for one that is in TIME-WAIT while slot `in_time_wait` still holds it.
@@ -205,6 +260,7 @@ impl Stack {
     }
 
     /// Hands a segment to its connection and looks at what changed.
+    #[inline]
     fn feed<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
         let slot = self.slab.slot_mut(index);
         let mac = self.nets.mac();

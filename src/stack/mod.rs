@@ -25,6 +25,7 @@ mod isn;
 mod key;
 mod late_ack;
 mod lend;
+mod merge;
 mod neighbors;
 mod net;
 mod ports;
@@ -62,6 +63,7 @@ use dhcp::Dhcp;
 use flow::FlowTable;
 use isn::SequenceNumbers;
 use key::FlowKey;
+use merge::Merger;
 use neighbors::Neighbors;
 use net::Nets;
 use ports::EphemeralPorts;
@@ -86,6 +88,7 @@ pub struct Stack {
     slab: Slab,
     nets: Nets,
     wheel: TimerWheel,
+    merger: Merger,
     ready: VecDeque<u32>,
     dirty: VecDeque<u32>,
     /// Quiet connections whose rings' pages go back, a few in each burst.
@@ -141,6 +144,7 @@ impl Stack {
             slab: Slab::new(tcp.connections_max),
             nets,
             wheel: TimerWheel::new(tcp.connections_max, now),
+            merger: Merger::new(),
             ready: VecDeque::new(),
             dirty: VecDeque::new(),
             reclaims: VecDeque::new(),

@@ -84,6 +84,8 @@ pub struct StackStats {
     pub rx_not_ours: u64,
     /// Frames for nobody, left to the exception path.
     pub rx_to_kernel: u64,
+    /// Runs of segments that became one before the connection got them.
+    pub rx_merged: u64,
 
     /// Connections opened (SYN-RECEIVED became ESTABLISHED, or our SYN was answered).
     pub opened: u64,

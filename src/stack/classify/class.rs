@@ -93,13 +93,14 @@ pub(crate) enum Unsupported {
 }
 
 /// The flags of a TCP header (RFC 9293 section 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TcpFlags(pub(super) u8);
 
 impl TcpFlags {
     const FIN: u8 = 0x01;
     const SYN: u8 = 0x02;
     const RST: u8 = 0x04;
+    const PSH: u8 = 0x08;
     const ACK: u8 = 0x10;
 
     /// Synchronise: the segment opens a connection.
@@ -122,6 +123,16 @@ impl TcpFlags {
         self.0 & Self::RST != 0
     }
 
+    /// The sender has nothing more to send just now.
+    pub(crate) fn psh(self) -> bool {
+        self.0 & Self::PSH != 0
+    }
+
+    /// Whether the segment is one of an open connection, with nothing out of the ordinary about it.
+    pub(crate) fn is_data(self) -> bool {
+        self.0 & !Self::PSH == Self::ACK
+    }
+
     /// Whether the segment asks for a connection: SYN alone.
     pub(crate) fn is_opening(self) -> bool {
         self.0 & (Self::SYN | Self::FIN | Self::RST | Self::ACK) == Self::SYN
@@ -133,7 +144,7 @@ impl TcpFlags {
 }
 
 /// The headers of one TCP segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TcpInfo {
     /// The flow: the destination is local.
     pub(crate) key: FlowKey,

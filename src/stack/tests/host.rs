@@ -100,6 +100,8 @@ pub(super) struct Host {
     pub(super) ready: Vec<ConnId>,
     /// Frames that the TX queue may hold.
     pub(super) tx_max: usize,
+    /// Segments of a burst may become one.
+    pub(super) merges: bool,
     tx: TxQueue<PlugFrame>,
     pub(super) plug: Plug,
 }
@@ -118,6 +120,7 @@ impl Host {
             now: Instant::ZERO,
             ready: Vec::new(),
             tx_max: 256,
+            merges: true,
             tx: TxQueue::new(256, &info),
             plug: Plug {
                 info,
@@ -140,10 +143,18 @@ impl Host {
         self.now = now;
         self.stack.begin(now);
         for frame in frames {
-            self.tx.refill(&mut self.plug, 1);
-            let _ = self.onward(frame);
+            // Its own answer, and those to what waited for it.
+            self.tx.refill(&mut self.plug, 3);
+            if self.merges {
+                let _ = self.stack.ingress_of_burst(frame, RxChecksum::Unknown, &mut self.tx);
+            } else {
+                let _ = self.onward(frame);
+            }
             self.tx.flush(&mut self.plug);
         }
+        self.tx.refill(&mut self.plug, 2);
+        self.stack.end_burst(&mut self.tx);
+        self.tx.flush(&mut self.plug);
         self.stack.timers();
         while let Some(id) = self.stack.next_ready() {
             self.ready.push(id);

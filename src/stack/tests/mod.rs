@@ -5,6 +5,7 @@ mod cut;
 mod dhcp;
 mod exception;
 mod host;
+mod merging;
 mod opening;
 mod paths;
 mod resolving;

@@ -217,7 +217,7 @@ fn by_hand(window: u16) -> (Host, u32, ConnId) {
 }
 
 /// Opens a connection to a host by hand; the sequence number that it starts with.
-fn open_by_hand(host: &mut Host, window: u16) -> (u32, ConnId) {
+pub(super) fn open_by_hand(host: &mut Host, window: u16) -> (u32, ConnId) {
     host.stack.listen(80);
     host.burst(Instant::ZERO, &[arp_of_raw()]);
     let answer = segments(&host.burst(Instant::from_millis(1), &[Raw::syn(5000, 99).frame()]));
