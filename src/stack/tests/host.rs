@@ -144,7 +144,7 @@ impl Host {
         self.stack.begin(now);
         for frame in frames {
             // Its own answer, and those to what waited for it.
-            self.tx.refill(&mut self.plug, 3);
+            self.tx.refill(&mut self.plug, self.tx_max.min(3));
             if self.merges {
                 let _ = self.stack.ingress_of_burst(frame, RxChecksum::Unknown, &mut self.tx);
             } else {
@@ -152,7 +152,7 @@ impl Host {
             }
             self.tx.flush(&mut self.plug);
         }
-        self.tx.refill(&mut self.plug, 2);
+        self.tx.refill(&mut self.plug, self.tx_max.min(2));
         self.stack.end_burst(&mut self.tx);
         self.tx.flush(&mut self.plug);
         self.stack.timers();
