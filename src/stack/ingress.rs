@@ -157,11 +157,16 @@ impl Stack {
 
     /// A segment of a connection, checksums right.
     fn ingress_known<F: Frame>(&mut self, index: u32, frame: &[u8], segment: &TcpInfo, tx: &mut TxQueue<F>) {
-        if segment.payload_len >= SEGMENT_BYTES_MIN && self.merge(index, frame, segment, tx) {
+        let goes_on = self.merger.holds(index);
+        // One that its sender pushes is the last of a run, or most likely alone.
+        if segment.payload_len >= SEGMENT_BYTES_MIN
+            && (goes_on || !segment.flags.psh())
+            && self.merge(index, frame, segment, tx)
+        {
             self.stats.rx_segments += 1;
             return;
         }
-        if self.merger.holds(index) {
+        if goes_on {
             // What came before it comes first.
             self.end_burst(tx);
         }

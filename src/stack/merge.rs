@@ -65,7 +65,7 @@ impl Merger {
     }
 
     /// Takes a segment of a slot's connection that is the next in its stream, as the first of a run of at most `room` bytes of payload;
-    /// whether it may be one. A segment that its sender pushes is most likely alone.
+    /// whether it may be one.
     pub(super) fn begin(&mut self, slot: u32, frame: &[u8], segment: &TcpInfo, room: usize) -> bool {
         let ip_header_bytes = if segment.key.is_ipv4() { IPV4_HEADER_BYTES } else { IPV6_HEADER_BYTES };
         let headers_bytes = segment.payload_offset;
@@ -75,7 +75,7 @@ impl Merger {
         // IPv4 counts its header in the packet's length of 16 bits.
         let room = room.min(FRAME_BYTES_MAX - usize::from(headers_bytes));
         let bytes = usize::from(segment.payload_len);
-        if !is_bare || segment.flags.psh() || bytes > room {
+        if !is_bare || bytes > room {
             return false;
         }
         let end = usize::from(headers_bytes) + bytes;
