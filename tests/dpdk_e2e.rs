@@ -62,8 +62,7 @@ impl Meeting {
     /// Starts `unsocket serve` and waits until it is ready.
     fn serve(&self, options: &str) -> Server {
         let mut child = unsocket("serve", &self.serve, "10.73.0.2/24,fd73::2/64", options)
-            // One that spins is most likely in the middle of a burst when net_memif takes the memory of a client that
-            // has gone away from under it, see docs/dpdk.md.
+            // On a machine of two cores one that spins would keep the client's threads waiting.
             .args(["--poll", "adaptive"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -4,6 +4,7 @@
 #define ALLOW_EXPERIMENTAL_API
 #include "shim.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -102,6 +103,28 @@ int shim_interrupt_register(int fd, void (*callback)(void *))
 		error = rte_intr_callback_register(handle, callback, NULL);
 	rte_intr_instance_free(handle);
 	return error < 0 ? error : 0;
+}
+
+static void (*bursts_wait)(void);
+
+void shim_interrupt_quiet(void (*wait)(void))
+{
+	bursts_wait = wait;
+}
+
+/* In place of EAL's, for drivers too: the program comes before its libraries when their symbols are looked up. A driver
+ * calls this on EAL's interrupt thread when it has told bursts to keep away and before it frees what they use. */
+int rte_intr_callback_unregister(const struct rte_intr_handle *handle, rte_intr_callback_fn callback, void *argument)
+{
+	static int (*eals)(const struct rte_intr_handle *, rte_intr_callback_fn, void *);
+	int removed;
+
+	if (eals == NULL)
+		eals = dlsym(RTLD_NEXT, "rte_intr_callback_unregister");
+	removed = eals(handle, callback, argument);
+	if (bursts_wait != NULL && rte_thread_is_intr())
+		bursts_wait();
+	return removed;
 }
 
 /* ---- Ports */

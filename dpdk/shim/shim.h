@@ -170,6 +170,8 @@ void shim_log_close(void);
 
 /* Has EAL's interrupt thread call `callback` whenever `fd` is readable, as long as EAL runs; 0, or a negative errno. */
 int shim_interrupt_register(int fd, void (*callback)(void *));
+/* Has drivers that take memory back on that thread call `wait` between telling bursts to keep away and doing so. */
+void shim_interrupt_quiet(void (*wait)(void));
 
 /* The ports of the device of that name; returns how many, at most `max`, or a negative errno. */
 int shim_ports_of(const char *device, uint16_t *ports, unsigned int max);

@@ -3,10 +3,11 @@
 //! EAL has one thread that runs drivers' callbacks: a peer that connects or goes, a link that changes. Closing a
 //! software port on another thread frees what such a callback may just be using (memif's regions, when both sides stop at once), and
 //! EAL's own cleanup unmaps memory without ending that thread. So EAL is given one more thing to watch, an eventfd, whose
-//! callback waits: while it does, no other runs.
+//! callback waits: while it does, no other runs. And when a driver takes memory back in a callback, the thread waits for bursts in
+//! progress, see `quiet.rs`.
 
 use crate::error::{Errno, Error, LogLines, Result, check};
-use crate::sys;
+use crate::{quiet, sys};
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -42,6 +43,8 @@ pub(crate) fn watch() -> Result<()> {
     }
     // SAFETY: just made, and nobody else's.
     let bell = BELL.get_or_init(|| File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+    // SAFETY: a function that lives as long as the program; EAL's thread calls it, which is in no burst.
+    unsafe { sys::shim_interrupt_quiet(Some(wait_for_bursts)) };
     // SAFETY: the descriptor is never closed, and the callback lives as long as the program.
     let returned = unsafe { sys::shim_interrupt_register(bell.as_raw_fd(), Some(stay)) };
     check(returned, || "rte_intr_callback_register".into()).map(drop)
@@ -87,6 +90,10 @@ impl Drop for Hold {
         *phase() = Phase::Free;
         CHANGED.notify_all();
     }
+}
+
+unsafe extern "C" fn wait_for_bursts() {
+    quiet::wait();
 }
 
 unsafe extern "C" fn stay(_: *mut c_void) {

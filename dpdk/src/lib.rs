@@ -33,6 +33,7 @@
 //! * An [`Mbuf`] has one owner and a reference count of one: nothing here clones, attaches or shares one.
 //! * Everything that uses EAL holds it, so EAL ends last; while mbufs are out it does not end at all (see `ledger.rs`).
 //! * A port's queues hold it, so it is stopped only when no burst can run.
+//! * What a driver takes back when its peer goes, it takes back when no burst is in progress (see `quiet.rs`).
 //! * A frame reaches a driver only if its lengths and offloads are what that port was set up for.
 //! * One call into C per burst; what one burst costs does not depend on how many mempools, ports or threads there are.
 //!
@@ -58,6 +59,7 @@ mod mempool;
 mod offload;
 mod port;
 mod queue;
+mod quiet;
 mod rss;
 mod sys;
 

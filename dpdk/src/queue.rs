@@ -3,6 +3,7 @@
 use crate::error::{Result, check};
 use crate::mbuf::{self, BURST_MAX, Mbuf};
 use crate::port::Shared;
+use crate::quiet::Watched;
 use crate::{ledger, sys};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub struct RxQueue {
     port: Arc<Shared>,
     queue: u16,
+    watched: Option<Watched>,
     /// Drivers take no lock: Send, not Sync.
     _not_sync: PhantomData<Cell<()>>,
 }
@@ -27,13 +29,15 @@ pub struct TxQueue {
     queue: u16,
     rules: sys::shim_tx_rules,
     refused: u64,
+    watched: Option<Watched>,
     /// Drivers take no lock: Send, not Sync.
     _not_sync: PhantomData<Cell<()>>,
 }
 
 impl RxQueue {
     pub(crate) fn new(port: Arc<Shared>, queue: u16) -> Self {
-        Self { port, queue, _not_sync: PhantomData }
+        let watched = port.watched();
+        Self { port, queue, watched, _not_sync: PhantomData }
     }
 
     /// The port's id.
@@ -82,9 +86,11 @@ impl RxQueue {
     pub fn rx_burst(&mut self, burst: &mut VecDeque<Mbuf>, max: usize) -> usize {
         let mut raw = [const { MaybeUninit::uninit() }; BURST_MAX];
         let max = max.min(BURST_MAX) as u16;
+        let in_burst = self.watched.as_ref().map(Watched::enter);
         // SAFETY: the port is started for as long as `self.port` lives, this is the queue's only user, and there is
         // room for `max` pointers.
         let count = unsafe { sys::shim_rx_burst(self.port.id(), self.queue, raw.as_mut_ptr().cast(), max) };
+        drop(in_burst);
         let count = usize::from(count).min(BURST_MAX);
         ledger::took(count);
         // SAFETY: the driver wrote `count` pointers and gave up its only reference to these mbufs.
@@ -95,7 +101,8 @@ impl RxQueue {
 
 impl TxQueue {
     pub(crate) fn new(port: Arc<Shared>, queue: u16, rules: sys::shim_tx_rules) -> Self {
-        Self { port, queue, rules, refused: 0, _not_sync: PhantomData }
+        let watched = port.watched();
+        Self { port, queue, rules, refused: 0, watched, _not_sync: PhantomData }
     }
 
     /// The port's id.
@@ -123,6 +130,7 @@ impl TxQueue {
                 return total;
             }
             let mut refused = 0;
+            let in_burst = self.watched.as_ref().map(Watched::enter);
             // SAFETY: the port is started for as long as `self.port` lives, this is the queue's only user, `Mbuf` is
             // transparent over the pointer, and the mbufs that are taken are forgotten below.
             let sent = unsafe {
@@ -135,6 +143,7 @@ impl TxQueue {
                     &mut refused,
                 )
             };
+            drop(in_burst);
             burst.drain(..usize::from(sent)).for_each(Mbuf::forget);
             ledger::gave(usize::from(sent));
             total += usize::from(sent);

@@ -71,8 +71,7 @@ class Pair:
     def serve(self, *options):
         """Starts the server and returns when it serves. What it says about memory comes over EAL's telemetry socket."""
         command = [self.binary, "serve", "--port", self.port("server"), "--ip", f"{SERVER}/16", *self.options, *options]
-        # Without a core of its own a worker that spins is most likely in the middle of a burst when net_memif takes the memory
-        # of a client that has gone away from under it, see docs/dpdk.md.
+        # Without a core of its own a worker that spins would keep the client's threads waiting.
         pinned = ["--cores", str(self.cores[0])] if self.cores else ["--poll", "adaptive"]
         self.process = subprocess.Popen(
             [*command, *Dpdk().memory(), *pinned, "--", "--telemetry"],

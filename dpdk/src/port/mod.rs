@@ -11,6 +11,7 @@ use crate::eal::{self, Eal};
 use crate::error::{Error, Result, check};
 use crate::interrupts::Hold;
 use crate::mempool::{self, Mempool};
+use crate::quiet::Watched;
 use crate::sys;
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -99,6 +100,11 @@ impl Port {
 impl Shared {
     pub(crate) fn id(&self) -> u16 {
         self.id
+    }
+
+    /// What a new queue tells of its bursts, where a driver may take memory from under them.
+    pub(crate) fn watched(&self) -> Option<Watched> {
+        self.is_virtual.then(Watched::new)
     }
 }
 

@@ -1,33 +1,15 @@
 //! EAL's start and the ways in which it fails.
 
-use crate::support::{args, device};
+use crate::support::{Captured, args, device};
 use dpdk::{Eal, EalArgs, Error, Memory};
-use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 pub(crate) fn starts_once() {
-    let captured = Captured::default();
-    let writer = captured.clone();
-    tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).init();
+    let captured = Captured::open(tracing::Level::INFO);
     let folder = format!("/var/run/dpdk/unsocket-{}", std::process::id());
 
     let eal = Eal::init(&args()).unwrap();
-    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let log = captured.text();
     assert!(log.contains("INFO dpdk: EAL: "), "{log}");
     assert!(Eal::version().starts_with("DPDK "), "{}", Eal::version());
     assert!(Eal::version().contains(Eal::built_with()), "{} ran with {}", Eal::built_with(), Eal::version());

@@ -36,6 +36,7 @@ const SCENARIOS: &[Scenario] = &[
     ("memif_frames_byte_for_byte", memif::byte_for_byte),
     ("memif_chains_are_linearized", memif::chains),
     ("memif_peer_is_killed_and_comes_back", memif::killed),
+    ("memif_peer_goes_in_the_middle_of_a_burst", memif::goes_in_a_burst),
 ];
 
 /// What a scenario's second process runs.

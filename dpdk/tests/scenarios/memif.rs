@@ -1,10 +1,11 @@
 //! Two processes joined by shared memory, with no kernel in the data path.
 
 use crate::runner::{self, Peer};
-use crate::support::{eal_and_pool, filled, pattern, pool, receive, send, start};
+use crate::support::{Captured, eal_and_pool, filled, pattern, pool, receive, send, start};
 use dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueue, TxQueue};
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const JUMBO_BYTES: u16 = 9216;
@@ -173,4 +174,52 @@ pub(crate) fn killed() {
     }
     drop((port, rx, tx));
     assert_eq!(pool.in_use(), 0);
+}
+
+/// The driver unmaps its rings on another thread. With more busy threads than cores a burst often loses its processor
+/// just then.
+pub(crate) fn goes_in_a_burst() {
+    const LIVES: usize = 20;
+    let log = Captured::open(tracing::Level::DEBUG);
+    let meeting = Meeting::new();
+    let (port, mut rx, tx, pool) = listen(&meeting, 2048);
+    let (done, rounds) = (&AtomicBool::new(false), &AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        scope.spawn(move || {
+            let mut burst = VecDeque::new();
+            while !done.load(Ordering::Relaxed) {
+                for _ in 0..100 {
+                    assert_eq!(rx.rx_burst(&mut burst, 32), 0);
+                }
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for _ in 0..LIVES {
+            let deadline = Instant::now() + LINK_TIME;
+            let wait_until = |what: &str, holds: &dyn Fn() -> bool| {
+                while !holds() {
+                    assert!(Instant::now() < deadline, "{what}");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            };
+            let peer = start_peer("echo", &meeting, 2048);
+            wait_until("no link", &|| port.link().unwrap().up);
+            let before = rounds.load(Ordering::Relaxed);
+            wait_until("no burst runs", &|| rounds.load(Ordering::Relaxed) > before + 1);
+            peer.kill();
+            wait_until("the link stays up without a peer", &|| !port.link().unwrap().up);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    drop((port, tx));
+    assert_eq!(pool.in_use(), 0);
+    let waited = log.text().matches("no burst is in progress").count();
+    assert!(waited >= LIVES, "the driver waited {waited} times");
 }
