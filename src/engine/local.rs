@@ -21,6 +21,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use thin_vec::ThinVec;
 
 /// The send rings of a worker's connections: the whole stack, or what is left of it while one connection's
 /// received bytes are lent.
@@ -388,7 +389,7 @@ impl<S> Local<S> {
             let Some(Some(session)) = sessions.get_mut(index as usize) else { return };
             let mut moved = None;
             if !topics.unsubscribe_last(&mut session.subscriptions, |entry| moved = Some(entry)) {
-                session.subscriptions = Vec::new();
+                session.subscriptions = ThinVec::new();
                 return;
             }
             if let Some(moved) = moved

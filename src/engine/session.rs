@@ -9,6 +9,7 @@ use crate::stack::ConnId;
 use crate::time::Instant;
 use crate::ws::deflate::{History, Outgoing};
 use crate::ws::{CloseCode, Decoder, Role};
+use thin_vec::ThinVec;
 
 /// Where a session stands. It only ever moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +63,7 @@ pub(super) struct Session<S> {
     pub(super) heap_in: usize,
     /// See `heap_in`.
     pub(super) heap_out: usize,
-    pub(super) subscriptions: Vec<Subscription>,
+    pub(super) subscriptions: ThinVec<Subscription>,
     /// What our close frame said, and why it was sent.
     pub(super) closing: Option<Box<Closing>>,
     pub(super) user: S,
@@ -105,7 +106,7 @@ impl<S: Default> Session<S> {
             deflate: None,
             heap_in: 0,
             heap_out: 0,
-            subscriptions: Vec::new(),
+            subscriptions: ThinVec::new(),
             closing: None,
             user: S::default(),
         }
@@ -180,6 +181,6 @@ mod tests {
     #[test]
     fn an_idle_open_connection_stays_small() {
         // docs/api.md states this.
-        assert_eq!((size_of::<Option<Session<()>>>(), size_of::<Inbound>()), (136, 104));
+        assert_eq!((size_of::<Option<Session<()>>>(), size_of::<Inbound>()), (120, 104));
     }
 }

@@ -8,6 +8,7 @@
 use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
 use std::hash::BuildHasher;
+use thin_vec::ThinVec;
 
 /// One entry of a connection's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl Topics {
     pub(super) fn subscribe(
         &mut self,
         conn: u32,
-        list: &mut Vec<Subscription>,
+        list: &mut ThinVec<Subscription>,
         subscriptions_max: usize,
         name: &str,
     ) -> Result<(), SubscribeError> {
@@ -131,7 +132,7 @@ impl Topics {
     /// position) when another connection's entry took the place of the removed one.
     pub(super) fn unsubscribe(
         &mut self,
-        list: &mut Vec<Subscription>,
+        list: &mut ThinVec<Subscription>,
         name: &str,
         moved: impl FnOnce(Moved),
     ) -> bool {
@@ -149,7 +150,7 @@ impl Topics {
     /// Takes the last subscription off a connection's list; `false` when it is empty. For connections that end.
     pub(super) fn unsubscribe_last(
         &mut self,
-        list: &mut Vec<Subscription>,
+        list: &mut ThinVec<Subscription>,
         moved: impl FnOnce(Moved),
     ) -> bool {
         let Some(removed) = list.pop() else { return false };
@@ -240,7 +241,7 @@ mod tests {
         #[test]
         fn agrees_with_a_set_of_pairs(steps in steps()) {
             let mut topics = Topics::new(4, [7; 16]);
-            let mut lists = vec![Vec::new(); 6];
+            let mut lists = vec![ThinVec::new(); 6];
             let mut model = std::collections::BTreeSet::new();
             for step in steps {
                 match step {
