@@ -1,9 +1,9 @@
 //! The flow table: which slab slot owns a 4-tuple.
 //!
-//! Open addressing with linear probing over 4-byte slots (the slab index, and of the keyed hash as many bits as are left),
-//! never more than half full; the keys lie apart, by slab index. A lookup thus reads one cache line of slots and one of keys.
-//! Removing shifts the run behind it back, so there are no tombstones: the table never rehashes and never grows, and
-//! no burst of connections ends in a pause. All of that memory is reserved when the table is made and touched only
+//! Open addressing with linear probing over 4-byte slots (the slab index, how far the flow lies behind its home, and of the keyed
+//! hash as many bits as are left), never more than half full; the keys lie apart, by slab index. A lookup thus reads one cache line
+//! of slots and one of keys. Removing shifts the run behind it back, and reads no key for that: so there are no tombstones, the
+//! table never rehashes and never grows, and no burst of connections ends in a pause. All of that memory is reserved when the table is made and touched only
 //! as connections come: 40 bytes a connection, and 8 bytes of slots for each of the most there can be. As flows lie
 //! scattered, few connections touch all slots: these 8 are paid for the most there can be.
 
@@ -12,10 +12,16 @@ use super::secret::derive_key;
 use core::hash::{Hash, Hasher};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
+use std::hint::black_box;
+
+/// Bits of a slot for the displacement. Half full, one run in thousands is that long.
+const DISPLACEMENT_BITS: u32 = 5;
+/// This displacement or a larger one, which the key's hash tells.
+const FAR: u32 = (1 << DISPLACEMENT_BITS) - 1;
 
 /// Flow to slab index, for at most a fixed number of flows.
 pub(crate) struct FlowTable {
-    /// The slab index plus one in the low `index_bits`, the low bits of the hash above; 0 is a free slot.
+    /// The slab index plus one in the low `index_bits`, the displacement above, then the low bits of the hash; 0 is a free slot.
     slots: Box<[u32]>,
     index_bits: u32,
     keys: Vec<FlowKey>,
@@ -29,9 +35,9 @@ impl FlowTable {
     /// A table for slab indices under `flows_max`. The secret keeps peers from choosing flows that collide.
     ///
     /// # Panics
-    /// When `flows_max` is over 2^30.
+    /// When `flows_max` is over 2^25.
     pub(crate) fn new(flows_max: usize, secret: &[u8; 32]) -> Self {
-        assert!(flows_max <= 1 << 30, "{flows_max} flows are more than the table's slots can count");
+        assert!(flows_max <= 1 << 25, "{flows_max} flows are more than the table's slots can count");
         let key = u128::from_ne_bytes(derive_key(secret, "flow table"));
         FlowTable {
             slots: vec![0; (2 * flows_max).max(1)].into_boxed_slice(),
@@ -64,10 +70,12 @@ impl FlowTable {
         self.keys[place] = key;
         let hash = self.hash(&key);
         let mut at = self.home(hash);
+        let mut marks = self.marks_at_home(hash);
         while self.slots[at] != 0 {
             at = self.after(at);
+            marks = self.one_farther(marks);
         }
-        self.slots[at] = hash << self.index_bits | (index + 1);
+        self.slots[at] = marks | (index + 1);
         self.len += 1;
     }
 
@@ -77,8 +85,11 @@ impl FlowTable {
         let mut at = self.after(hole);
         while self.slots[at] != 0 {
             // Whoever is displaced at least as far as the hole lies before it may move there.
-            if self.displacement(at) >= self.distance(hole, at) {
-                self.slots[hole] = self.slots[at];
+            let displacement = self.displacement(at);
+            let distance = self.distance(hole, at);
+            if displacement >= distance {
+                let left = (displacement - distance).min(FAR as usize) as u32;
+                self.slots[hole] = self.slots[at] & !(FAR << self.index_bits) | left << self.index_bits;
                 hole = at;
             }
             at = self.after(at);
@@ -86,6 +97,12 @@ impl FlowTable {
         self.slots[hole] = 0;
         self.len -= 1;
         Some(index)
+    }
+
+    /// Reads where the search for a flow begins, so that it is on its way from memory when that comes.
+    #[inline]
+    pub(crate) fn touch(&self, key: &FlowKey) {
+        black_box(self.slots.get(self.home(self.hash(key))));
     }
 
     /// The flow at a slab index that is in the table.
@@ -102,18 +119,31 @@ impl FlowTable {
     fn find(&self, key: &FlowKey) -> Option<(usize, u32)> {
         let hash = self.hash(key);
         let mut at = self.home(hash);
+        let mut marks = self.marks_at_home(hash);
         // Ends at a free slot: at least half of them are.
         while self.slots[at] != 0 {
             let slot = self.slots[at];
-            if slot & !self.index_mask() == hash << self.index_bits {
+            if slot & !self.index_mask() == marks {
                 let index = self.index(slot);
                 if self.keys[index as usize] == *key {
                     return Some((at, index));
                 }
             }
             at = self.after(at);
+            marks = self.one_farther(marks);
         }
         None
+    }
+
+    /// What is above the index in the slot of a flow that lies at its home.
+    fn marks_at_home(&self, hash: u32) -> u32 {
+        hash << (self.index_bits + DISPLACEMENT_BITS)
+    }
+
+    /// The same of a flow one slot farther from its home.
+    #[inline]
+    fn one_farther(&self, marks: u32) -> u32 {
+        if (marks >> self.index_bits) & FAR == FAR { marks } else { marks + (1 << self.index_bits) }
     }
 
     fn index_mask(&self) -> u32 {
@@ -145,8 +175,16 @@ impl FlowTable {
         if to >= from { to - from } else { to + self.slots.len() - from }
     }
 
-    /// How far the flow in a slot lies behind its home. The slot has not all of the hash, so it is made again.
+    /// How far the flow in a slot lies behind its home.
+    #[inline]
     fn displacement(&self, at: usize) -> usize {
+        let displacement = (self.slots[at] >> self.index_bits) & FAR;
+        if displacement < FAR { displacement as usize } else { self.far_displacement(at) }
+    }
+
+    /// The slot has not all of the hash, so it is made again.
+    #[cold]
+    fn far_displacement(&self, at: usize) -> usize {
         let key = &self.keys[self.index(self.slots[at]) as usize];
         self.distance(self.home(self.hash(key)), at)
     }
@@ -237,12 +275,39 @@ mod tests {
         }
         let (mut total, mut most) = (0, 0);
         for (at, _) in table.slots.iter().enumerate().filter(|&(_, &slot)| slot != 0) {
+            assert_eq!(table.displacement(at), table.far_displacement(at));
             total += table.displacement(at);
             most = most.max(table.displacement(at));
         }
         // Linear probing at half load: 0.5 more slots than one on average (Knuth, volume 3, section 6.4).
         assert!(total < (1 << 15) * 6 / 10, "{total}");
         assert!(most < 64, "{most}");
+    }
+
+    #[test]
+    fn a_run_longer_than_a_slot_can_tell_is_taken_apart() {
+        let mut table = FlowTable::new(64, &[5; 32]);
+        let of_one_home: Vec<u32> =
+            (0..).filter(|&n| table.home(table.hash(&flow(n))) == 100).take(60).collect();
+        for order in [1, 7, 59] {
+            for (&n, index) in of_one_home.iter().zip(0..) {
+                table.insert(flow(n), index);
+            }
+            let mut left: Vec<usize> = (0..of_one_home.len()).collect();
+            let mut at = 0;
+            while !left.is_empty() {
+                at = (at + order) % left.len();
+                let index = left.swap_remove(at);
+                assert_eq!(table.remove(&flow(of_one_home[index])), Some(index as u32));
+                for (&n, index) in of_one_home.iter().zip(0..) {
+                    let expected = left.contains(&(index as usize)).then_some(index);
+                    assert_eq!(table.get(&flow(n)), expected);
+                }
+                for (slot, _) in table.slots.iter().enumerate().filter(|&(_, &slot)| slot != 0) {
+                    assert_eq!(table.displacement(slot), table.far_displacement(slot));
+                }
+            }
+        }
     }
 
     proptest! {

@@ -136,6 +136,10 @@ impl Stack {
         verify: bool,
         tx: &mut TxQueue<F>,
     ) -> Onward {
+        if segment.flags.is_opening() {
+            // It will be looked for there as well: two reads from memory at once.
+            self.time_wait.touch(&segment.key);
+        }
         let flow = self.flows.get(&segment.key);
         if flow.is_none()
             && let Some(share) = &self.share

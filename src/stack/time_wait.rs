@@ -170,6 +170,18 @@ impl TimeWait {
         }
     }
 
+    /// Reads what the end of the oldest record will read: it is next to go, and has not been looked at for long.
+    fn touch_oldest(&self) {
+        if self.oldest != NONE {
+            self.flows.touch(&self.flows.key(self.oldest));
+        }
+    }
+
+    /// Reads where the search for a 4-tuple begins, see [`FlowTable::touch`].
+    pub(crate) fn touch(&self, key: &FlowKey) {
+        self.flows.touch(key);
+    }
+
     fn remove_at(&mut self, index: u32) {
         let key = self.flows.key(index);
         self.flows.remove(&key);
@@ -192,7 +204,10 @@ impl TimeWait {
         let Record { older, newer, .. } = self.records[index as usize];
         match self.records.get_mut(older as usize) {
             Some(older) => older.newer = newer,
-            None => self.oldest = newer,
+            None => {
+                self.oldest = newer;
+                self.touch_oldest();
+            }
         }
         match self.records.get_mut(newer as usize) {
             Some(newer) => newer.older = older,
