@@ -59,7 +59,8 @@ class Work:
     # Of kernel sockets, and of the engine's own client: what they need beside the load.
     kernel_load: str = ""
     engine_load: str = ""
-    # Threads of the generator, a core each, as far as there are cores: what is verified costs more than what is served.
+    # Threads of the generator, a core each, as far as there are cores: as many as keep the engine's server busy, as what is
+    # verified costs more than what is served. The peers get as many.
     generators: int = 2
 
     @property
@@ -73,7 +74,7 @@ SOURCES = "--source 127.0.1.0/26"
 WORKS = {
     "round-trip": Work("20 B, 1 connection x 1 in flight", "--connections 1", generators=1),
     "crowd": Work("20 B, 1,000 connections x 1 in flight", "--connections 1000"),
-    "pipelined": Work("20 B, 100 connections x 16 in flight", "--connections 100 --in-flight 16"),
+    "pipelined": Work("20 B, 100 connections x 16 in flight", "--connections 100 --in-flight 16", generators=3),
     "large-segments": Work(
         "16 KiB, 16 x 16, segments of 1,500 B on both sides",
         "--connections 16 --in-flight 16 --size 16KiB",
@@ -104,6 +105,7 @@ WORKS = {
     "broadcast-pipelined": Work(
         "publish 64 B to 1,000 subscribers, 16 messages in flight",
         "--scenario broadcast --connections 1000 --size 64 --in-flight 16",
+        generators=3,
         figure="deliveries/s",
         peers=("uWebSockets",),
         peers_path="/broadcast",
@@ -114,10 +116,11 @@ WORKS = {
         "--scenario connect --connections 200 --echoes 0",
         figure="connections/s",
         kernel_load=SOURCES,
+        generators=3,
     ),
     "idle": Work(
-        "10,000 idle connections: the server's process, and half of what the kernel has for both ends",
-        "--scenario idle --connections 10000 --warmup 0",
+        "18,000 idle connections: the server's process, and half of what the kernel has for both ends",
+        "--scenario idle --connections 18000 --warmup 0",
         figure=MEMORY,
         engines=(TRUSTED,),
         kernel_load=f"{SOURCES} --duration 1",
@@ -135,10 +138,12 @@ def run(*command, **options):
 
 
 class Namespaces:
-    """A server's and a client's namespace with a veth between, segmentation offloads off at both ends."""
+    """A server's and a client's namespace with a veth between, segmentation offloads off at both ends. With `cores` the
+    server's and the client's core receive for their ends, as with two machines and a cable."""
 
-    def __init__(self):
+    def __init__(self, cores=None):
         self.server, self.client = (f"uns-cmp-{end}-{os.getpid()}" for end in ("s", "c"))
+        self.cores = cores
 
     def __enter__(self):
         run("ip", "netns", "add", self.server)
@@ -148,11 +153,20 @@ class Namespaces:
             run("ip", "-n", namespace, "address", "add", address, "dev", "veth0")
             run("ip", "-n", namespace, "link", "set", "veth0", "up")
             run("ip", "netns", "exec", namespace, "ethtool", "-K", "veth0", "tso", "off", "gso", "off", "gro", "off")
+        for namespace, core in zip((self.server, self.client), self.cores or ()):
+            steer(namespace, "veth0", core)
         return self
 
     def __exit__(self, *_):
         for namespace in (self.server, self.client):
             subprocess.run(["ip", "netns", "delete", namespace], check=False)
+
+
+def steer(namespace, device, core):
+    """Has a core receive for one end of a pair: without it, a frame goes through the receiver's TCP in the sender's time."""
+    mask = f"{1 << core:x}"
+    script = f"for queue in /sys/class/net/{device}/queues/rx-*; do echo {mask} > $queue/rps_cpus; done"
+    run("ip", "netns", "exec", namespace, "sh", "-c", script)
 
 
 @contextlib.contextmanager
@@ -244,7 +258,9 @@ def bench_peer(name, work, options):
     if work.network == "loopback":
         with server(command, "ready") as pid:
             return loaded(pid, work, options, f"ws://127.0.0.1:{PORT}{work.peers_path}")
-    with Namespaces() as namespaces:
+    # What a server's CPU is charged with must be its own; where rates are compared the peers are better off without.
+    cores = (options.server_core, options.client_cores[0]) if work.figure == CPU else None
+    with Namespaces(cores) as namespaces:
         with server(["ip", "netns", "exec", namespaces.server, *command], "ready") as pid:
             prefix = ["ip", "netns", "exec", namespaces.client]
             return loaded(pid, work, options, f"ws://10.73.9.1:{PORT}{work.peers_path}", prefix)
@@ -280,19 +296,22 @@ def bench_device(name, work, options):
     rest_us = COALESCE_US if name in (TAP_RESTING, AF_XDP_RESTING) else 0
     asleep = ["--poll", "adaptive", "--set", "workers.spin_us=0", "--set", f"workers.coalesce_us={rest_us}"]
     url = f"ws://10.73.9.1:{PORT}/"
-    with Namespaces() as namespaces:
+    with Namespaces((options.server_core, options.client_cores[0])) as namespaces:
         prefix = ["ip", "netns", "exec", namespaces.client]
         if name in (TAP, TAP_RESTING):
             # The pair is not needed, its addresses are in the way.
             run("ip", "-n", namespaces.client, "link", "delete", "veth0")
-            command = serve(name, work, options, f"tap:uns-cmp{os.getpid() % 100_000}")
+            device = f"uns-cmp{os.getpid() % 100_000}"
+            command = serve(name, work, options, f"tap:{device}")
             command += ["--netns", namespaces.client, "--host-ip", "10.73.9.2/24"]
         else:
+            device = "veth0"
             run("ip", "-n", namespaces.server, "address", "flush", "dev", "veth0")
             run("ip", "netns", "exec", namespaces.client, "ethtool", "-K", "veth0", "tx", "off")
             command = serve(name, work, options, "dpdk:net_af_xdp0,iface=veth0")
             command = ["ip", "netns", "exec", namespaces.server, *command]
         with server([*command, *asleep], "ready") as pid:
+            steer(namespaces.client, device, options.client_cores[0])
             return loaded(pid, work, options, url, prefix)
 
 
@@ -445,7 +464,7 @@ def arguments():
     parser.add_argument("--duration", type=float, default=1.5)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--server-core", type=int, default=1)
-    parser.add_argument("--client-cores", type=lambda text: [int(core) for core in text.split(",")], default=[2, 3])
+    parser.add_argument("--client-cores", type=lambda text: [int(core) for core in text.split(",")], default=[2, 3, 0])
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     cores = os.sched_getaffinity(0)
