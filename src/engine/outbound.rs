@@ -5,16 +5,20 @@
 
 use super::secure::Secure;
 use crate::stack::SendHalf;
-use crate::ws::frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX, Opcode};
+use crate::ws::frame::{CONTROL_BYTES_MAX, ENCODED_BYTES, FrameHeader, Opcode};
 use crate::ws::mask;
 use std::collections::VecDeque;
 
 /// How much is masked at a time on its way to the ring: on the stack, within the L1 cache.
 const MASK_CHUNK_BYTES: usize = 4096;
 
+/// What the header of a payload below 64 KiB fits into.
+const WORD_BYTES: usize = size_of::<u64>();
+
 /// One frame, its header encoded; the payload is the caller's and stays as it is.
 pub(super) struct OutFrame<'a> {
-    head: [u8; HEADER_BYTES_MAX],
+    /// Zeros behind the header.
+    head: [u8; ENCODED_BYTES],
     head_bytes: usize,
     payload: &'a [u8],
     mask: Option<[u8; 4]>,
@@ -65,13 +69,13 @@ impl<'a> OutFrame<'a> {
     #[inline]
     fn write_whole(&self, half: &mut SendHalf<'_>) -> bool {
         half.write_in_place(self.len(), |place| {
-            match place.first_chunk_mut() {
-                // One fixed copy; the payload goes over what is no header.
-                Some(front) => *front = self.head,
-                None => place[..self.head_bytes].copy_from_slice(self.head()),
+            match (place.first_chunk_mut::<WORD_BYTES>(), self.head.first_chunk()) {
+                // One word as it was put together; the payload goes over what is no header.
+                (Some(front), Some(word)) if self.head_bytes <= WORD_BYTES => *front = *word,
+                _ => place[..self.head_bytes].copy_from_slice(self.head()),
             }
             let payload = &mut place[self.head_bytes..];
-            payload.copy_from_slice(self.payload);
+            mask::copy(payload, self.payload);
             if let Some(key) = self.mask {
                 mask::apply(payload, key, 0);
             }

@@ -86,10 +86,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let Some(Inbound::Frames { decoder, history }) = inbound.get_mut(id.index as usize) else { return };
         let message_bytes_max = local.limits.message.message_bytes_max;
         let mut input = if has_tls { local.take_input(id.index) } else { Input::Plain };
-        let ended = input.lend(stack, id, |bytes, half| {
+        // Written there, not handed over: nearly always there is none.
+        let mut ended = None;
+        input.lend(stack, id, |bytes, half| {
             let mut conn = Conn { id, half: half.reborrow(), local };
             let mut used = 0;
-            let mut ended = None;
             // The first step needs no question: the caller has asked.
             loop {
                 match decoder.decode(&mut bytes[used..]) {
@@ -128,10 +129,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 }
             }
             // Nothing that follows a close frame or a violation is looked at (RFC 6455 sections 5.5.1 and 7.1.7).
-            (if ended.is_some() { bytes.len() } else { used }, ended)
+            (if ended.is_some() { bytes.len() } else { used }, ())
         });
         local.put_input(id.index, input);
-        match ended.flatten() {
+        match ended {
             None => {}
             Some(Ok(())) => inbound[id.index as usize] = Inbound::Idle,
             Some(Err(error)) => self.violated(id, error),

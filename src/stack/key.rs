@@ -13,8 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub(crate) struct FlowKey {
     remote: [u64; 2],
     local: [u64; 2],
-    remote_port: u16,
-    local_port: u16,
+    /// The remote port above the local one, written as it is read: a word read back from two halves waits until both
+    /// stores, and all before them, have left for the cache.
+    ports: u32,
 }
 
 impl FlowKey {
@@ -27,46 +28,45 @@ impl FlowKey {
         FlowKey {
             remote: words(&octets(remote.ip())),
             local: words(&octets(local.ip())),
-            remote_port: remote.port(),
-            local_port: local.port(),
+            ports: ports(local.port(), remote.port()),
         }
     }
 
     /// The flow between two IPv4 endpoints, addresses as they stand in a header.
     pub(crate) fn ipv4(local: [u8; 4], remote: [u8; 4], local_port: u16, remote_port: u16) -> Self {
         let mapped = |addr| [0, IPV4_MAPPED << 32 | u64::from(u32::from_be_bytes(addr))];
-        FlowKey { remote: mapped(remote), local: mapped(local), remote_port, local_port }
+        FlowKey { remote: mapped(remote), local: mapped(local), ports: ports(local_port, remote_port) }
     }
 
     /// The flow between two IPv6 endpoints, addresses as they stand in a header. They must not be IPv4-mapped, or the
     /// key is an IPv4 flow's.
     pub(crate) fn ipv6(local: &[u8; 16], remote: &[u8; 16], local_port: u16, remote_port: u16) -> Self {
-        FlowKey { remote: words(remote), local: words(local), remote_port, local_port }
+        FlowKey { remote: words(remote), local: words(local), ports: ports(local_port, remote_port) }
     }
 
     /// The flow with another port of ours.
     pub(crate) fn with_local_port(self, local_port: u16) -> Self {
-        FlowKey { local_port, ..self }
+        FlowKey { ports: ports(local_port, self.remote_port()), ..self }
     }
 
     /// Our end.
     pub(crate) fn local(&self) -> SocketAddr {
-        SocketAddr::new(address(self.local), self.local_port)
+        SocketAddr::new(address(self.local), self.local_port())
     }
 
     /// The peer's end.
     pub(crate) fn remote(&self) -> SocketAddr {
-        SocketAddr::new(address(self.remote), self.remote_port)
+        SocketAddr::new(address(self.remote), self.remote_port())
     }
 
     /// Our port.
     pub(crate) fn local_port(&self) -> u16 {
-        self.local_port
+        self.ports as u16
     }
 
     /// The peer's port.
     pub(crate) fn remote_port(&self) -> u16 {
-        self.remote_port
+        (self.ports >> 16) as u16
     }
 
     /// Whether the addresses are IPv4.
@@ -80,23 +80,14 @@ impl FlowKey {
         for (place, word) in bytes.chunks_exact_mut(8).zip([self.local, self.remote].concat()) {
             place.copy_from_slice(&word.to_be_bytes());
         }
-        bytes[32..].copy_from_slice(&self.ports().to_be_bytes());
+        bytes[32..].copy_from_slice(&self.ports.to_be_bytes());
         bytes
     }
 
     /// The same flow as its peer sees it.
     #[cfg(test)]
     pub(crate) fn reversed(&self) -> Self {
-        FlowKey {
-            remote: self.local,
-            local: self.remote,
-            remote_port: self.local_port,
-            local_port: self.remote_port,
-        }
-    }
-
-    fn ports(&self) -> u32 {
-        u32::from(self.remote_port) << 16 | u32::from(self.local_port)
+        FlowKey { remote: self.local, local: self.remote, ports: self.ports.rotate_left(16) }
     }
 }
 
@@ -108,7 +99,7 @@ impl Hash for FlowKey {
         state.write_u64(self.remote[1]);
         state.write_u64(self.local[0]);
         state.write_u64(self.local[1]);
-        state.write_u32(self.ports());
+        state.write_u32(self.ports);
     }
 }
 
@@ -120,7 +111,10 @@ impl fmt::Debug for FlowKey {
 
 /// The hash by which workers share flows where no device steers.
 pub(crate) fn symmetric_hash(key: &FlowKey) -> u32 {
-    flow_hash(End { addr: key.remote, port: key.remote_port }, End { addr: key.local, port: key.local_port })
+    flow_hash(
+        End { addr: key.remote, port: key.remote_port() },
+        End { addr: key.local, port: key.local_port() },
+    )
 }
 
 /// The upper half of the low word of an IPv4-mapped address.
@@ -128,6 +122,10 @@ const IPV4_MAPPED: u64 = 0xffff;
 
 fn is_ipv4_mapped([high, low]: [u64; 2]) -> bool {
     high == 0 && low >> 32 == IPV4_MAPPED
+}
+
+fn ports(local: u16, remote: u16) -> u32 {
+    u32::from(remote) << 16 | u32::from(local)
 }
 
 fn words(addr: &[u8; 16]) -> [u64; 2] {

@@ -4,6 +4,8 @@ use super::{ProtocolError, Role, mask};
 
 /// Longest frame header in bytes: 2 + 8 (length) + 4 (mask).
 pub const HEADER_BYTES_MAX: usize = 14;
+/// The same in whole words.
+pub(crate) const ENCODED_BYTES: usize = 16;
 
 /// Longest payload of a control frame in bytes (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
@@ -135,7 +137,7 @@ impl FrameHeader {
     /// Writes the header into `out` with the shortest length form; returns its length in bytes.
     #[inline]
     pub fn encode(&self, out: &mut [u8; HEADER_BYTES_MAX]) -> usize {
-        let (header, header_bytes) = self.encoded();
+        let ([header @ .., _, _], header_bytes) = self.encoded();
         *out = header;
         header_bytes
     }
@@ -145,7 +147,7 @@ impl FrameHeader {
     /// It is put together in a register: bytes that are written one by one and then copied together keep the processor waiting
     /// until they have reached the cache.
     #[inline]
-    pub(crate) fn encoded(&self) -> ([u8; HEADER_BYTES_MAX], usize) {
+    pub(crate) fn encoded(&self) -> ([u8; ENCODED_BYTES], usize) {
         let first = u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode as u8;
         let masked = u8::from(self.mask.is_some()) << 7;
         let (short_length, long_length, length_end) = match self.payload_bytes {
@@ -157,8 +159,7 @@ impl FrameHeader {
         let mask = self.mask.map_or(0, u32::from_le_bytes);
         let header = u128::from(first) | lengths | u128::from(mask) << (8 * length_end);
         let header_bytes = if self.mask.is_some() { length_end + 4 } else { length_end };
-        let [header @ .., _, _] = header.to_le_bytes();
-        (header, header_bytes)
+        (header.to_le_bytes(), header_bytes)
     }
 }
 

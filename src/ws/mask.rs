@@ -1,6 +1,6 @@
 //! Masking in place, RFC 6455 section 5.3.
 //!
-//! Short messages are two words that may overlap, without a loop. The rest is
+//! A short message is done in a few pieces, without a loop. The rest is
 //! one loop over 8-byte words, which the compiler vectorises for whatever the build's target has; on x86-64 the
 //! same loop is compiled again for AVX2 and chosen at run time where that pays (`benches/codec.rs`). A copy for
 //! AVX-512 was no faster at any size from 20 B to 64 KiB on Zen 5, so there is none.
@@ -10,18 +10,57 @@
 #[cfg(target_arch = "x86_64")]
 const SIMD_BYTES_MIN: usize = 256;
 
+/// Up to here bytes are gone through in pieces.
+const SHORT_BYTES_MAX: usize = 63;
+
 /// XORs `data` with `key`, starting at byte `phase % 4` of the key; returns the phase after the last byte, so
 /// that a payload can be masked in pieces.
 #[inline(always)]
 pub fn apply(data: &mut [u8], key: [u8; 4], phase: usize) -> usize {
     let next_phase = phase.wrapping_add(data.len()) & 3;
     let key = turned(u32::from_ne_bytes(key), phase);
-    match data.len() {
-        8..=15 => ends::<8>(data, key),
-        16..=32 => ends::<16>(data, key),
-        _ => long(data, key),
+    if data.len() <= SHORT_BYTES_MAX {
+        short(data, key)
+    } else {
+        long(data, key)
     }
     next_phase
+}
+
+/// Copies what [`apply`] has most likely just written, or is about to mask.
+///
+/// A short payload is read in the pieces in which it was written: a processor passes a word on from a store to a load only
+/// when all of it comes from one store, and else waits until that store and all before it have reached the cache.
+///
+/// # Panics
+/// When the two are of different lengths.
+#[inline(always)]
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
+    if from.len() > SHORT_BYTES_MAX {
+        return to.copy_from_slice(from);
+    }
+    assert_eq!(to.len(), from.len(), "a copy is as long as what is copied");
+    let (to, from) = copy_piece::<32>(to, from);
+    let (to, from) = copy_piece::<16>(to, from);
+    let (to, from) = copy_piece::<8>(to, from);
+    let (to, from) = copy_piece::<4>(to, from);
+    let (to, from) = copy_piece::<2>(to, from);
+    copy_piece::<1>(to, from);
+}
+
+/// Copies the first `N` bytes if the length's bit `N` is set; the rest.
+#[inline(always)]
+fn copy_piece<'a, 'b, const N: usize>(to: &'a mut [u8], from: &'b [u8]) -> (&'a mut [u8], &'b [u8]) {
+    if from.len() & N == 0 {
+        return (to, from);
+    }
+    match (to.split_first_chunk_mut::<N>(), from.split_first_chunk::<N>()) {
+        (Some((place, to)), Some((bytes, from))) => {
+            *place = *bytes;
+            (to, from)
+        }
+        _ => Default::default(),
+    }
 }
 
 /// The key whose first byte in memory is byte `phase % 4` of `key`'s.
@@ -31,25 +70,32 @@ fn turned(key: u32, phase: usize) -> u32 {
     u32::from_le(key).rotate_right(8 * (phase & 3) as u32).to_le()
 }
 
-/// XORs `N` to `2 N` bytes with `key`'s bytes repeated: the first `N` and the last, which may overlap.
+/// XORs up to [`SHORT_BYTES_MAX`] bytes with `key`'s bytes repeated.
 #[inline(always)]
-fn ends<const N: usize>(data: &mut [u8], key: u32) {
-    let key_of_last = turned(key, data.len());
-    // Both are read before one is written, so what lies in both is not XORed twice.
-    let (Some(first), Some(last)) = (data.first_chunk().copied(), data.last_chunk().copied()) else { return };
-    if let Some(place) = data.first_chunk_mut::<N>() {
-        *place = masked(first, key);
+fn short(data: &mut [u8], key: u32) {
+    let data = mask_piece::<32>(data, key);
+    let data = mask_piece::<16>(data, key);
+    let data = mask_piece::<8>(data, key);
+    let data = mask_piece::<4>(data, key);
+    let two = data.len() & 2;
+    let data = mask_piece::<2>(data, key);
+    mask_piece::<1>(data, turned(key, two));
+}
+
+/// XORs the first `N` bytes if the length's bit `N` is set; the rest.
+#[inline(always)]
+fn mask_piece<const N: usize>(data: &mut [u8], key: u32) -> &mut [u8] {
+    if data.len() & N == 0 {
+        return data;
     }
-    if let Some(place) = data.last_chunk_mut::<N>() {
-        *place = masked(last, key_of_last);
-    }
+    let Some((piece, rest)) = data.split_first_chunk_mut::<N>() else { return Default::default() };
+    *piece = masked(*piece, key);
+    rest
 }
 
 #[inline(always)]
 fn masked<const N: usize>(mut bytes: [u8; N], key: u32) -> [u8; N] {
-    for chunk in bytes.as_chunks_mut::<8>().0 {
-        *chunk = (u64::from_ne_bytes(*chunk) ^ twice(key)).to_ne_bytes();
-    }
+    words(&mut bytes, key);
     bytes
 }
 
