@@ -16,7 +16,7 @@ use crate::stack::{ConnId, SendHalf, Stack};
 use crate::time::Instant;
 use crate::ws::deflate::Deflater;
 use crate::ws::frame::{CONTROL_BYTES_MAX, Opcode};
-use crate::ws::{Close, CloseCode, Message, REASON_BYTES_MAX, Role};
+use crate::ws::{self, Close, CloseCode, Message, REASON_BYTES_MAX, Role};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
@@ -47,6 +47,8 @@ pub(super) struct Local<S> {
     pub(super) now: Instant,
     pub(super) worker: usize,
     pub(super) limits: Limits,
+    /// Those of messages, for all decoders.
+    pub(super) message_limits: Arc<ws::Limits>,
     pub(super) deadlines: Deadlines,
     slow_reader: SlowReader,
     /// By [`ConnId::index`].
@@ -88,6 +90,7 @@ impl<S> Local<S> {
             now,
             worker,
             limits: config.limits,
+            message_limits: config.limits.message.into(),
             deadlines: config.deadlines,
             slow_reader: config.slow_reader,
             sessions: Vec::new(),
@@ -177,19 +180,20 @@ impl<S> Local<S> {
             return SendOutcome::Dropped;
         }
         let (kind, payload) = parts(part);
-        let opcode = if session.outbound.mid_message { Opcode::Continuation } else { kind };
+        let opcode = if session.outbound.mid_message() { Opcode::Continuation } else { kind };
         let frame = OutFrame::new(opcode, fin, payload, mask);
         // For the push itself the message is not under way: this frame must not be held back.
-        session.outbound.mid_message = false;
+        session.outbound.set_mid_message(false);
         let outcome = self.push_message(index, half, &frame);
         let taken = matches!(outcome, SendOutcome::Sent | SendOutcome::Queued);
         let Some(session) = self.at(index) else { return outcome };
-        session.outbound.mid_message = if taken { !fin } else { opcode == Opcode::Continuation };
+        session.outbound.set_mid_message(if taken { !fin } else { opcode == Opcode::Continuation });
         if taken && fin && session.outbound.held_bytes() > 0 {
             session.outbound.release_held();
             let id = session.id;
             self.attention.push(id);
         }
+        self.account_out(index);
         outcome
     }
 
@@ -403,11 +407,8 @@ impl<S> Local<S> {
     /// Counts a change of the heap that a session's receiving side holds.
     pub(super) fn account_in(&mut self, index: u32, heap_bytes: usize) {
         let Local { sessions, stats, .. } = self;
-        if let Some(Some(session)) = sessions.get_mut(index as usize)
-            && session.heap_in != heap_bytes
-        {
-            stats.memory_bytes = stats.memory_bytes - session.heap_in as u64 + heap_bytes as u64;
-            session.heap_in = heap_bytes;
+        if let Some(Some(session)) = sessions.get_mut(index as usize) {
+            recount(&mut stats.memory_bytes, &mut session.heap_in, heap_bytes);
         }
     }
 
@@ -430,10 +431,7 @@ impl<S> Local<S> {
         let Local { sessions, stats, .. } = self;
         if let Some(Some(session)) = sessions.get_mut(index as usize) {
             let heap_bytes = session.heap_out();
-            if session.heap_out != heap_bytes {
-                stats.memory_bytes = stats.memory_bytes - session.heap_out as u64 + heap_bytes as u64;
-                session.heap_out = heap_bytes;
-            }
+            recount(&mut stats.memory_bytes, &mut session.heap_out, heap_bytes);
         }
     }
 
@@ -469,7 +467,7 @@ impl<S> Local<S> {
     fn queue_message(&mut self, index: u32, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> SendOutcome {
         let Local { sessions, stats, limits, .. } = self;
         let Some(Some(session)) = sessions.get_mut(index as usize) else { return SendOutcome::Closed };
-        let hold = session.outbound.mid_message;
+        let hold = session.outbound.mid_message();
         let waiting = if hold { session.outbound.held_bytes() } else { session.outbound.waiting_bytes() };
         let room = if waiting == 0 && !hold { session.outbound.room(half) } else { 0 };
         let overflowing = frame.len().saturating_sub(room);
@@ -520,6 +518,15 @@ fn push_at_once<S>(
         stats.message_bytes_out += frame.payload_bytes() as u64;
     }
     sent
+}
+
+/// A part of a sum has changed. What is over 4 GiB counts as 4 GiB.
+fn recount(sum_bytes: &mut u64, counted: &mut u32, bytes: usize) {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    if *counted != bytes {
+        *sum_bytes = *sum_bytes - u64::from(*counted) + u64::from(bytes);
+        *counted = bytes;
+    }
 }
 
 pub(super) fn parts(message: Message<'_>) -> (Opcode, &[u8]) {

@@ -141,7 +141,7 @@ fn for_masked_chunks(payload: &[u8], key: [u8; 4], offset: usize, mut each: impl
     }
 }
 
-/// What waits for one peer because its send ring is full. Exists only while something waits.
+/// What waits for one peer, because its send ring is full or a fragmented message is under way. Exists only while one is so.
 #[derive(Default)]
 pub(super) struct Overflow {
     /// Encoded frames; the first may have begun in the ring.
@@ -152,6 +152,8 @@ pub(super) struct Overflow {
     pong_ahead: usize,
     /// The answer to the newest ping that came while a pong was waiting (RFC 6455 section 5.5.3 allows it alone).
     newest_pong: Option<Control>,
+    /// A fragmented message of ours has begun and not ended.
+    mid_message: bool,
 }
 
 /// The payload of a control frame.
@@ -177,8 +179,6 @@ impl Control {
 #[derive(Default)]
 pub(super) struct Outbound {
     overflow: Option<Box<Overflow>>,
-    /// A fragmented message of ours has begun and not ended.
-    pub(super) mid_message: bool,
     /// With TLS: whatever goes into the ring goes through it.
     pub(super) secure: Option<Box<Secure>>,
 }
@@ -219,6 +219,21 @@ impl Outbound {
         self.overflow.as_ref().map_or(0, |overflow| overflow.held.len())
     }
 
+    /// Whether a fragmented message of ours has begun and not ended.
+    pub(super) fn mid_message(&self) -> bool {
+        self.overflow.as_ref().is_some_and(|overflow| overflow.mid_message)
+    }
+
+    /// Says whether one has.
+    pub(super) fn set_mid_message(&mut self, begun: bool) {
+        if begun {
+            self.overflow.get_or_insert_default().mid_message = true;
+        } else if let Some(overflow) = &mut self.overflow {
+            overflow.mid_message = false;
+            self.free_if_empty();
+        }
+    }
+
     /// Heap held, bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.overflow.as_ref().map_or(0, |overflow| {
@@ -229,7 +244,7 @@ impl Outbound {
     /// Takes a frame if the ring does, whole, as it is and at once.
     #[inline]
     pub(super) fn push_at_once(&self, half: &mut SendHalf<'_>, frame: &OutFrame<'_>) -> bool {
-        self.overflow.is_none() && self.secure.is_none() && !self.mid_message && frame.write_whole(half)
+        self.overflow.is_none() && self.secure.is_none() && frame.write_whole(half)
     }
 
     /// Takes a frame: into the ring as far as it fits and nothing waits before it, the rest into the queue.
@@ -338,7 +353,7 @@ impl Outbound {
 
 impl Overflow {
     fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.held.is_empty() && self.newest_pong.is_none()
+        self.bytes.is_empty() && self.held.is_empty() && self.newest_pong.is_none() && !self.mid_message
     }
 
     fn write(&mut self, half: &mut SendHalf<'_>, secure: Option<&mut Secure>) -> usize {

@@ -315,7 +315,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// The opening handshake is done.
     fn open(&mut self, id: ConnId, user: H::Session, deflate: Option<Agreement>) {
-        let limits = self.local.limits.message;
+        let limits = self.local.message_limits.clone();
         let Some(session) = self.local.session(id) else { return };
         session.phase = Phase::Open;
         session.user = user;

@@ -3,6 +3,7 @@
 use super::assembly::{Assembly, ControlPayload};
 use super::frame::HEADER_BYTES_MAX;
 use super::{Close, FrameHeader, Limits, Opcode, ProtocolError, Role, mask};
+use std::sync::Arc;
 
 /// A whole message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +93,8 @@ pub struct Decoded<'a> {
 /// next call; [`reclaim`](Self::reclaim) (or that call) frees the memory of a message that had to be assembled.
 #[derive(Debug)]
 pub struct Decoder {
-    limits: Limits,
+    /// Shared: those who have one have thousands.
+    limits: Arc<Limits>,
     state: State,
     assembly: Assembly,
     control: Option<Box<ControlPayload>>,
@@ -105,10 +107,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for a connection whose handshake is done. `role` is ours.
-    pub fn new(role: Role, limits: Limits) -> Self {
+    /// A decoder for a connection whose handshake is done. `role` is ours. Decoders of many connections share the limits when
+    /// they are given clones of one `Arc`.
+    pub fn new(role: Role, limits: impl Into<Arc<Limits>>) -> Self {
         Decoder {
-            limits,
+            limits: limits.into(),
             state: State::BETWEEN_FRAMES,
             assembly: Assembly::Empty,
             control: None,
@@ -298,7 +301,7 @@ impl Decoder {
                 (true, false) | (false, true) => {}
             }
             let limits =
-                if rsv1 || self.assembly.is_compressed() { self.limits.compressed() } else { self.limits };
+                if rsv1 || self.assembly.is_compressed() { self.limits.compressed() } else { *self.limits };
             let Limits { message_bytes_max, frame_bytes_max, fragments_max } = limits;
             if payload_bytes > frame_bytes_max as u64 {
                 return Err(ProtocolError::FrameTooBig { limit: frame_bytes_max });
