@@ -15,7 +15,7 @@ use super::stats::{WorkerReport, WorkerStats};
 use super::steering::Links;
 use crate::port::wire::WireError;
 use crate::port::{ETHERNET_HEADER_BYTES, Frame, MTU_MAX, Port, PortInfo};
-use crate::stack::{Cidr, ConnId, Lease, Onward, Share, Stack, StackError, TxQueue};
+use crate::stack::{Cidr, ConnId, Lease, Onward, Share, Stack, StackError, TxQueue, prefetch};
 use crate::time::{Duration, Instant};
 use crate::tls::ServerTls;
 use crate::ws::deflate::Inflater;
@@ -325,6 +325,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.local.stats.rx_frames += frames as u64;
         let accepted = self.stack.stats().rx_syn_accepted;
         touch(&self.rx);
+        self.expect();
         while let Some(frame) = self.rx.pop_front() {
             let onward = self.stack.ingress_of_burst(frame.bytes(), frame.rx_checksum(), &mut self.tx);
             if onward != Onward::Done {
@@ -337,6 +338,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
             (accepted..self.stack.stats().rx_syn_accepted).for_each(|_| self.placement.right());
         }
         frames
+    }
+
+    /// Has fetched what the burst's connections need, in all layers.
+    fn expect(&mut self) {
+        self.stack.expect(self.rx.iter().map(Frame::bytes));
+        for &index in self.stack.expected() {
+            self.local.sessions.get(index as usize).inspect(|&session| prefetch(session));
+            self.inbound.get(index as usize).inspect(|&inbound| prefetch(inbound));
+        }
     }
 
     /// A frame goes to its flow's owner, what all must know to all, and what is for nobody to the kernel.

@@ -17,6 +17,7 @@ mod device;
 mod dhcp;
 mod egress;
 mod error;
+mod expect;
 mod flow;
 #[cfg(test)]
 mod frames;
@@ -51,6 +52,7 @@ pub use lend::SendHalf;
 pub use net::CUT_SEGMENT_BYTES_MIN;
 pub use resolver::{ADDRS_PER_NAME_MAX, DNS_SERVERS_MAX, LOOKUP_TIMEOUT, LOOKUPS_MAX, LookupError};
 pub use rings::RingError;
+pub(crate) use rings::prefetch;
 pub use share::Share;
 pub use status::{CloseCause, ConnId, Onward, StackStats, Status};
 
@@ -103,6 +105,8 @@ pub struct Stack {
     least_wake: Duration,
     tcp: TcpConfig,
     rings: RingPool,
+    /// The connections of the burst that comes next.
+    expected: Vec<u32>,
     isn: SequenceNumbers,
     ports: EphemeralPorts,
     share: Option<Share>,
@@ -153,6 +157,7 @@ impl Stack {
             stats: StackStats::default(),
             clock,
             least_wake: tcp.keep_alive.map_or(clock.min_rto(), |interval| interval.min(clock.min_rto())),
+            expected: Vec::new(),
             rings: RingPool::new(tcp.connections_max, tcp.recv_ring_bytes(), tcp.send_buffer_bytes)?,
             isn: SequenceNumbers::new(&secret),
             ports: EphemeralPorts::new(&secret),

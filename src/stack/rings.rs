@@ -20,6 +20,9 @@ use std::io;
 /// What the caches of current processors fetch at once.
 const CACHE_LINE_BYTES: usize = 64;
 
+/// Of what is larger most will not be used at once.
+const PREFETCH_BYTES_MAX: usize = 640;
+
 /// Free slots that keep their pages for the next connections.
 const WARM_MAX: usize = 4_096;
 
@@ -208,6 +211,11 @@ impl RingPool {
         drop(given);
     }
 
+    /// Where the send ring of a connection starts.
+    pub(crate) fn send_start(&self, rings: &RingPair) -> *const u8 {
+        self.mapping.as_mut_ptr().wrapping_add(self.layout.ring_start(rings.slot, self.layout.recv_span))
+    }
+
     /// Slots that are lent.
     pub(crate) fn in_use(&self) -> usize {
         self.fresh as usize - self.warm.len() - self.cold.len()
@@ -223,9 +231,7 @@ impl RingPool {
     /// # Safety
     /// `offset` and `len` are a ring of `Layout`, and no other reference to its bytes is alive.
     unsafe fn ring(&self, slot: u32, offset: usize, len: usize) -> &'static mut [u8] {
-        let color = (slot as usize * CACHE_LINE_BYTES) % self.layout.color_bytes;
-        let start = self.layout.slot_bytes * slot as usize + offset + color;
-        let ring = self.mapping.as_mut_ptr().wrapping_add(start);
+        let ring = self.mapping.as_mut_ptr().wrapping_add(self.layout.ring_start(slot, offset));
         // SAFETY: `Layout` keeps every ring within the mapping, which is readable and writable, was zeroed by the
         // system, and stays while a slot is lent (see `Drop`): for the borrowers that is for ever. That nobody else
         // refers to the bytes is the caller's word.
@@ -241,6 +247,21 @@ impl Drop for RingPool {
             unsafe { ManuallyDrop::drop(&mut self.mapping) }
         }
     }
+}
+
+/// Has a value fetched into the cache that is about to be used, up to [`PREFETCH_BYTES_MAX`] of it, on processors for which
+/// the compiler has an instruction. A hint: where nothing lies nothing happens.
+#[inline]
+pub(crate) fn prefetch<T>(value: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of::<T>().min(PREFETCH_BYTES_MAX)).step_by(CACHE_LINE_BYTES) {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let line = value.cast::<i8>().wrapping_add(line);
+        // SAFETY: the instruction reads nothing into the program and faults on no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }
 
 /// What one page table describes: it is a page of entries, of 8 bytes each.
@@ -287,6 +308,12 @@ impl Layout {
             color_bytes: page,
             mapping_bytes,
         })
+    }
+
+    /// The byte of the mapping where the ring at `offset` of a slot starts.
+    fn ring_start(&self, slot: u32, offset: usize) -> usize {
+        let color = (slot as usize * CACHE_LINE_BYTES) % self.color_bytes;
+        self.slot_bytes * slot as usize + offset + color
     }
 }
 

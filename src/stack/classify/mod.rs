@@ -191,6 +191,24 @@ fn hop_by_hop(payload: &[u8]) -> Result<(u8, &[u8]), Class> {
     Ok((header[0], &payload[header_len..]))
 }
 
+/// The flow of what looks like a TCP segment right behind an IP header without options. Read from where that has it, and not
+/// checked: a hint.
+#[inline]
+pub(super) fn likely_flow(frame: &[u8]) -> Option<FlowKey> {
+    let port = |at: usize| frame.get(at..)?.first_chunk().map(|port| u16::from_be_bytes(*port));
+    match frame.get(12..24)? {
+        [0x08, 0x00, 0x45, .., PROTOCOL_TCP] => {
+            let [src, dst] = [26, 30].map(|at| frame.get(at..)?.first_chunk::<4>());
+            Some(FlowKey::ipv4(*dst?, *src?, port(36)?, port(34)?))
+        }
+        [0x86, 0xdd, 0x60..=0x6f, _, _, _, _, _, PROTOCOL_TCP, ..] => {
+            let [src, dst] = [22, 38].map(|at| frame.get(at..)?.first_chunk::<16>());
+            Some(FlowKey::ipv6(dst?, src?, port(56)?, port(54)?))
+        }
+        _ => None,
+    }
+}
+
 /// Part of its caller whatever the compiler thinks of it: what it returns would be copied twice.
 #[inline(always)]
 fn tcp(segment: &[u8], tcp_offset: usize, key: impl FnOnce(u16, u16) -> FlowKey) -> Class {

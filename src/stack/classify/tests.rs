@@ -69,6 +69,19 @@ fn too_big_v6(quote: &[u8], mtu: u32) -> Vec<u8> {
 }
 
 #[test]
+fn the_flow_of_an_ordinary_segment_is_seen_at_a_glance() {
+    for (ours, peer) in [(ours_v4(), peer_v4()), (ours_v6(), peer_v6())] {
+        let frame = tcp_frame(peer, ours, &data(b"x"));
+        assert_eq!(likely_flow(&frame), Some(FlowKey::new(ours, peer)));
+        let ports_end = if ours.is_ipv4() { 38 } else { 58 };
+        assert_eq!(likely_flow(&frame[..ports_end - 1]), None);
+    }
+    let frame = tcp_frame(peer_v4(), ours_v4(), &data(b"x"));
+    assert_eq!(likely_flow(&with_ipv4_options(&frame, &[1; 4])), None);
+    assert_eq!(likely_flow(&ethernet(EthernetProtocol::Arp, &[0; 60])), None);
+}
+
+#[test]
 fn a_syn_yields_its_flow_and_numbers() {
     for (ours, peer) in [(ours_v4(), peer_v4()), (ours_v6(), peer_v6())] {
         let frame = tcp_frame(peer, ours, &syn());
@@ -435,6 +448,13 @@ proptest! {
             Class::Tcp(info) => { info.checksum_is_good(&other); }
             Class::PathMtu(error) => { error.checksum_is_good(&other); }
             _ => {}
+        }
+    }
+
+    #[test]
+    fn the_likely_flow_of_a_segment_is_its_flow(frame in mutated()) {
+        if let (Class::Tcp(info), Some(key)) = (class(&frame), likely_flow(&frame)) {
+            prop_assert_eq!(key, info.key);
         }
     }
 

@@ -142,6 +142,7 @@ impl Host {
     pub(super) fn burst(&mut self, now: Instant, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
         self.now = now;
         self.stack.begin(now);
+        self.stack.expect(frames.iter().map(Vec::as_slice));
         for frame in frames {
             // Its own answer, and those to what waited for it.
             self.tx.refill(&mut self.plug, self.tx_max.min(3));

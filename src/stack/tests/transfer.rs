@@ -48,6 +48,31 @@ fn a_megabyte_arrives_in_spite_of_loss_and_duplicates() {
     transfer(&mut pair, "[fd00::2]:80", &pattern(1 << 20));
 }
 
+#[test]
+fn with_many_connections_those_of_a_burst_are_known_before_it() {
+    let [mut a, mut b] =
+        [["10.0.0.1/24", "fd00::1/64"], ["10.0.0.2/24", "fd00::2/64"]].map(|addrs| config(&addrs));
+    (a.tcp.connections_max, b.tcp.connections_max) = (1_000, 1_000);
+    let mut pair = Pair::new(&a, &b);
+    pair.b.stack.listen(80);
+    let few = pair.connect("10.0.0.2:80");
+    pair.a.send(few.0, b"few");
+    pair.run(Duration::from_millis(10));
+    assert_eq!((pair.b.receive(few.1).as_slice(), pair.b.stack.expected()), (&b"few"[..], &[][..]));
+
+    let many: Vec<_> = (0..600).map(|i| pair.connect(["10.0.0.2:80", "[fd00::2]:80"][i % 2])).collect();
+    for &(client, _) in &many[..3] {
+        pair.a.send(client, b"many");
+    }
+    pair.step();
+    pair.step();
+    let senders: Vec<u32> = many[..3].iter().map(|(_, server)| server.index).collect();
+    assert_eq!(pair.b.stack.expected(), senders);
+    for &(_, server) in &many[..3] {
+        assert_eq!(pair.b.receive(server), b"many");
+    }
+}
+
 /// Writes a burst of messages to `id` in one turn, each in one of the ways there are, as far as there is room: the bytes that
 /// were queued go to `sent`.
 fn write_in_many_ways(half: &mut SendHalf<'_>, id: ConnId, random: &mut u32, sent: &mut Vec<u8>) {
